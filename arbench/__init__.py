@@ -1,0 +1,43 @@
+"""arbench: AR, PAR and MAR image generation under one sampler and one evaluator.
+
+The public names below are loaded on first use, so `import arbench` costs milliseconds and needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "load_tokenizer": "arbench.tokenizer",
+    "load_generator": "arbench.weights.load",
+    "generate": "arbench.sampling.loop",
+    "FixedNoise": "arbench.noise",
+    "run": "arbench.runner",
+    "evaluate": "arbench.evaluation.metrics",
+    "FrechetStatistics": "arbench.evaluation.statistics",
+}
+__all__ = ["__version__", *_PUBLIC]
+
+if TYPE_CHECKING:
+    from arbench.evaluation.metrics import evaluate as evaluate
+    from arbench.evaluation.statistics import FrechetStatistics as FrechetStatistics
+    from arbench.noise import FixedNoise as FixedNoise
+    from arbench.runner import run as run
+    from arbench.sampling.loop import generate as generate
+    from arbench.tokenizer import load_tokenizer as load_tokenizer
+    from arbench.weights.load import load_generator as load_generator
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'arbench' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""Speed: timing and rooflines."""

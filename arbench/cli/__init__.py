@@ -1,0 +1,107 @@
+"""The command line: parse and call. Nothing heavy is imported until a command runs."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+USER_ERRORS = (ValueError, OSError)
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+# Each module registers its commands on the app it is given: `def register(app: typer.Typer) -> None`.
+COMMAND_MODULES = (
+    "run",
+    "sample",
+    "evaluate",
+    "reproduce",
+    "table",
+    "bench",
+    "train",
+    "tokenizers",
+    "weights",
+    "doctor",
+)
+
+
+def build_app() -> Any:
+    """The Typer application with every command group registered."""
+    import typer
+
+    app = typer.Typer(
+        name="arbench",
+        help="One suite for AR, PAR and MAR image generation: FID and IS against wall-clock.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+
+    @app.callback()
+    def root(
+        version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
+        debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+    ) -> None:
+        if version:
+            from arbench import __version__
+
+            typer.echo(f"arbench {__version__}")
+            raise typer.Exit
+
+    for name in COMMAND_MODULES:
+        importlib.import_module(f"arbench.cli.{name}").register(app)
+    return app
+
+
+def fail(message: str) -> int:
+    """Print the one line a user sees for a mistake and return the exit code."""
+    line = " ".join(str(message).split()) or "unknown error"
+    print(f"arbench: error: {line}", file=sys.stderr)
+    return EXIT_USER_ERROR
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run one command line and return its exit code: 0, 2 for a user's mistake, 130 for Ctrl-C."""
+    import click
+
+    arguments = list(arguments)
+    debug = "--debug" in arguments
+    if debug:
+        arguments.remove("--debug")
+    try:
+        result = build_app()(arguments, standalone_mode=False, prog_name="arbench")
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.exceptions.NoArgsIsHelpError as usage:
+        print(usage.format_message())
+        return EXIT_USER_ERROR
+    except (click.exceptions.Abort, KeyboardInterrupt) as stop:
+        detail = str(stop) or "nothing half-written was left behind"
+        print(f"\narbench: interrupted; {detail}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except click.exceptions.ClickException as usage:
+        return fail(usage.format_message())
+    except USER_ERRORS as error:
+        if debug:
+            raise
+        return fail(describe(error))
+    return result if isinstance(result, int) else 0
+
+
+def describe(error: Exception) -> str:
+    """One line for an exception; an `OSError` is told with its path."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
+def main() -> None:
+    """Entry point of the `arbench` command."""
+    code = run_command(sys.argv[1:])
+    sys.stdout.flush()
+    if code:
+        sys.exit(code)
+
+
+__all__ = ["build_app", "main", "run_command"]

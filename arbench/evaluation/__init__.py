@@ -1,0 +1,1 @@
+"""Images to numbers: extractors, statistics, metrics, references."""

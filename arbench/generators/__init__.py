@@ -1,0 +1,1 @@
+"""Generators: backbones and the three methods built on them."""

@@ -1,0 +1,1 @@
+"""Heads: condition vectors to drawn tokens."""

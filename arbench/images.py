@@ -1,0 +1,48 @@
+"""Pictures as tensors and bytes: one conversion to uint8 for the whole suite, resizing, PNG files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def check_finite(values: Tensor, what: str) -> None:
+    """Raise ValueError with the likely causes where `values` holds NaN or infinity."""
+    bad = int((~torch.isfinite(values)).sum())
+    if bad:
+        raise ValueError(
+            f"{what}: {bad} of {values.numel()} values are not finite; likely causes: an EMA that is still cold "
+            "(try --which raw), float16 overflow (try --dtype bfloat16 or float32), or weights of another model"
+        )
+
+
+def to_uint8(images: Tensor) -> np.ndarray:
+    """Floats (B, 3, H, W) in [-1, 1] to uint8 (B, H, W, 3) by rounding 255 (x + 1) / 2 after clamping.
+
+    Raises ValueError where a value is NaN or infinite.
+    """
+    check_finite(images, "decoded images")
+    levels = images.float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
+    return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def to_float(images: np.ndarray) -> Tensor:
+    """uint8 (B, H, W, 3) to float32 (B, 3, H, W) in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+
+
+def resize_bicubic(images: Tensor, size: int) -> Tensor:
+    """Floats (B, 3, H, W) to (B, 3, size, size): bicubic without antialias, as LlamaGen and PAR bring 384 to 256."""
+    return F.interpolate(images.float(), size=(size, size), mode="bicubic", align_corners=False, antialias=False)
+
+
+def save_png(path: Path, image: np.ndarray) -> None:
+    """Write one uint8 (H, W, 3) picture as PNG."""
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path)

@@ -1,0 +1,1 @@
+"""One sampling loop; the schedule is data."""

@@ -1,0 +1,1 @@
+"""Weight files: cards, safe readers, key maps, conversion."""
