@@ -1,0 +1,240 @@
+"""Token cache: what a frozen tokenizer makes of a data set, computed once and read by index.
+
+Codes are stored as uint16 (uint32 for codebooks above 65,536), posterior moments and latents as float16: for
+ImageNet at 256 px KL-16 that is 16 KiB an image and view. The folder's name holds the hash of all that decides its
+content, so two settings never share one; every shard is written whole or not at all, and a half-built cache goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from arbench.images import to_float
+from arbench.training.augment import augment
+from arbench.training.config import Augmentation
+
+if TYPE_CHECKING:
+    from arbench.data import ImageData
+    from arbench.tokenizer import Tokenizer
+
+IMAGES_PER_SHARD = 4096
+SPEC_NAME = "cache.json"  # written last: its presence says that the cache is complete
+LABELS_NAME = "labels.npy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheSpec:
+    """All that decides the content of a cache."""
+
+    tokenizer: str
+    tokenizer_hash: str
+    data: str
+    num_images: int
+    views: int
+    augmentation: Augmentation
+    seed: int
+    content: str  # codes, moments or latents
+    dtype: str
+    shape: tuple[int, ...]  # of one view of one image
+    scale: float  # factor on latents; 1 for codes
+
+    @property
+    def folder_name(self) -> str:
+        """Tokenizer name and the first twelve digits of the SHA-256 of every field."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return f"{self.tokenizer.replace(':', '-').replace('/', '-')}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+    @property
+    def num_bytes(self) -> int:
+        """Size on disk, headers and labels aside."""
+        per_view = int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+        return self.num_images * self.views * per_view
+
+
+def describe_cache(
+    tokenizer: Tokenizer,
+    data: ImageData,
+    *,
+    views: int = 1,
+    augmentation: Augmentation | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> CacheSpec:
+    """The cache that `build_cache` would write, known after encoding one image: name, layout and size."""
+    tokens = _encode(tokenizer, to_float(data.images(np.arange(1))).to(device))
+    return CacheSpec(
+        tokenizer=tokenizer.name,
+        tokenizer_hash=weights_hash(tokenizer),
+        data=data_hash(data),
+        num_images=len(data),
+        views=views,
+        augmentation=augmentation or Augmentation(),
+        seed=seed,
+        content=_content(tokenizer),
+        dtype=tokens.dtype.name,
+        shape=tokens.shape[1:],
+        scale=1.0 if tokenizer.kind == "discrete" else float(tokenizer.scale),
+    )
+
+
+def build_cache(
+    tokenizer: Tokenizer,
+    data: ImageData,
+    spec: CacheSpec,
+    folder: Path,
+    *,
+    batch_size: int = 64,
+    device: torch.device | str = "cpu",
+    watch: Callable[[int], None] | None = None,
+) -> TokenCache:
+    """Encode `data` into `folder / spec.folder_name`, or go on where an earlier call stopped.
+
+    `watch` is called with the number of images done. Raises OSError where the folder cannot be written.
+    """
+    target = folder / spec.folder_name
+    if not (target / SPEC_NAME).exists():
+        target.mkdir(parents=True, exist_ok=True)
+        for shard, start in enumerate(range(0, len(data), IMAGES_PER_SHARD)):
+            indices = np.arange(start, min(start + IMAGES_PER_SHARD, len(data)))
+            path = target / shard_name(shard)
+            if not path.exists():
+                _save_array(path, _encode_shard(tokenizer, data, spec, indices, shard, batch_size, device))
+            if watch is not None:
+                watch(int(indices[-1]) + 1)
+        _save_array(target / LABELS_NAME, np.asarray(data.labels, dtype=np.int64))
+        _write_whole(target / SPEC_NAME, json.dumps(asdict(spec), indent=1).encode())
+    return TokenCache(target)
+
+
+@dataclass
+class TokenCache:
+    """A complete cache, read by index; shards are memory-mapped.
+
+    Raises ValueError where `folder` holds no complete cache.
+    """
+
+    folder: Path
+    spec: CacheSpec = field(init=False)
+    labels: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        path = self.folder / SPEC_NAME
+        if not path.is_file():
+            raise ValueError(f"{self.folder}: no complete token cache; expected {SPEC_NAME}, made by `arbench cache`")
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        values["augmentation"] = Augmentation(**values["augmentation"])
+        values["shape"] = tuple(values["shape"])
+        self.spec = CacheSpec(**values)
+        self.labels = torch.from_numpy(np.load(self.folder / LABELS_NAME))
+        shards = -(-self.spec.num_images // IMAGES_PER_SHARD)
+        self._shards = [np.load(self.folder / shard_name(shard), mmap_mode="r") for shard in range(shards)]
+
+    def __len__(self) -> int:
+        return self.spec.num_images
+
+    def tokens(self, indices: Tensor, rng: torch.Generator) -> Tensor:
+        """Tokens of images `indices` (B,), each in a view drawn at random: ids (B, h, w) int64 or scaled latents.
+
+        Moments become one posterior sample a call, as MAR trains on them.
+        """
+        views = torch.randint(self.spec.views, (len(indices),), generator=rng, device=rng.device).cpu()
+        rows = [
+            self._shards[index // IMAGES_PER_SHARD][index % IMAGES_PER_SHARD, view]
+            for index, view in zip(indices.tolist(), views.tolist(), strict=True)
+        ]
+        stored = np.stack(rows)
+        if self.spec.content == "codes":
+            return torch.from_numpy(stored.astype(np.int64)).to(rng.device)
+        values = torch.from_numpy(stored.astype(np.float32)).to(rng.device)
+        if self.spec.content == "moments":
+            mean, deviation = values.chunk(2, dim=1)  # (B, 2C, h, w) -> 2 × (B, C, h, w)
+            values = mean + deviation * torch.randn(mean.shape, generator=rng, device=rng.device)
+        return values * self.spec.scale
+
+
+def shard_name(shard: int) -> str:
+    return f"tokens-{shard:05d}.npy"
+
+
+def weights_hash(tokenizer: Any) -> str:
+    """SHA-256 over the names and bytes of a tokenizer's tensors; its class name where it has none."""
+    digest = hashlib.sha256(f"{type(tokenizer).__module__}.{type(tokenizer).__qualname__}".encode())
+    if isinstance(tokenizer, nn.Module):
+        for name, value in sorted(tokenizer.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def data_hash(data: ImageData) -> str:
+    """Name, count and SHA-256 of the labels and the first and last image: which data, which split, which crop."""
+    digest = hashlib.sha256(np.ascontiguousarray(data.labels).tobytes())
+    for index in (0, len(data) - 1):
+        digest.update(data[index][0].tobytes())
+    return f"{data.name}-{len(data)}-{digest.hexdigest()[:16]}"
+
+
+def _content(tokenizer: Tokenizer) -> str:
+    if tokenizer.kind == "discrete":
+        return "codes"
+    return "moments" if hasattr(tokenizer, "moments") else "latents"
+
+
+@torch.no_grad()
+def _encode(tokenizer: Tokenizer, images: Tensor) -> np.ndarray:
+    """Images (B, 3, H, W) to stored tokens: ids (B, h, w), (mean, deviation) (B, 2C, h, w) or latents (B, C, h, w)."""
+    content = _content(tokenizer)
+    if content == "codes":
+        small = tokenizer.vocab_size is not None and tokenizer.vocab_size <= 2**16
+        return tokenizer.encode(images).cpu().numpy().astype(np.uint16 if small else np.uint32)
+    if content == "moments":
+        return torch.cat(tokenizer.moments(images), dim=1).cpu().numpy().astype(np.float16)  # type: ignore[attr-defined]
+    return (tokenizer.encode(images) / tokenizer.scale).cpu().numpy().astype(np.float16)
+
+
+def _encode_shard(
+    tokenizer: Tokenizer,
+    data: ImageData,
+    spec: CacheSpec,
+    indices: np.ndarray,
+    shard: int,
+    batch_size: int,
+    device: torch.device | str,
+) -> np.ndarray:
+    """(n, views, …) stored tokens; the augmentation is a function of (seed, shard), so a resumed build is the same."""
+    stored = np.empty((len(indices), spec.views, *spec.shape), dtype=spec.dtype)
+    rng = torch.Generator(device=device).manual_seed(spec.seed * 1_000_003 + shard)
+    for start in range(0, len(indices), batch_size):
+        images = to_float(data.images(indices[start : start + batch_size])).to(device)
+        for view in range(spec.views):
+            views = augment(images, spec.augmentation, rng)
+            stored[start : start + batch_size, view] = _encode(tokenizer, views)
+    return stored
+
+
+def _save_array(path: Path, values: np.ndarray) -> None:
+    half = path.with_name(f".{path.stem}.{os.getpid()}.npy")
+    try:
+        np.save(half, values)
+        os.replace(half, path)
+    finally:
+        half.unlink(missing_ok=True)
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    half = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        half.write_bytes(content)
+        os.replace(half, path)
+    finally:
+        half.unlink(missing_ok=True)

@@ -1,0 +1,43 @@
+"""Training checkpoints: written whole or not at all, read without executing anything."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FILE_NAME = "checkpoint.pt"
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` beside `path` and move it there, so that a crash leaves the checkpoint before it intact."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(half, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(half, path)
+    finally:
+        half.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read what `save_checkpoint` wrote, onto the CPU.
+
+    Raises ValueError where the file is missing or broken: a run is never started afresh instead.
+    """
+    if not path.is_file():
+        raise ValueError(f"--resume: no checkpoint at {path}; train without --resume to start one")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path}: not a readable checkpoint ({str(error).splitlines()[0]})") from error
+    wanted = {"step", "config", "model", "ema", "optimizer", "rng"}
+    if not isinstance(state, dict) or not wanted <= set(state):
+        raise ValueError(f"{path}: not a training checkpoint; expected the entries {', '.join(sorted(wanted))}")
+    return state

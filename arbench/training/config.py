@@ -1,0 +1,91 @@
+"""What decides a training run: one frozen dataclass, and the learning rate it gives at every step."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+SCHEDULES = ("constant", "cosine")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """Random affine views of an image; every range is symmetric and drawn uniformly. All zero is no augmentation."""
+
+    shift: float = 0.0  # pixels, both directions
+    rotation: float = 0.0  # degrees
+    scale: float = 0.0  # relative size, 0.1 is 0.9 .. 1.1
+    shear: float = 0.0  # horizontal offset a vertical pixel
+    contrast: float = 0.0  # relative brightness above black
+    noise: float = 0.0  # largest deviation of Gaussian pixel noise, on the [-1, 1] range
+    flip: bool = False  # mirror left and right half of the time
+
+    def __bool__(self) -> bool:
+        return any(bool(value) for value in dataclasses.asdict(self).values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Optimiser, schedule, data and bookkeeping of one run.
+
+    Raises ValueError where a number cannot be meant (negative, zero, or out of its range).
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    warmup_steps: int = 100
+    schedule: str = "cosine"
+    final_rate: float = 0.01  # cosine: last learning rate as a share of the peak
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    ema_rate: float = 0.999
+    seed: int = 0
+    checkpoint_every: int = 500
+    log_every: int = 50
+    views: int = 1  # augmented views of an image in the token cache of a generator
+    augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "learning_rate", "clip_norm", "checkpoint_every", "log_every", "views"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)}: expected a number above 0")
+        for name in ("warmup_steps", "weight_decay", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
+        if not 0 <= self.ema_rate < 1:
+            raise ValueError(f"ema_rate={self.ema_rate}: expected 0 <= rate < 1, e.g. 0.999")
+        if self.schedule not in SCHEDULES:
+            from arbench.registry import unknown_name
+
+            raise unknown_name("schedule", self.schedule, SCHEDULES)
+
+    def learning_rate_at(self, step: int) -> float:
+        """Learning rate of step 0, 1, …: linear warm-up, then constant or half a cosine down to `final_rate`."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / self.warmup_steps
+        if self.schedule == "constant":
+            return self.learning_rate
+        done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        share = self.final_rate + (1 - self.final_rate) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        return self.learning_rate * share
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain containers only: what a checkpoint and a cache name hold."""
+        values = dataclasses.asdict(self)
+        values["betas"] = list(self.betas)
+        return values
+
+
+def check_same_run(now: TrainConfig, then: dict[str, Any]) -> None:
+    """Raise ValueError where a run is resumed with other settings than it was started with.
+
+    A constant-rate run may be lengthened: its first steps do not depend on the last.
+    """
+    free = {"checkpoint_every", "log_every"} | ({"steps"} if now.schedule == "constant" else set())
+    for name, value in now.as_dict().items():
+        if name not in free and value != then.get(name):
+            raise ValueError(f"cannot resume with {name}={value}: the checkpoint was trained with {then.get(name)}")

@@ -1,0 +1,67 @@
+"""Which examples a step sees, and images as training batches."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from arbench.images import to_float
+from arbench.training.augment import augment
+from arbench.training.config import Augmentation
+
+if TYPE_CHECKING:
+    from arbench.data import ImageData
+
+MAX_RESIDENT_IMAGES = 200_000_000  # bytes of uint8 pixels kept in memory; larger data sets are read batch by batch
+
+
+@lru_cache(maxsize=2)
+def epoch_order(num_examples: int, seed: int, epoch: int) -> np.ndarray:
+    """(N,) int64 order of the examples in an epoch; only the last two asked for are kept."""
+    return np.random.default_rng((seed, epoch)).permutation(num_examples)
+
+
+def batch_indices(
+    num_examples: int, batch_size: int, step: int, seed: int, *, rank: int = 0, world_size: int = 1
+) -> Tensor:
+    """(B,) int64 examples of step `step`: epoch after epoch, each in its own order, batches crossing epoch ends.
+
+    A function of its arguments alone, so a resumed run sees what the uninterrupted one would have. `batch_size` is
+    that of all processes together; process `rank` of `world_size` gets every world_size-th example.
+    """
+    places = torch.arange(step * batch_size, (step + 1) * batch_size)[rank::world_size]
+    epochs = places // num_examples
+    found = torch.empty_like(places)
+    for epoch in epochs.unique().tolist():
+        order = epoch_order(num_examples, seed, epoch)
+        here = epochs == epoch
+        found[here] = torch.from_numpy(order)[places[here] % num_examples]
+    return found
+
+
+class ImageBatches:
+    """Images of a data set as float batches on a device, augmented anew each time."""
+
+    def __init__(self, data: ImageData, augmentation: Augmentation, device: torch.device) -> None:
+        self.data, self.augmentation, self.device = data, augmentation, device
+        self.labels = torch.from_numpy(np.asarray(data.labels, dtype=np.int64))
+        height, width, channels = data[0][0].shape
+        fits = len(data) * height * width * channels <= MAX_RESIDENT_IMAGES
+        self._resident = data.images() if fits else None
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def images(self, indices: Tensor, rng: torch.Generator) -> Tensor:
+        """(B, 3, H, W) floats in [-1, 1]."""
+        chosen = indices.numpy()
+        pixels = self._resident[chosen] if self._resident is not None else self.data.images(chosen)
+        return augment(to_float(pixels).to(self.device), self.augmentation, rng)
+
+    def batch(self, indices: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Images (B, 3, H, W) in [-1, 1] and labels (B,) int64."""
+        return self.images(indices, rng), self.labels[indices].to(self.device)

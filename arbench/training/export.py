@@ -1,0 +1,29 @@
+"""Averaged weights as a safetensors file: what training hands to everyone else."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from torch import Tensor
+
+from arbench.training.config import TrainConfig
+
+
+def export_weights(path: Path, weights: dict[str, Tensor], *, target: str, config: TrainConfig) -> None:
+    """Write `weights` as float32 (integers as they are), whole or not at all, with target and recipe as metadata."""
+    from safetensors.torch import save_file
+
+    tensors = {
+        name: (value.float() if value.is_floating_point() else value).detach().cpu().contiguous()
+        for name, value in weights.items()
+    }
+    metadata = {"format": "pt", "target": target, "training": json.dumps(config.as_dict(), sort_keys=True)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file(tensors, half, metadata=metadata)
+        os.replace(half, path)
+    finally:
+        half.unlink(missing_ok=True)

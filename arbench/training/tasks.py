@@ -1,0 +1,68 @@
+"""The three things that are trained: a classifier and a tokenizer on images, a generator on cached tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from arbench.training.cache import TokenCache
+from arbench.training.config import TrainConfig
+from arbench.training.data import ImageBatches
+
+REVIVE_UNTIL = 0.6  # share of a run during which dead codes are re-seeded; the rest settles what there is
+REVIVE_EVERY = 50  # steps
+
+
+class ClassifierTask:
+    """Cross-entropy of a classifier, images (B, 3, H, W) to logits (B, classes)."""
+
+    def __init__(self, model: nn.Module, batches: ImageBatches) -> None:
+        self.model, self.batches = model, batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def loss(self, indices: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        images, labels = self.batches.batch(indices, rng)
+        logits = self.model(images)
+        accuracy = (logits.argmax(1) == labels).float().mean().item()
+        return F.cross_entropy(logits, labels), {"accuracy": accuracy}
+
+    def after_step(self, step: int, config: TrainConfig, rng: torch.Generator) -> None:
+        """Nothing to do."""
+
+
+class TokenizerTask:
+    """A tokenizer's own training loss; the dead codes of a discrete one are re-seeded during the first part."""
+
+    def __init__(self, model: Any, batches: ImageBatches) -> None:
+        self.model, self.batches = model, batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def loss(self, indices: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        return self.model.training_loss(self.batches.images(indices, rng), rng)
+
+    def after_step(self, step: int, config: TrainConfig, rng: torch.Generator) -> None:
+        """Every `REVIVE_EVERY` steps of the first part, move codes that nothing chose onto present latents."""
+
+
+class GeneratorTask:
+    """A generator's own loss on tokens of a cache; the label is dropped inside it for guidance."""
+
+    def __init__(self, model: Any, cache: TokenCache) -> None:
+        self.model, self.cache = model, cache
+
+    def __len__(self) -> int:
+        return len(self.cache)
+
+    def loss(self, indices: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        tokens = self.cache.tokens(indices, rng)
+        return self.model.loss(tokens, self.cache.labels[indices].to(rng.device), rng=rng), {}
+
+    def after_step(self, step: int, config: TrainConfig, rng: torch.Generator) -> None:
+        """Nothing to do."""
