@@ -1,0 +1,197 @@
+"""Records to tables: which columns, which cells are best, which must not be compared and why."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from arbench.report.formats import render
+from arbench.report.record import Record
+from arbench.report.values import (
+    FULL_COUNT,
+    QUANTITIES,
+    SCORES,
+    Quantity,
+    SeedGroup,
+    fid_name,
+    group_seeds,
+    protocol_key,
+    varying,
+)
+
+SAMPLING_COLUMNS = (
+    "num_iter",
+    "cfg_scale",
+    "cfg_schedule",
+    "cfg_interval",
+    "temperature",
+    "top_k",
+    "top_p",
+    "head_steps",
+    "head_sampler",
+)
+RESULT_COLUMNS = (*SCORES, "seconds_per_image", "peak_memory_gib")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One printed value; `value` is its number where it has one, `mark` the letter of its footnote."""
+
+    text: str
+    value: float | None = None
+    mark: str = ""
+    best: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Heads and rows of cells, ready to be written in any format."""
+
+    heads: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    title: str = ""
+    footnotes: tuple[tuple[str, str], ...] = ()  # (mark, text); an empty mark is a general remark
+
+
+@dataclass
+class Marks:
+    """Letters for the protocols of a table: none while all agree."""
+
+    keys: dict[str, str] = field(default_factory=dict)  # protocol -> description
+
+    def add(self, key: str, description: str) -> None:
+        self.keys.setdefault(key, description)
+
+    def letter(self, key: str) -> str:
+        """The mark of a protocol, empty where the table has one protocol only."""
+        if len(self.keys) < 2:
+            return ""
+        place = list(self.keys).index(key)
+        letters = string.ascii_lowercase
+        return letters[place] if place < len(letters) else str(place + 1)
+
+    def footnotes(self) -> tuple[tuple[str, str], ...]:
+        """(mark, description) of each protocol."""
+        return tuple((self.letter(key), text) for key, text in self.keys.items())
+
+
+def render_table(records: Sequence[Record], format: str = "md", title: str = "") -> str:
+    """The table of `records`, one row for those that differ in the seed alone, as md, csv, latex or html.
+
+    Raises ValueError where there are no records or the format is unknown.
+    """
+    return render(records_table(records, title), format)
+
+
+def records_table(records: Sequence[Record], title: str = "") -> Table:
+    """The `Table` of `records`: the settings that differ, the scores that were measured, time and memory."""
+    if not records:
+        raise ValueError("no records to tabulate; expected at least one run folder or record.json")
+    groups = group_seeds(records)
+    columns = [QUANTITIES[name] for name in _columns(groups)]
+    marks = Marks()
+    for group in groups:
+        if group.first["metrics"]:
+            marks.add(protocol_key(group.first), protocol_text(group.first))
+    texts = [_labels(group) for group in groups]
+    cells = [[_cell(group, column, marks) for column in columns] for group in groups]
+    rows = [(*label, *row) for label, row in zip(texts, mark_best(cells, columns), strict=True)]
+    heads = ("method", "model", *(_head(column, groups) for column in columns))
+    return Table(heads=heads, rows=tuple(rows), title=title, footnotes=(*marks.footnotes(), *_remarks(groups)))
+
+
+def protocol_text(record: Mapping) -> str:
+    """One line on how the scores of `record` were made."""
+    protocol, count = record["metric_protocol"], record["num_images"]
+    evaluator = " ".join(str(protocol[key]) for key in ("evaluator", "evaluator_version") if protocol.get(key))
+    parts = [
+        f"{count} images" if count else "",
+        f"extractor {protocol['extractor']}{_short_hash(protocol.get('extractor_sha256'))}",
+        f"reference {protocol['reference']}{_short_hash(protocol.get('reference_sha256'))}"
+        + (f" of {protocol['reference_count']} images" if protocol.get("reference_count") else ""),
+        f"resize {protocol['resize']}" if protocol.get("resize") else "",
+        f"evaluator {evaluator}" if evaluator else "",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def mark_best(rows: Sequence[Sequence[Cell]], columns: Sequence[Quantity]) -> list[list[Cell]]:
+    """The same cells with the best of each column set in bold, among at least two that share a protocol."""
+    best: dict[tuple[int, str], float] = {}
+    counts: dict[tuple[int, str], int] = {}
+    for row in rows:
+        for place, cell in enumerate(row):
+            better = columns[place].better
+            if cell.value is None or better is None:
+                continue
+            key = (place, cell.mark)
+            counts[key] = counts.get(key, 0) + 1
+            known = best.get(key, cell.value)
+            best[key] = min(known, cell.value) if better == "lower" else max(known, cell.value)
+
+    def is_best(place: int, cell: Cell) -> bool:
+        key = (place, cell.mark)
+        return cell.value is not None and counts.get(key, 0) > 1 and best[key] == cell.value
+
+    return [
+        [Cell(text=c.text, value=c.value, mark=c.mark, best=is_best(place, c)) for place, c in enumerate(row)]
+        for row in rows
+    ]
+
+
+def _columns(groups: Sequence[SeedGroup]) -> list[str]:
+    """Size, steps and the settings on which rows differ, then every result that some row has."""
+
+    def has(name: str) -> bool:
+        return any(group.mean(name) is not None for group in groups)
+
+    settings = [name for name in varying(groups, SAMPLING_COLUMNS) if name != "num_iter"]
+    sizes = ["batch_size"] if len(varying(groups, ["batch_size"])) else []
+    return [name for name in ("params_m", "steps", *settings, *sizes, *RESULT_COLUMNS) if has(name)]
+
+
+def _labels(group: SeedGroup) -> tuple[Cell, Cell]:
+    source = group.first["source"]
+    name = source.get("label") or group.first["model"]
+    return Cell(text=group.first["method"].upper()), Cell(text=str(name))
+
+
+def _cell(group: SeedGroup, column: Quantity, marks: Marks) -> Cell:
+    value = group.mean(column.name)
+    if value is None:
+        return Cell(text="–")
+    if not isinstance(value, (int, float)):
+        return Cell(text=str(value))
+    spread = group.spread(column.name) if column.better else None
+    text = column.text(value) + (f" ± {column.text(spread)}" if spread is not None else "")
+    mark = marks.letter(protocol_key(group.first)) if column.name in SCORES else ""
+    return Cell(text=text, value=float(column.text(value)), mark=mark)
+
+
+def _head(column: Quantity, groups: Sequence[SeedGroup]) -> str:
+    """A FID column over one number of images is named by it."""
+    counts = {group.first["num_images"] for group in groups if group.mean("fid") is not None}
+    if column.name != "fid" or len(counts) != 1:
+        return column.head
+    return column.head.replace("FID", fid_name(counts.pop()))
+
+
+def _remarks(groups: Sequence[SeedGroup]) -> list[tuple[str, str]]:
+    remarks = []
+    seeds = {group.num_seeds for group in groups}
+    if max(seeds) > 1:
+        told = str(max(seeds)) if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}"
+        remarks.append(("", f"mean ± standard deviation over {told} seeds"))
+    counts = {group.first["num_images"] for group in groups if group.first["metrics"]} - {None}
+    if counts and max(counts) < FULL_COUNT:
+        remarks.append(("", f"scores from fewer than {FULL_COUNT} images are not comparable with published ones"))
+    devices = {str(g.first["hardware"].get("name") or g.first["hardware"].get("device") or "") for g in groups} - {""}
+    if devices and any(group.mean("seconds_per_image") is not None for group in groups):
+        batches = sorted({str(group.mean("batch_size")) for group in groups} - {"None"})
+        remarks.append(("", f"time on {'; '.join(sorted(devices))}, batch {', '.join(batches) or 'not recorded'}"))
+    return remarks
+
+
+def _short_hash(sha256: str | None) -> str:
+    return f" ({sha256[:8]})" if sha256 else ""

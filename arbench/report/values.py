@@ -1,0 +1,186 @@
+"""What a record can be asked for: quantities with their titles and units, and records grouped over seeds."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from arbench.registry import unknown_name
+from arbench.report.record import Record
+
+FULL_COUNT = 50_000  # the number of images behind a FID that needs no number in its name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantity:
+    """How one number is told: its head, unit, which way is better and how it is written."""
+
+    name: str
+    title: str
+    unit: str = ""
+    better: str | None = None  # "lower", "higher" or None
+    decimals: int | None = None  # None: `digits` significant digits
+    digits: int = 3
+    scale: float = 1.0  # shown = stored * scale
+
+    @property
+    def head(self) -> str:
+        """The column head with unit and direction, as `time (s/image) ↓`."""
+        arrow = {"lower": " ↓", "higher": " ↑", None: ""}[self.better]
+        return f"{self.title}{f' ({self.unit})' if self.unit else ''}{arrow}"
+
+    def text(self, value: float) -> str:
+        """`value` as it is printed in a table."""
+        shown = value * self.scale
+        if self.decimals is not None:
+            return f"{shown:.{self.decimals}f}"
+        if float(shown).is_integer() and abs(shown) < 1e6:
+            return f"{shown:.0f}"
+        return f"{float(f'{shown:.{self.digits}g}'):,}".replace(",", "")
+
+
+def _quantity(name: str, title: str, unit: str = "", better: str | None = None, **how: Any) -> Quantity:
+    return Quantity(name=name, title=title, unit=unit, better=better, **how)
+
+
+QUANTITIES: dict[str, Quantity] = {
+    q.name: q
+    for q in (
+        #         name                  head                unit           better
+        _quantity("params_m", "parameters", "M"),
+        _quantity("mlp_params_m", "head parameters", "M"),
+        _quantity("steps", "steps"),
+        _quantity("fid", "FID", "", "lower", decimals=2),
+        _quantity("sfid", "sFID", "", "lower", decimals=2),
+        _quantity("is_mean", "IS", "", "higher", decimals=2),
+        _quantity("precision", "precision", "", "higher", decimals=3),
+        _quantity("recall", "recall", "", "higher", decimals=3),
+        _quantity("kid", "KID", "×10⁻³", "lower", decimals=2, scale=1e3),
+        _quantity("label_accuracy", "label accuracy", "%", "higher", decimals=1, scale=100.0),
+        _quantity("seconds_per_image", "time", "s/image", "lower"),
+        _quantity("seconds_per_batch", "time", "s/batch", "lower"),
+        _quantity("seconds_per_video", "time", "s/video", "lower"),
+        _quantity("images_per_second", "throughput", "images/s", "higher"),
+        _quantity("generator", "generator time", "s/image", "lower"),
+        _quantity("head", "head time", "s/image", "lower"),
+        _quantity("decode", "decode time", "s/image", "lower"),
+        _quantity("peak_memory_gib", "peak memory", "GiB", "lower"),
+        _quantity("flops_per_image", "compute", "GFLOP/image", "lower", scale=1e-9),
+        _quantity("batch_size", "batch"),
+        _quantity("num_images", "images"),
+        _quantity("duplicates", "duplicates"),
+        _quantity("rfid", "rFID", "", "lower", decimals=2),
+        _quantity("rfid_coco", "rFID, COCO", "", "lower", decimals=2),
+        _quantity("psnr", "PSNR", "dB", "higher", decimals=2),
+        _quantity("psnr_coco", "PSNR, COCO", "dB", "higher", decimals=2),
+        _quantity("ssim", "SSIM", "", "higher", decimals=3),
+        _quantity("ssim_coco", "SSIM, COCO", "", "higher", decimals=3),
+        _quantity("codebook_usage", "codebook use", "%", "higher", decimals=1),
+        _quantity("fvd", "FVD", "", "lower", decimals=1),
+        _quantity("speedup_pct", "speed-up", "%", "higher"),
+        _quantity("num_iter", "iterations"),
+        _quantity("cfg_scale", "guidance"),
+        _quantity("cfg_interval", "guidance interval"),
+        _quantity("cfg_schedule", "guidance schedule"),
+        _quantity("temperature", "temperature"),
+        _quantity("top_k", "top-k"),
+        _quantity("top_p", "top-p"),
+        _quantity("head_steps", "head steps"),
+        _quantity("head_sampler", "head sampler"),
+    )
+}
+SCORES = ("fid", "sfid", "is_mean", "precision", "recall", "kid", "label_accuracy")
+
+
+def quantity(name: str) -> Quantity:
+    """The `Quantity` called `name`; ValueError names the nearest where there is none."""
+    if name not in QUANTITIES:
+        raise unknown_name("quantity", name, QUANTITIES)
+    return QUANTITIES[name]
+
+
+def lookup(record: Mapping[str, Any], name: str) -> Any:
+    """What `record` holds under `name` (metrics, speed, phases, sampling, then its own fields), or None."""
+    speed = record["speed"]
+    for part in (record["metrics"], speed, speed.get("phases") or {}, record["sampling"], record):
+        if part.get(name) is not None:
+            return part[name]
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedGroup:
+    """Records that differ in nothing but the seed."""
+
+    records: tuple[Record, ...]
+
+    @property
+    def first(self) -> Record:
+        return self.records[0]
+
+    @property
+    def num_seeds(self) -> int:
+        return len(self.records)
+
+    def mean(self, name: str) -> Any:
+        """The mean over seeds of a number, the common value of anything else, None where any record lacks it."""
+        values = [lookup(record, name) for record in self.records]
+        if any(value is None for value in values):
+            return None
+        if len(values) > 1 and all(isinstance(value, (int, float)) for value in values):
+            return statistics.fmean(values) if len(set(values)) > 1 else values[0]
+        return values[0]
+
+    def spread(self, name: str) -> float | None:
+        """Standard deviation over seeds (n - 1 in the denominator), None with fewer than two numbers."""
+        values = [lookup(record, name) for record in self.records]
+        if len(values) < 2 or not all(isinstance(value, (int, float)) for value in values):
+            return None
+        return statistics.stdev(values)
+
+
+def group_seeds(records: Iterable[Record]) -> list[SeedGroup]:
+    """`records` in their order of first appearance, those that differ in the seed alone put together.
+
+    Two records of one seed are two measurements of one thing: the later one stands.
+    """
+    groups: dict[str, dict[Any, Record]] = {}
+    for record in records:
+        groups.setdefault(_identity(record), {})[record["seed"]] = record
+    return [SeedGroup(records=tuple(by_seed.values())) for by_seed in groups.values()]
+
+
+def protocol_key(record: Mapping[str, Any]) -> str:
+    """A text that is equal for two records exactly when their scores may stand in one column."""
+    return json.dumps([record["metric_protocol"], record["num_images"]], sort_keys=True)
+
+
+def fid_name(count: int | None) -> str:
+    """A FID from N images is named FID-N; from 50,000 it is FID-50k."""
+    if count is None:
+        return "FID"
+    return f"FID-{count // 1000}k" if count % 1000 == 0 else f"FID-{count}"
+
+
+def varying(groups: Sequence[SeedGroup], names: Iterable[str]) -> list[str]:
+    """Those of `names` that some group has and on which groups disagree."""
+    different = []
+    for name in names:
+        values = {json.dumps(group.mean(name)) for group in groups}
+        if len(values) > 1:
+            different.append(name)
+    return different
+
+
+def _identity(record: Record) -> str:
+    """Everything that makes two records two rows: an experiment's row where there is one, else all settings."""
+    source = record["source"]
+    named = [source[key] for key in ("experiment", "row") if key in source]
+    deciding = ("method", "model", "tokenizer", "sampling", "num_images", "labels", "metric_protocol")
+    parts = [named, [record[name] for name in deciding], record["speed"].get("batch_size")]
+    if not named:  # the seeds of one experiment row may each have been trained anew
+        parts.append(record["weights"])
+    return json.dumps(parts, sort_keys=True)

@@ -1,0 +1,113 @@
+"""Tables of records: units in heads, best in bold, protocols kept apart, seeds put together."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+
+from arbench.report.record import new_record
+from arbench.report.tables import render_table
+from arbench.report.values import group_seeds
+
+PROTOCOL = {"extractor": "digits-cnn", "reference": "digits-heldout", "reference_count": 360}
+
+
+def record(model="mar-digits", *, fid=4.0, seconds=0.02, protocol=PROTOCOL, seed=0, count=500, **sampling):
+    return new_record(
+        method=model.split("-")[0],
+        model=model,
+        seed=seed,
+        num_images=count,
+        metrics={"fid": fid, "label_accuracy": 0.975},
+        metric_protocol=protocol,
+        sampling=sampling,
+        speed={"seconds_per_image": seconds, "steps": 8, "batch_size": 100},
+        hardware={"device": "cpu", "name": "two cores"},
+    )
+
+
+def rows(text):
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_heads_have_units_and_direction_and_the_fid_its_count():
+    head = rows(render_table([record()]))[0]
+    assert head == ["method", "model", "steps", "FID-500 ↓", "label accuracy (%) ↑", "time (s/image) ↓"]
+
+
+def test_the_best_of_a_column_is_bold():
+    text = render_table([record(fid=4.0, seconds=0.03), record("ar-digits", fid=3.0, seconds=0.05)])
+    assert "**3.00**" in text
+    assert "**4.00**" not in text
+    assert "**0.03**" in text
+
+
+def test_one_row_alone_is_not_the_best():
+    assert "**" not in render_table([record()])
+
+
+def test_scores_of_different_protocols_are_marked_and_told_below():
+    other = {**PROTOCOL, "reference": "digits-train"}
+    text = render_table([record(fid=4.0), record("ar-digits", fid=3.0, protocol=other)])
+    assert "4.00<sup>a</sup>" in text
+    assert "3.00<sup>b</sup>" in text  # and not bold: nothing to compare with
+    assert "- <sup>b</sup> 500 images, extractor digits-cnn, reference digits-train of 360 images" in text
+
+
+def test_a_fid_from_fewer_images_is_another_protocol():
+    head, _, *cells = rows(render_table([record(count=500), record("ar-digits", count=1000)]))
+    assert head[3] == "FID ↓"
+    assert [row[3][-1:] for row in cells] == [">", ">"]  # each carries a mark
+
+
+def test_seeds_are_one_row_with_their_spread():
+    records = [record(fid=fid, seed=seed) for seed, fid in enumerate((3.0, 4.0, 5.0))]
+    text = render_table(records)
+    assert len(rows(text)) == 3
+    assert "4.00 ± 1.00" in text
+    assert "over 3 seeds" in text
+
+
+def test_measuring_a_seed_again_replaces_it():
+    (group,) = group_seeds([record(fid=9.0), record(fid=4.0)])
+    assert group.mean("fid") == 4.0
+
+
+def test_settings_that_differ_become_columns():
+    text = render_table([record(cfg_scale=1.0, temperature=1.0), record(cfg_scale=3.0, temperature=1.0)])
+    head = rows(text)[0]
+    assert "guidance" in head
+    assert "temperature" not in head
+
+
+def test_csv_holds_the_same_cells_as_markdown():
+    records = [record(fid=4.0), record("ar-digits", fid=3.5)]
+    table = [line for line in csv.reader(io.StringIO(render_table(records, "csv"))) if not line[0].startswith("#")]
+    assert table == [[cell.strip("*") for cell in row] for row in rows(render_table(records)) if "-:" not in row[-1]]
+
+
+def test_latex_is_booktabs_and_escapes():
+    text = render_table([record("mar_x"), record("ar-digits")], "latex", title="50% & more")
+    assert r"\toprule" in text
+    assert r"mar\_x" in text
+    assert r"50\% \& more" in text
+    assert r"$\downarrow$" in text
+
+
+def test_html_escapes_and_bolds():
+    text = render_table([record("mar-<b>", fid=4.0), record("ar-digits", fid=3.0)], "html")
+    assert "mar-&lt;b&gt;" in text
+    assert "<strong>3.00</strong>" in text
+
+
+def test_an_unknown_format_names_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'latex'"):
+        render_table([record()], "latx")
+
+
+def test_no_records_is_an_error():
+    with pytest.raises(ValueError, match="no records"):
+        render_table([])
