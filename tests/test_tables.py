@@ -42,7 +42,7 @@ def test_the_best_of_a_column_is_bold():
     text = render_table([record(fid=4.0, seconds=0.03), record("ar-digits", fid=3.0, seconds=0.05)])
     assert "**3.00**" in text
     assert "**4.00**" not in text
-    assert "**0.03**" in text
+    assert "**0.0300**" in text
 
 
 def test_one_row_alone_is_not_the_best():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from arbench.report.formats import render
 from arbench.report.record import Record
@@ -90,15 +90,21 @@ def records_table(records: Sequence[Record], title: str = "") -> Table:
         raise ValueError("no records to tabulate; expected at least one run folder or record.json")
     groups = group_seeds(records)
     columns = [QUANTITIES[name] for name in _columns(groups)]
-    marks = Marks()
-    for group in groups:
-        if group.first["metrics"]:
-            marks.add(protocol_key(group.first), protocol_text(group.first))
+    marks = protocol_marks(groups)
     texts = [_labels(group) for group in groups]
     cells = [[_cell(group, column, marks) for column in columns] for group in groups]
     rows = [(*label, *row) for label, row in zip(texts, mark_best(cells, columns), strict=True)]
     heads = ("method", "model", *(_head(column, groups) for column in columns))
     return Table(heads=heads, rows=tuple(rows), title=title, footnotes=(*marks.footnotes(), *_remarks(groups)))
+
+
+def protocol_marks(groups: Sequence[SeedGroup]) -> Marks:
+    """The protocols of all groups that have scores."""
+    marks = Marks()
+    for group in groups:
+        if group.first["metrics"]:
+            marks.add(protocol_key(group.first), protocol_text(group.first))
+    return marks
 
 
 def protocol_text(record: Mapping) -> str:
@@ -117,27 +123,22 @@ def protocol_text(record: Mapping) -> str:
 
 
 def mark_best(rows: Sequence[Sequence[Cell]], columns: Sequence[Quantity]) -> list[list[Cell]]:
-    """The same cells with the best of each column set in bold, among at least two that share a protocol."""
-    best: dict[tuple[int, str], float] = {}
-    counts: dict[tuple[int, str], int] = {}
+    """The same cells with the best of each column in bold, among those that share a protocol and do not all agree."""
+    values: dict[tuple[int, str], list[float]] = {}
     for row in rows:
         for place, cell in enumerate(row):
-            better = columns[place].better
-            if cell.value is None or better is None:
-                continue
-            key = (place, cell.mark)
-            counts[key] = counts.get(key, 0) + 1
-            known = best.get(key, cell.value)
-            best[key] = min(known, cell.value) if better == "lower" else max(known, cell.value)
+            if cell.value is not None and columns[place].better:
+                values.setdefault((place, cell.mark), []).append(cell.value)
+    best = {
+        key: min(found) if columns[key[0]].better == "lower" else max(found)
+        for key, found in values.items()
+        if len(set(found)) > 1
+    }
 
-    def is_best(place: int, cell: Cell) -> bool:
-        key = (place, cell.mark)
-        return cell.value is not None and counts.get(key, 0) > 1 and best[key] == cell.value
+    def judged(place: int, cell: Cell) -> Cell:
+        return replace(cell, best=cell.value is not None and best.get((place, cell.mark)) == cell.value)
 
-    return [
-        [Cell(text=c.text, value=c.value, mark=c.mark, best=is_best(place, c)) for place, c in enumerate(row)]
-        for row in rows
-    ]
+    return [[judged(place, cell) for place, cell in enumerate(row)] for row in rows]
 
 
 def _columns(groups: Sequence[SeedGroup]) -> list[str]:
@@ -164,7 +165,7 @@ def _cell(group: SeedGroup, column: Quantity, marks: Marks) -> Cell:
     if not isinstance(value, (int, float)):
         return Cell(text=str(value))
     spread = group.spread(column.name) if column.better else None
-    text = column.text(value) + (f" ± {column.text(spread)}" if spread is not None else "")
+    text = column.with_spread(value, spread)
     mark = marks.letter(protocol_key(group.first)) if column.name in SCORES else ""
     return Cell(text=text, value=float(column.text(value)), mark=mark)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,14 +33,23 @@ class Quantity:
         arrow = {"lower": " ↓", "higher": " ↑", None: ""}[self.better]
         return f"{self.title}{f' ({self.unit})' if self.unit else ''}{arrow}"
 
+    def with_spread(self, value: float, spread: float | None) -> str:
+        """`value ± spread`, both to the decimals that `value` is printed with."""
+        text = self.text(value)
+        if spread is None:
+            return text
+        decimals = len(text.partition(".")[2])
+        return f"{text} ± {spread * self.scale:.{decimals}f}"
+
     def text(self, value: float) -> str:
         """`value` as it is printed in a table."""
         shown = value * self.scale
         if self.decimals is not None:
             return f"{shown:.{self.decimals}f}"
-        if float(shown).is_integer() and abs(shown) < 1e6:
-            return f"{shown:.0f}"
-        return f"{float(f'{shown:.{self.digits}g}'):,}".replace(",", "")
+        if isinstance(value, int) or shown == 0:
+            return f"{shown:g}"
+        places = max(0, self.digits - 1 - math.floor(math.log10(abs(shown))))
+        return f"{shown:.{places}f}"
 
 
 def _quantity(name: str, title: str, unit: str = "", better: str | None = None, **how: Any) -> Quantity:

@@ -1,0 +1,219 @@
+"""Speed/accuracy curves: one a method, step counts on the points, hollow for published and solid for measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from arbench.registry import unknown_name
+from arbench.report.record import Record
+from arbench.report.tables import Marks, protocol_marks
+from arbench.report.values import SCORES, SeedGroup, fid_name, group_seeds, protocol_key, quantity
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SUFFIXES = (".png", ".svg", ".pdf")
+# Okabe and Ito's colours, told apart by colour-blind readers; the yellow is left out, it is lost on paper.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # a curve is known by its marker too, for print without colour
+LOG_SPAN = 10.0  # an axis whose values span more than this factor is logarithmic
+STYLE: Any = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "svg.hashsalt": "arbench",  # element ids, and so the file, are the same at every run
+    "pdf.fonttype": 42,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One place on a curve; spreads are standard deviations over seeds."""
+
+    x: float
+    y: float
+    x_spread: float | None = None
+    y_spread: float | None = None
+    label: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """Points that belong together: one method, measured by us or published."""
+
+    name: str
+    points: tuple[Point, ...]
+    published: bool = False
+
+
+def plot_records(
+    records: Sequence[Record],
+    path: str | Path,
+    x: str = "seconds_per_image",
+    y: str = "fid",
+    published: Sequence[Curve] = (),
+    title: str = "",
+) -> Path:
+    """Draw `y` over `x` for `records` into a PNG, SVG or PDF by suffix; returns the path.
+
+    Raises ValueError where the suffix or a quantity is unknown, or no record has both quantities.
+    """
+    groups = group_seeds(records)
+    marks = protocol_marks(groups)
+    curves = [*record_curves(groups, x, y, marks), *published]
+    heads = axis_head(x, groups), axis_head(y, groups)
+    notes = [f"{mark}: {text}" for mark, text in marks.footnotes() if mark] if {x, y} & set(SCORES) else []
+    return draw_curves(curves, path, *heads, title=title, notes=notes)
+
+
+def record_curves(groups: Sequence[SeedGroup], x: str, y: str, marks: Marks) -> list[Curve]:
+    """One curve a method (a model, where a method has several), in order of its step counts or `x`.
+
+    Scores of different protocols are never one curve: their names carry the mark of the protocol.
+    """
+    x_name, y_name = quantity(x), quantity(y)
+    scored = bool({x, y} & set(SCORES))
+    models = {(group.first["method"], group.first["model"]) for group in groups}
+    points: dict[str, list[tuple[float, Point]]] = {}
+    for group in groups:
+        across, up = group.mean(x), group.mean(y)
+        if not isinstance(across, (int, float)) or not isinstance(up, (int, float)):
+            continue
+        point = Point(
+            x=across * x_name.scale,
+            y=up * y_name.scale,
+            x_spread=_scaled(group.spread(x), x_name.scale),
+            y_spread=_scaled(group.spread(y), y_name.scale),
+            label=_point_label(group, x),
+        )
+        mark = marks.letter(protocol_key(group.first)) if scored else ""
+        name = _curve_name(group, models) + (f" ({mark})" if mark else "")
+        points.setdefault(name, []).append((_rank(group, x), point))
+    return [
+        Curve(name=name, points=tuple(point for _, point in sorted(found, key=lambda item: item[0])))
+        for name, found in points.items()
+    ]
+
+
+def axis_head(name: str, groups: Sequence[SeedGroup] = ()) -> str:
+    """The title of an axis with its unit; a FID says from how many images."""
+    head = quantity(name).head.split(" ↓")[0].split(" ↑")[0]
+    counts = {group.first["num_images"] for group in groups}
+    if name == "fid" and len(counts) == 1:
+        return head.replace("FID", fid_name(counts.pop()))
+    return head
+
+
+def draw_curves(
+    curves: Sequence[Curve], path: str | Path, x_head: str, y_head: str, title: str = "", notes: Sequence[str] = ()
+) -> Path:
+    """Write `curves` as a figure of 6.4 × 4.2 inches; the same curves give the same bytes."""
+    target = Path(path)
+    if target.suffix.lower() not in SUFFIXES:
+        raise unknown_name("picture suffix", target.suffix, SUFFIXES)
+    if not any(curve.points for curve in curves):
+        raise ValueError(f"nothing to draw: no record has both {x_head!r} and {y_head!r}")
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+        axes = figure.subplots()
+        _scale_axes(axes, curves)
+        looks = _looks(curves)
+        for curve in curves:
+            _draw_curve(axes, curve, *looks[curve.name])
+        axes.set(xlabel=x_head, ylabel=y_head, title=title)
+        _legend(axes, curves)
+        if notes:
+            figure.supxlabel("\n".join(notes), fontsize=7, x=0.01, ha="left")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(target, dpi=200, metadata=_metadata(target.suffix.lower()))
+    return target
+
+
+def _draw_curve(axes: Axes, curve: Curve, colour: str, marker: str) -> None:
+    across, up = [point.x for point in curve.points], [point.y for point in curve.points]
+    style: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 6.5, "linewidth": 1.6, "capsize": 2.5}
+    if curve.published:
+        style |= {"markerfacecolor": "white", "linestyle": "--", "linewidth": 1.1}
+    name = f"{curve.name}, published" if curve.published else curve.name
+    errors: dict[str, Any] = {
+        "xerr": _errors([p.x_spread for p in curve.points]),
+        "yerr": _errors([p.y_spread for p in curve.points]),
+    }
+    axes.errorbar(across, up, label=name, elinewidth=1.0, **errors, **style)
+    for point in curve.points:
+        if point.label:
+            axes.annotate(
+                point.label, (point.x, point.y), xytext=(5, 5), textcoords="offset points", fontsize=8, color=colour
+            )
+
+
+def _looks(curves: Sequence[Curve]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each name; a published curve looks like the measured one of its name."""
+    names = list(dict.fromkeys(curve.name for curve in curves))
+    return {name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(names)}
+
+
+def _scale_axes(axes: Axes, curves: Sequence[Curve]) -> None:
+    """Logarithmic where positive values span more than `LOG_SPAN`, with plain numbers at the ticks."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
+    for name, values in (
+        ("x", [p.x for c in curves for p in c.points]),
+        ("y", [p.y for c in curves for p in c.points]),
+    ):
+        if min(values) <= 0 or max(values) / min(values) <= LOG_SPAN:
+            continue
+        axes.set(**{f"{name}scale": "log"})
+        axis = axes.xaxis if name == "x" else axes.yaxis
+        axis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(FuncFormatter(lambda *_: ""))
+
+
+def _legend(axes: Axes, curves: Sequence[Curve]) -> None:
+    if len(curves) > 1 or any(curve.published for curve in curves):
+        numbers = any(point.label for curve in curves for point in curve.points)
+        axes.legend(frameon=False, fontsize=9, title="numbers: steps" if numbers else None, title_fontsize=8)
+
+
+def _curve_name(group: SeedGroup, models: set[tuple[str, str]]) -> str:
+    method, model = group.first["method"], group.first["model"]
+    return method.upper() if sum(1 for known, _ in models if known == method) == 1 else f"{method.upper()} {model}"
+
+
+def _rank(group: SeedGroup, x: str) -> float:
+    """Curves run along their steps where those are known, so that a slower point is joined to its neighbours."""
+    steps = group.mean("steps")
+    return float(steps if x == "seconds_per_image" and steps is not None else group.mean(x))
+
+
+def _point_label(group: SeedGroup, x: str) -> str:
+    steps = group.mean("steps")
+    return "" if steps is None or x == "steps" else f"{steps:g}"
+
+
+def _errors(spreads: list[float | None]) -> list[float] | None:
+    return None if all(spread is None for spread in spreads) else [spread or 0.0 for spread in spreads]
+
+
+def _scaled(value: float | None, scale: float) -> float | None:
+    return None if value is None else value * scale
+
+
+def _metadata(suffix: str) -> dict[str, Any]:
+    """No dates and no versions in the file: equal curves, equal bytes."""
+    return {
+        ".png": {"Software": None},
+        ".svg": {"Date": None, "Creator": None},
+        ".pdf": {"CreationDate": None, "Producer": None, "Creator": None},
+    }[suffix]
