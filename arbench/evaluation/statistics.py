@@ -1,0 +1,193 @@
+"""Mean and covariance of features in float64, one batch at a time, and the Fréchet distance between two of them."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.linalg import blas
+
+
+class FrechetStatistics:
+    """Running mean and covariance of feature vectors: float64, memory of one covariance matrix, mergeable.
+
+    The update is Chan, Golub and LeVeque's (1979): each batch is centred on its own mean, so nothing cancels, and any
+    split into batches gives the same statistics up to rounding.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._mean = np.zeros(0)
+        # Sum of outer products of the centred features; the upper triangle only, in Fortran order for dsyrk.
+        self._scatter = np.zeros((0, 0), order="F")
+
+    @property
+    def width(self) -> int:
+        """Features a vector; 0 before the first update."""
+        return len(self._mean)
+
+    @property
+    def mean(self) -> np.ndarray:
+        """(D,) float64. ValueError before the first update."""
+        self._require(1)
+        return self._mean.copy()
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """(D, D) float64, unbiased (divided by N - 1). ValueError with fewer than two vectors."""
+        self._require(2)
+        upper = np.triu(self._scatter) / (self.count - 1)
+        return upper + np.triu(upper, 1).T
+
+    @classmethod
+    def of(cls, features: Any) -> FrechetStatistics:
+        """The statistics of all rows of `features` (N, D)."""
+        statistics = cls()
+        statistics.update(features)
+        return statistics
+
+    @classmethod
+    def from_moments(cls, mean: np.ndarray, covariance: np.ndarray, count: int) -> FrechetStatistics:
+        """Statistics from a stored `mean` (D,) and unbiased `covariance` (D, D) of `count` vectors.
+
+        Raises ValueError where shapes disagree, a value is not finite or `count` is below 2.
+        """
+        mean, covariance = np.asarray(mean, np.float64), np.asarray(covariance, np.float64)
+        if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+            raise ValueError(f"mu {mean.shape} and sigma {covariance.shape} do not fit; expected (D,) and (D, D)")
+        if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+            raise ValueError("mu or sigma holds NaN or infinity")
+        if count < 2:
+            raise ValueError(f"statistics of {count} vectors; expected at least 2")
+        statistics = cls()
+        statistics.count, statistics._mean = int(count), mean.copy()
+        statistics._scatter = np.asfortranarray((covariance + covariance.T) * ((count - 1) / 2))
+        return statistics
+
+    def update(self, features: Any) -> None:
+        """Take in a batch: (B, D) array or tensor of finite numbers. ValueError for another shape or NaN."""
+        batch = _as_float64(features)
+        if batch.ndim != 2 or (self.count and batch.shape[1] != self.width):
+            raise ValueError(f"features {batch.shape}; expected (batch, {self.width or 'width'})")
+        if not len(batch):
+            return
+        if not np.isfinite(batch).all():
+            raise ValueError(f"features hold NaN or infinity in {int((~np.isfinite(batch)).any(1).sum())} vectors")
+        mean = batch.mean(axis=0)
+        self._absorb(len(batch), mean, batch - mean)
+
+    def merge(self, other: FrechetStatistics) -> None:
+        """Take in the statistics of other vectors, as if they had been updated here. `other` stays as it is."""
+        if not other.count:
+            return
+        if self.count and other.width != self.width:
+            raise ValueError(f"cannot merge statistics of width {other.width} into width {self.width}")
+        self._absorb(other.count, other._mean, np.zeros((0, other.width)))
+        self._scatter += other._scatter
+
+    def _absorb(self, count: int, mean: np.ndarray, centred: np.ndarray) -> None:
+        """Add `count` vectors of the given mean whose centred rows are `centred`."""
+        if not self.count:
+            self._mean = np.zeros(len(mean))
+            self._scatter = np.zeros((len(mean), len(mean)), order="F")
+        total = self.count + count
+        step = mean - self._mean
+        between = step * np.sqrt(self.count * count / total)  # the two means' own share of the scatter, as one more row
+        rows = np.concatenate([centred, between[None]])
+        self._scatter = blas.dsyrk(1.0, rows.T, beta=1.0, c=self._scatter, overwrite_c=1)
+        self._mean += step * (count / total)
+        self.count = total
+
+    def distance(self, other: FrechetStatistics) -> float:
+        """Squared Fréchet distance (FID) to `other`, never below 0. ValueError where widths differ."""
+        return frechet(self, other).distance
+
+    def save(self, path: str | Path) -> None:
+        """Write `mu sigma count` as npz, whole or not at all; pytorch-fid reads the first two."""
+        save_npz(Path(path), {"mu": self.mean, "sigma": self.covariance, "count": np.int64(self.count)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> FrechetStatistics:
+        """Read what `save` wrote. OSError where there is no file, ValueError where it is not such a file."""
+        arrays = load_npz(Path(path))
+        missing = [name for name in ("mu", "sigma", "count") if name not in arrays]
+        if missing:
+            raise ValueError(f"{path}: lacks {', '.join(missing)}; found {', '.join(arrays) or 'nothing'}")
+        return cls.from_moments(arrays["mu"], arrays["sigma"], int(arrays["count"]))
+
+    def _require(self, count: int) -> None:
+        if self.count < count:
+            raise ValueError(f"statistics of {self.count} feature vectors; at least {count} are needed")
+
+
+class Frechet(NamedTuple):
+    """The distance of two Gaussians, and the parts that its derivative needs (see `intervals`).
+
+    `root` (D, r) with root @ root.T = covariance of the first; `axes` (r, r) and `scales` (r,) diagonalise
+    (root.T @ other covariance @ root) ** 0.5.
+    """
+
+    distance: float
+    root: np.ndarray
+    axes: np.ndarray
+    scales: np.ndarray
+
+
+def frechet(first: FrechetStatistics, second: FrechetStatistics) -> Frechet:
+    """|m1 - m2|² + tr S1 + tr S2 - 2 tr (S1 S2)^½ (Heusel et al. 2017, eq. 6).
+
+    With S1 = R R^T, the eigenvalues of S1 S2 are those of R^T S2 R, which is symmetric: no general matrix square root,
+    no imaginary part. Raises ValueError where widths differ.
+    """
+    if first.width != second.width:
+        raise ValueError(f"features are {first.width} wide and the reference's {second.width}: another extractor")
+    covariance, other = first.covariance, second.covariance
+    root = _square_root(covariance)
+    squares, axes = np.linalg.eigh(root.T @ other @ root)
+    scales = np.sqrt(squares.clip(min=0))
+    gap = first.mean - second.mean
+    distance = gap @ gap + np.trace(covariance) + np.trace(other) - 2 * scales.sum()
+    return Frechet(max(float(distance), 0.0), root, axes, scales)
+
+
+def _square_root(covariance: np.ndarray) -> np.ndarray:
+    """(D, r) with R R^T = covariance; directions without variance, up to rounding, are left out."""
+    values, vectors = np.linalg.eigh(covariance)
+    kept = values > values[-1] * len(values) * np.finfo(np.float64).eps  # the rank rule of numpy's matrix_rank
+    return vectors[:, kept] * np.sqrt(values[kept])
+
+
+def _as_float64(features: Any) -> np.ndarray:
+    if hasattr(features, "detach"):  # a torch tensor, on any device
+        features = features.detach().cpu().numpy()
+    return np.ascontiguousarray(features, dtype=np.float64)
+
+
+def load_npz(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an npz; pickled objects are refused. OSError where absent, ValueError where broken."""
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise ValueError("one array, not an npz")
+            return {name: file[name] for name in file.files}
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: not a readable npz ({error})") from error
+
+
+def save_npz(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write `arrays` as an uncompressed npz, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".npz")
+    os.close(handle)
+    try:
+        np.savez(partial, **arrays)
+        os.chmod(partial, 0o644)  # mkstemp gives 0600; the file is for others to read
+        os.replace(partial, path)
+    except BaseException:
+        os.unlink(partial)
+        raise
