@@ -104,8 +104,12 @@ class FrechetStatistics:
         self.count = total
 
     def distance(self, other: FrechetStatistics) -> float:
-        """Squared Fréchet distance (FID) to `other`, never below 0. ValueError where widths differ."""
-        return frechet(self, other).distance
+        """Squared Fréchet distance (FID) to `other`, never below 0. ValueError where widths differ.
+
+        By eigenvalues of a symmetric matrix: no general matrix square root, no imaginary part.
+        """
+        _, product = _factors(self, other)
+        return _distance(self, other, np.linalg.eigvalsh(product))
 
     def save(self, path: str | Path) -> None:
         """Write `mu sigma count` as npz, whole or not at all; pytorch-fid reads the first two."""
@@ -139,20 +143,25 @@ class Frechet(NamedTuple):
 
 
 def frechet(first: FrechetStatistics, second: FrechetStatistics) -> Frechet:
-    """|m1 - m2|² + tr S1 + tr S2 - 2 tr (S1 S2)^½ (Heusel et al. 2017, eq. 6).
+    """`first.distance(second)` with its parts; about twice the time of the distance alone."""
+    root, product = _factors(first, second)
+    squares, axes = np.linalg.eigh(product)
+    return Frechet(_distance(first, second, squares), root, axes, np.sqrt(squares.clip(min=0)))
 
-    With S1 = R R^T, the eigenvalues of S1 S2 are those of R^T S2 R, which is symmetric: no general matrix square root,
-    no imaginary part. Raises ValueError where widths differ.
-    """
+
+def _factors(first: FrechetStatistics, second: FrechetStatistics) -> tuple[np.ndarray, np.ndarray]:
+    """R with R R^T = S1, and R^T S2 R, which is symmetric and has the eigenvalues of S1 S2."""
     if first.width != second.width:
         raise ValueError(f"features are {first.width} wide and the reference's {second.width}: another extractor")
-    covariance, other = first.covariance, second.covariance
-    root = _square_root(covariance)
-    squares, axes = np.linalg.eigh(root.T @ other @ root)
-    scales = np.sqrt(squares.clip(min=0))
+    root = _square_root(first.covariance)
+    return root, root.T @ second.covariance @ root
+
+
+def _distance(first: FrechetStatistics, second: FrechetStatistics, squares: np.ndarray) -> float:
+    """|m1 - m2|² + tr S1 + tr S2 - 2 tr (S1 S2)^½ (Heusel et al. 2017), `squares` the eigenvalues of S1 S2."""
     gap = first.mean - second.mean
-    distance = gap @ gap + np.trace(covariance) + np.trace(other) - 2 * scales.sum()
-    return Frechet(max(float(distance), 0.0), root, axes, scales)
+    traces = np.trace(first.covariance) + np.trace(second.covariance)
+    return max(float(gap @ gap + traces - 2 * np.sqrt(squares.clip(min=0)).sum()), 0.0)
 
 
 def _square_root(covariance: np.ndarray) -> np.ndarray:

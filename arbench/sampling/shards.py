@@ -140,6 +140,11 @@ class ShardWriter:
             self._waiting.popleft().result()
         self._waiting.append(self._pool.submit(self._write, index, images))
 
+    def flush(self) -> None:
+        """Wait until everything handed over is on disk."""
+        while self._waiting:
+            self._waiting.popleft().result()
+
     def _write(self, index: int, images: np.ndarray) -> None:
         self._shards.write(index, images)
         self._done(index)
@@ -153,8 +158,7 @@ class ShardWriter:
         """Finish what was handed over, also after Ctrl-C; an error of the last writes is raised here."""
         self._pool.shutdown(wait=True)
         if error is None:
-            for waiting in self._waiting:
-                waiting.result()
+            self.flush()
 
 
 class Claims:

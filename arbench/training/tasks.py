@@ -14,6 +14,7 @@ from arbench.training.data import ImageBatches
 
 REVIVE_UNTIL = 0.6  # share of a run during which dead codes are re-seeded; the rest settles what there is
 REVIVE_EVERY = 50  # steps
+REVIVE_IMAGES = 256  # a code that none of their tokens chooses is dead
 
 
 class ClassifierTask:
@@ -49,6 +50,10 @@ class TokenizerTask:
 
     def after_step(self, step: int, config: TrainConfig, rng: torch.Generator) -> None:
         """Every `REVIVE_EVERY` steps of the first part, move codes that nothing chose onto present latents."""
+        if not hasattr(self.model, "revive_codes") or step % REVIVE_EVERY or step > REVIVE_UNTIL * config.steps:
+            return
+        chosen = torch.randint(len(self), (REVIVE_IMAGES,), generator=rng, device=rng.device).cpu()
+        self.model.revive_codes(self.batches.images(chosen, rng), rng)
 
 
 class GeneratorTask:

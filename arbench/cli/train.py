@@ -1,0 +1,184 @@
+"""`arbench train`: classifiers, tokenizers and generators; `arbench cache`: latents and codes computed beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from arbench.cli import options
+
+if TYPE_CHECKING:
+    from arbench.training.jobs import Job
+
+TRAIN_EXAMPLES = """Examples:
+
+  arbench train --config digits --target mar-digits
+
+  arbench train --config digits --target all --out runs/train
+
+  arbench train --method mar --model mar-b --data DIR --tokenizer-weights kl16.ckpt --steps 400000
+"""
+CACHE_EXAMPLES = """Examples:
+
+  arbench cache --tokenizer digits-kl --views 8 --out runs/cache
+
+  arbench cache --tokenizer kl16 --tokenizer-weights kl16.ckpt --data DIR --size 256 --flip --views 2 --out DIR
+"""
+DEFAULT_OUT = Path("runs/train")
+DIGITS_MODELS = {"ar": "ar-digits", "par": "par-digits", "mar": "mar-digits"}
+
+Config = Annotated[Optional[str], typer.Option("--config", help="A set of recipes: digits.")]
+Target = Annotated[Optional[str], typer.Option("--target", help="What to train of a set of recipes, or 'all'.")]
+Steps = Annotated[Optional[int], typer.Option("--steps", help="Optimiser steps; the recipe's where not given.")]
+TrainBatch = Annotated[Optional[int], typer.Option("--batch-size", help="Images a step.")]
+Rate = Annotated[Optional[float], typer.Option("--learning-rate", help="Peak learning rate.")]
+Size = Annotated[Optional[int], typer.Option("--size", help="Image side in pixels; ADM's centre crop brings it there.")]
+Views = Annotated[int, typer.Option("--views", min=1, help="Augmented views of each image.")]
+Flip = Annotated[bool, typer.Option("--flip", help="Mirror views at random.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add `train` and `cache` to the app."""
+    app.command("train", epilog=TRAIN_EXAMPLES)(train)
+    app.command("cache", epilog=CACHE_EXAMPLES)(cache)
+
+
+def train(
+    config: Config = None,
+    target: Target = None,
+    method: options.Method = None,
+    model: options.Model = None,
+    data: options.Data = None,
+    tokenizer: options.Tokenizer = None,
+    tokenizer_weights: options.TokenizerWeights = None,
+    steps: Steps = None,
+    batch_size: TrainBatch = None,
+    learning_rate: Rate = None,
+    seed: Annotated[Optional[int], typer.Option("--seed", help="Start, data order and augmentation.")] = None,
+    device: options.Device = "auto",
+    out: options.Out = None,
+    resume: options.Resume = False,
+) -> None:
+    """Train a tokenizer, the digits classifier or a generator, and write its averaged weights as safetensors."""
+    from arbench.training.jobs import run_job, with_settings
+
+    changes = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
+    shared = {
+        "data": data or "digits",
+        "tokenizer": tokenizer,
+        "tokenizer_weights": tokenizer_weights,
+        "device": resolve_device(device),
+    }
+    folder = out or DEFAULT_OUT
+    for job in plan_jobs(config, target, method, model, shared, folder):
+        from dataclasses import replace
+
+        job = replace(job, config=with_settings(job.config, **changes))
+        with progress_bar(job.target, job.config.steps) as watch:
+            path = run_job(job, folder, resume=resume, watch=watch, say=typer.echo)
+        typer.echo(f"{job.target}: {job.config.steps} steps done, weights in {path}")
+
+
+def plan_jobs(
+    config: str | None, target: str | None, method: str | None, model: str | None, shared: dict, out: Path
+) -> list[Job]:
+    """The jobs a command line asks for, in the order they need each other.
+
+    Raises ValueError where it does not say what to train.
+    """
+    from arbench.registry import unknown_name
+    from arbench.training.jobs import digits_job, method_job
+    from arbench.training.recipes import CONFIGS, DIGITS
+
+    if config is not None and config not in CONFIGS:
+        raise unknown_name("training config", config, CONFIGS)
+    if target is None:
+        if method is None and model is None:
+            raise ValueError(f"nothing to train: give --target ({', '.join(DIGITS)} or all), or --method and --model")
+        target = model or DIGITS_MODELS.get(str(method), str(method))
+    if target == "all":
+        return [digits_job(name, **_fresh_tokenizer(name, shared, out)) for name in DIGITS]
+    if target in DIGITS:
+        return [digits_job(target, **shared)]
+    if method is None:
+        raise unknown_name("training target", target, [*DIGITS, "all"])
+    return [method_job(method, target, **shared)]
+
+
+def _fresh_tokenizer(name: str, shared: dict, out: Path) -> dict:
+    """Settings of one target of `all`: generators are trained on the tokenizer that was trained just before."""
+    from arbench.training.jobs import digits_job
+    from arbench.training.recipes import DIGITS
+
+    tokenizer = DIGITS[name].tokenizer
+    if tokenizer is None or shared["tokenizer_weights"] is not None:
+        return shared
+    return {**shared, "tokenizer_weights": str(digits_job(tokenizer).weights_path(out))}
+
+
+def cache(
+    tokenizer: options.Tokenizer = None,
+    tokenizer_weights: options.TokenizerWeights = None,
+    data: options.Data = None,
+    size: Size = None,
+    views: Views = 1,
+    flip: Flip = False,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    out: options.Out = None,
+) -> None:
+    """Compute the latents or codes of a data set once; training and later commands find them by their hash."""
+    from arbench.data import open_data
+    from arbench.training.config import Augmentation
+    from arbench.training.jobs import CACHE_FOLDER, open_cache, open_tokenizer
+
+    place = resolve_device(device)
+    images = open_data(data or "digits", size=size)
+    opened = open_tokenizer(tokenizer, tokenizer_weights, place)
+    with progress_bar("encode", len(images)) as watch:
+        built = open_cache(
+            opened,
+            images,
+            out or DEFAULT_OUT / CACHE_FOLDER,
+            views=views,
+            augmentation=Augmentation(flip=flip),
+            seed=seed,
+            device=place,
+            say=typer.echo,
+            watch=lambda done: watch(done, {}),
+        )
+    typer.echo(f"{len(built)} images in {built.folder}")
+
+
+def resolve_device(name: str) -> str:
+    """`auto` is CUDA where there is one, else the CPU; ValueError for a device this machine lacks."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {name!r} cannot be used here; expected auto, cpu, cuda or mps") from error
+    return name
+
+
+@contextmanager
+def progress_bar(title: str, total: int) -> Iterator[Callable[[int, dict[str, float]], None]]:
+    """A bar with speed, time left and the present loss on a terminal, nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.fields[note]}"), console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=total, note="")
+
+        def watch(done: int, logged: dict[str, float]) -> None:
+            bar.update(task, completed=done, note=f"loss {logged['loss']:.4f}" if "loss" in logged else "")
+
+        yield watch

@@ -1,0 +1,117 @@
+"""Several processes: who am I, telling all of them one value, and the collectives of training.
+
+The only file that imports `torch.distributed`. Sampling uses no collective at all: processes share a run folder and
+claim shards there, so a dead process never holds the others up.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+SHARE_TIMEOUT = timedelta(minutes=10)  # loading the largest weights from a slow disk on rank 0 fits in
+
+
+@dataclass(frozen=True, kw_only=True)
+class Processes:
+    """This process among those that `torchrun` (or `srun` with the same variables) started."""
+
+    rank: int = 0
+    count: int = 1
+    local_rank: int = 0  # number on this node, which chooses the GPU
+    restarts: int = 0  # how often torchrun has restarted the group
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+
+def processes() -> Processes:
+    """Read RANK, WORLD_SIZE and LOCAL_RANK; without them this is the only process.
+
+    Raises ValueError where a value is no number.
+    """
+    names = {
+        "rank": "RANK",
+        "count": "WORLD_SIZE",
+        "local_rank": "LOCAL_RANK",
+        "restarts": "TORCHELASTIC_RESTART_COUNT",
+    }
+    found: dict[str, int] = {}
+    for field, name in names.items():
+        text = os.environ.get(name, "")
+        if text:
+            if not text.isdigit():
+                raise ValueError(f"environment variable {name}={text!r} is no number; torchrun sets it to one")
+            found[field] = int(text)
+    if found.get("rank", 0) >= found.get("count", 1):
+        raise ValueError(f"RANK={found['rank']} but WORLD_SIZE={found.get('count', 1)}; expected RANK below WORLD_SIZE")
+    return Processes(**found)
+
+
+def tell_all(mine: Processes, compute: Callable[[], Any]) -> Any:
+    """`compute()` as the first process finds it, on every process; a ValueError or OSError of it is raised on all.
+
+    The value must be plain JSON. Goes through torchrun's key-value store, not through a collective.
+    """
+    if mine.count == 1:
+        return compute()
+    import torch.distributed
+
+    store = next(torch.distributed.rendezvous("env://", timeout=SHARE_TIMEOUT))[0]
+    if not mine.is_first:
+        answer = json.loads(store.get("arbench"))
+    else:
+        try:
+            answer = {"value": compute()}
+        except (ValueError, OSError) as error:
+            store.set("arbench", json.dumps({"error": str(error)}))
+            raise
+        store.set("arbench", json.dumps(answer))
+    if "error" in answer:
+        raise ValueError(answer["error"])
+    return answer["value"]
+
+
+@contextmanager
+def process_group(mine: Processes, device: torch.device) -> Iterator[None]:
+    """The group that training's collectives run in: NCCL on CUDA, gloo elsewhere; nothing for a single process."""
+    if mine.count == 1:
+        yield
+        return
+    import torch.distributed
+
+    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def data_parallel(model: nn.Module, mine: Processes, device: torch.device) -> nn.Module:
+    """`model` whose gradients are averaged over the processes; the model itself for a single one."""
+    if mine.count == 1:
+        return model
+    from torch.nn.parallel import DistributedDataParallel
+
+    return DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+
+
+def mean_over_processes(value: torch.Tensor, mine: Processes) -> torch.Tensor:
+    """The mean of `value` over all processes, on each of them."""
+    if mine.count == 1:
+        return value
+    import torch.distributed
+
+    total = value.clone()
+    torch.distributed.all_reduce(total)
+    return total / mine.count

@@ -1,0 +1,195 @@
+"""The causal backbone: LlamaGen's GPT over image tokens in any order (arXiv:2406.06525, section 2.2).
+
+Sequence: one class token, then the image tokens in generation order; place k predicts token k. With `parallel` = n > 1
+(arXiv:2412.15119, section 3.2) the first n tokens are followed by n - 1 learnable ones, after which n tokens are
+predicted at once: the sequence is class, t1 .. tn, M1 .. M(n-1), t(n+1) .., attention is full inside each group of n.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from arbench.generators.base import Step
+from arbench.generators.layers import CausalBlock, KVCache, RMSNorm, rotary_table
+
+INIT_STD = 0.02  # LlamaGen release
+
+
+class ClassEmbedding(nn.Module):
+    """One vector a class, and a last one for "unconditional"."""
+
+    def __init__(self, num_classes: int, width: int) -> None:
+        super().__init__()
+        self.embedding_table = nn.Embedding(num_classes + 1, width)
+
+    def forward(self, labels: Tensor) -> Tensor:
+        return self.embedding_table(labels)
+
+
+class GroupTokens(nn.Module):
+    """The n - 1 learnable tokens in front of the first group."""
+
+    def __init__(self, parallel: int, width: int) -> None:
+        super().__init__()
+        self.special_embeddings = nn.Embedding(parallel - 1, width)
+
+    def forward(self) -> Tensor:
+        return self.special_embeddings.weight
+
+
+def group_mask(length: int, parallel: int, full_attention: bool = True) -> Tensor:
+    """(T, T) bool: causal, and full inside each group of n places from place n on."""
+    place = torch.arange(length)
+    allowed = place[:, None] >= place
+    if full_attention:
+        group = torch.where(place < parallel, -1, (place - parallel) // parallel)
+        allowed |= (group[:, None] == group) & (group >= 0)
+    return allowed
+
+
+@dataclass
+class CausalState:
+    """A generation under way; rows are the images, then once more the images unconditionally where guided."""
+
+    labels: Tensor  # (R,)
+    order: Tensor  # (B, N) raster index of the k-th generated token
+    cache: KVCache
+    tokens: Tensor  # (B, N) or (B, N, C): drawn tokens in generation order
+    images: int
+    pending: Tensor | None = None  # tokens drawn last, not yet seen by the backbone
+    known: int = 0
+
+    @property
+    def copies(self) -> int:
+        return len(self.labels) // self.images
+
+    def drop_unconditional(self) -> None:
+        """Go on without the unconditional rows: past `cfg_interval` nobody reads them."""
+        self.labels = self.labels[: self.images]
+        self.cache.keep_rows(self.images)
+
+
+class CausalBackbone(nn.Module):
+    """Class and tokens to one condition vector a token, over whole sequences or step by step with a KV cache."""
+
+    def __init__(
+        self, *, width: int, depth: int, heads: int, num_classes: int, grid: tuple[int, int], parallel: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.width, self.heads, self.grid, self.parallel = width, heads, grid, parallel
+        self.num_tokens = grid[0] * grid[1]
+        self.num_classes = num_classes
+        self.cls_embedding = ClassEmbedding(num_classes, width)
+        if parallel > 1:
+            self.spe_tok_embeddings = GroupTokens(parallel, width)
+        self.layers = nn.ModuleList(CausalBlock(width, heads, dropout) for _ in range(depth))
+        self.norm = RMSNorm(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def initialise(self) -> None:
+        """Normal weights of deviation 0.02 (LlamaGen release)."""
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                nn.init.normal_(module.weight, std=INIT_STD)
+                if getattr(module, "bias", None) is not None:
+                    nn.init.zeros_(module.bias)
+
+    def embed_tokens(self, tokens: Tensor) -> Tensor:
+        """(B, n) codes or (B, n, C) continuous tokens -> (B, n, D); given by the generator."""
+        raise NotImplementedError
+
+    def embed_targets(self, positions: Tensor) -> Tensor | None:
+        """What tells the network which place it predicts next, (B, n) -> (B, n, D); None where the order is fixed."""
+        return None
+
+    def rotary(self, places: Tensor, like: Tensor) -> Tensor:
+        """Rotary entries of `places` (B, T), 0 for class and group tokens, 1 + raster index for image tokens."""
+        table = rotary_table(self.grid, self.width // self.heads).to(like.device)
+        table = table.to(torch.promote_types(like.dtype, torch.float32))
+        return table[places].unsqueeze(1)  # (B, 1, T, D/2H, 2)
+
+    def sequence(self, tokens: Tensor, labels: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
+        """The training sequence (B, N, D) and its rotary places (B, N), for tokens in generation order."""
+        n, batch = self.parallel, len(labels)
+        image = self.embed_tokens(tokens[:, : self.num_tokens - n])
+        parts, places = [self.cls_embedding(labels)[:, None], image], [order.new_zeros(batch, 1), order[:, : -n] + 1]
+        if n > 1:
+            special = self.spe_tok_embeddings().expand(batch, -1, -1)
+            parts = [parts[0], image[:, :n], special, image[:, n:]]
+            places = [places[0], places[1][:, :n], order.new_zeros(batch, n - 1), places[1][:, n:]]
+        return torch.cat(parts, dim=1), torch.cat(places, dim=1)
+
+    def hidden(self, tokens: Tensor, labels: Tensor, order: Tensor) -> Tensor:
+        """Teacher forcing: tokens in generation order (B, N[, C]), labels (B,), order (B, N) -> conditions (B, N, D)."""
+        x, places = self.sequence(tokens, labels, order)
+        targets = self.embed_targets(order)
+        x = self.dropout(x if targets is None else x + targets)
+        rotary = self.rotary(places, x)
+        mask = None if self.parallel == 1 else self.attention_mask(x.shape[1]).to(x.device)
+        for layer in self.layers:
+            x = layer(x, rotary, mask)
+        return self.norm(x)
+
+    def attention_mask(self, length: int) -> Tensor:
+        """Who sees whom in the training sequence: (T, T) bool."""
+        return group_mask(length, self.parallel)
+
+    def step_mask(self, count: int, length: int) -> Tensor | None:
+        """Who sees whom when `count` tokens are fed, `length` in all: (count, length) bool, None for everything."""
+        return None
+
+    def begin(self, labels: Tensor, guided: bool, reveal_order: Tensor) -> CausalState:
+        """The state with nothing drawn; `labels` (B,), `reveal_order` (B, N)."""
+        rows = torch.cat((labels, torch.full_like(labels, self.num_classes))) if guided else labels
+        like = self.norm.weight
+        cache = KVCache(len(self.layers), len(rows), self.heads, self.num_tokens, self.width // self.heads, like)
+        return CausalState(
+            labels=rows,
+            order=reveal_order,
+            cache=cache,
+            tokens=self.empty_tokens(len(labels), like),
+            images=len(labels),
+        )
+
+    def empty_tokens(self, batch: int, like: Tensor) -> Tensor:
+        """Room for the drawn tokens; given by the generator."""
+        raise NotImplementedError
+
+    def conditions(self, state: CausalState, step: Step, guided: bool) -> tuple[Tensor, Tensor | None]:
+        """Feed what was drawn last and return the conditions (B, n, D) of the step's tokens, with and without class."""
+        if not guided and state.copies > 1:
+            state.drop_unconditional()
+        x, places = self._inputs(state, step)
+        targets = self.embed_targets(step.positions)
+        if targets is not None:
+            x = x + targets.repeat(state.copies, 1, 1)
+        rotary = self.rotary(places, x)
+        mask = self.step_mask(x.shape[1], state.cache.length + x.shape[1])
+        mask = None if mask is None else mask.to(x.device)
+        for index, layer in enumerate(self.layers):
+            x = layer.step(x, rotary, state.cache, index, mask)
+        state.cache.advance(x.shape[1])
+        x = self.norm(x)
+        return (x[: state.images], x[state.images :]) if guided else (x, None)
+
+    def _inputs(self, state: CausalState, step: Step) -> tuple[Tensor, Tensor]:
+        """Embeddings (R, n, D) and rotary places (R, n) of the tokens to feed before `step`."""
+        if state.pending is None:
+            return self.cls_embedding(state.labels)[:, None], state.labels.new_zeros(len(state.labels), 1)
+        count = state.pending.shape[1]
+        x = self.embed_tokens(state.pending)
+        places = state.order[:, state.known - count : state.known] + 1
+        if step.size > count:
+            # The first group: the last single token, then the learnable ones.
+            x = torch.cat((x, self.spe_tok_embeddings().expand(state.images, -1, -1)), dim=1)
+            places = torch.cat((places, places.new_zeros(state.images, step.size - count)), dim=1)
+        return x.repeat(state.copies, 1, 1), places.repeat(state.copies, 1)
+
+    def reveal(self, state: CausalState, step: Step, tokens: Tensor) -> None:
+        """Keep the drawn tokens (B, n) or (B, n, C) and feed them at the next step."""
+        state.tokens[:, state.known : state.known + step.size] = tokens
+        state.pending = tokens.to(state.tokens.dtype)
+        state.known += step.size

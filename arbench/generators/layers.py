@@ -1,0 +1,194 @@
+"""Layers of the two backbones: RMSNorm, 2-D rotary embedding, KV cache, and the two kinds of transformer block."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+ROTARY_BASE = 10_000  # longest wavelength over 2 pi, LlamaGen release
+SWIGLU_MULTIPLE = 256  # the hidden width of SwiGLU is rounded up to it, LlamaGen release
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square normalisation computed in at least float32 (epsilon 1e-5, LlamaGen release)."""
+
+    def __init__(self, width: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        precise = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        return F.rms_norm(precise, (x.shape[-1],), None, self.eps).to(x.dtype) * self.weight
+
+
+def rotary_table(grid: tuple[int, int], head_width: int) -> Tensor:
+    """Cosines and sines for the class token and each place of the grid: (1 + N, head_width / 2, 2) float64.
+
+    The first half of a head's channel pairs turns with the row, the second with the column. The class token's entry is
+    all zeros, so that its query and key vanish: this is how the released models were trained.
+    """
+    half = head_width // 2
+    frequencies = ROTARY_BASE ** (-torch.arange(0, half, 2, dtype=torch.float64) / half)
+    rows = torch.arange(grid[0], dtype=torch.float64)[:, None, None] * frequencies
+    columns = torch.arange(grid[1], dtype=torch.float64)[None, :, None] * frequencies
+    shape = (*grid, len(frequencies))
+    angles = torch.cat((rows.expand(shape), columns.expand(shape)), dim=-1).flatten(0, 1)  # (N, head_width / 2)
+    table = torch.stack((angles.cos(), angles.sin()), dim=-1)
+    return torch.cat((torch.zeros_like(table[:1]), table))
+
+
+def rotate(x: Tensor, rotary: Tensor) -> Tensor:
+    """Turn adjacent channel pairs: x (B, H, T, D), rotary (T, D/2, 2) or (B, 1, T, D/2, 2) -> (B, H, T, D)."""
+    pairs = x.unflatten(-1, (-1, 2))
+    even, odd = pairs[..., 0], pairs[..., 1]
+    cos, sin = rotary[..., 0], rotary[..., 1]
+    return torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2).to(x.dtype)
+
+
+class KVCache:
+    """Keys and values of the tokens so far, one pair of buffers a layer: (R, H, T, D) each, `length` of T filled."""
+
+    def __init__(self, depth: int, rows: int, heads: int, capacity: int, head_width: int, like: Tensor) -> None:
+        shape = (depth, 2, rows, heads, capacity, head_width)
+        self._buffer = torch.empty(shape, device=like.device, dtype=like.dtype)
+        self.length = 0
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write (R, H, n, D) behind the filled part and return views of all keys and values up to there."""
+        end = self.length + keys.shape[2]
+        buffer = self._buffer[layer]
+        buffer[0, :, :, self.length : end] = keys
+        buffer[1, :, :, self.length : end] = values
+        return buffer[0, :, :, :end], buffer[1, :, :, :end]
+
+    def advance(self, num_tokens: int) -> None:
+        self.length += num_tokens
+
+    def keep_rows(self, rows: int) -> None:
+        """Forget all but the first `rows` rows (no copy)."""
+        self._buffer = self._buffer[:, :, :rows]
+
+
+class CausalAttention(nn.Module):
+    """Multi-head attention with a fused projection, rotary positions and no biases."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.wqkv = nn.Linear(width, 3 * width, bias=False)
+        self.wo = nn.Linear(width, width, bias=False)
+
+    def _project(self, x: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T, D) -> queries, keys, values, each (B, H, T, D/H)."""
+        batch, length, _ = x.shape
+        q, k, v = self.wqkv(x).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        return rotate(q, rotary), rotate(k, rotary), v
+
+    def forward(self, x: Tensor, rotary: Tensor, mask: Tensor | None) -> Tensor:
+        """A whole sequence (B, T, D); `mask` (T, T) bool, True where attention is allowed, None for causal."""
+        q, k, v = self._project(x, rotary)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+        return self.wo(out.transpose(1, 2).flatten(2))
+
+    def step(self, x: Tensor, rotary: Tensor, cache: KVCache, layer: int, mask: Tensor | None) -> Tensor:
+        """New tokens (R, n, D) that see the cache and, where there is no `mask`, each other fully."""
+        q, k, v = self._project(x, rotary)
+        keys, values = cache.extend(layer, k, v)
+        out = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
+        return self.wo(out.transpose(1, 2).flatten(2))
+
+
+def swiglu_width(width: int) -> int:
+    """Two thirds of four widths, rounded up to a multiple of 256 (LlamaGen release)."""
+    return -(-int(2 * 4 * width / 3) // SWIGLU_MULTIPLE) * SWIGLU_MULTIPLE
+
+
+class SwiGLU(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        hidden = swiglu_width(width)
+        self.w1 = nn.Linear(width, hidden, bias=False)
+        self.w3 = nn.Linear(width, hidden, bias=False)
+        self.w2 = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.w2(F.silu(self.w1(x)) * self.w3(x))
+
+
+class CausalBlock(nn.Module):
+    """Pre-norm block of the causal GPT."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.attention = CausalAttention(width, heads)
+        self.feed_forward = SwiGLU(width)
+        self.attention_norm = RMSNorm(width)
+        self.ffn_norm = RMSNorm(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, rotary: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        x = x + self.dropout(self.attention(self.attention_norm(x), rotary, mask))
+        return x + self.dropout(self.feed_forward(self.ffn_norm(x)))
+
+    def step(self, x: Tensor, rotary: Tensor, cache: KVCache, layer: int, mask: Tensor | None) -> Tensor:
+        """New tokens (R, n, D) -> (R, n, D); the cache takes their keys and values."""
+        x = x + self.attention.step(self.attention_norm(x), rotary, cache, layer, mask)
+        return x + self.feed_forward(self.ffn_norm(x))
+
+
+class BidirectionalAttention(nn.Module):
+    """Multi-head attention with biases; its parameter names are those of timm's `Attention`."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, T, D) -> (B, H, T, D/H)
+
+    def forward(self, x: Tensor, queries: Tensor | None = None) -> Tensor:
+        """(B, T, D) -> (B, T, D), or (B, n, D) for `queries` (B, n, D), rows of x for which alone output is wanted."""
+        if queries is None:
+            q, k, v = self.qkv(x).chunk(3, dim=-1)
+        else:
+            width = x.shape[-1]
+            q = F.linear(queries, self.qkv.weight[:width], self.qkv.bias[:width])
+            k, v = F.linear(x, self.qkv.weight[width:], self.qkv.bias[width:]).chunk(2, dim=-1)
+        out = F.scaled_dot_product_attention(self._split(q), self._split(k), self._split(v))
+        return self.proj(out.transpose(1, 2).flatten(2))
+
+
+class Mlp(nn.Module):
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class ViTBlock(nn.Module):
+    """Pre-norm ViT block; own code, for timm's cannot leave out the queries whose output nobody reads."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.attn = BidirectionalAttention(width, heads)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = Mlp(width, 4 * width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, wanted: Tensor | None = None) -> Tensor:
+        """(B, T, D) -> (B, T, D), or (B, n, D) for the rows `wanted` (B, n) alone."""
+        normed, queries = self.norm1(x), None
+        if wanted is not None:
+            index = wanted.unsqueeze(-1).expand(-1, -1, x.shape[-1])
+            x, queries = x.gather(1, index), normed.gather(1, index)
+        x = x + self.dropout(self.attn(normed, queries))
+        return x + self.dropout(self.mlp(self.norm2(x)))

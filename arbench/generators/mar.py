@@ -1,0 +1,156 @@
+"""MAR: masked autoregression over continuous tokens with Diffusion Loss (arXiv:2406.11838), or over codes with
+cross-entropy (the paper's Table 1)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+from arbench.generators.base import (
+    HEADS,
+    MaskedCategoricalSampling,
+    MaskedDiffusionSampling,
+    as_grid,
+    drop_labels,
+    patchify,
+    require,
+    unpatchify,
+)
+from arbench.generators.masked import MaskedBackbone, MaskedState, rows_at
+from arbench.heads.categorical import CategoricalHead
+from arbench.heads.diffusion import DiffusionHead
+from arbench.registry import unknown_name
+
+# Share of hidden tokens in training: normal around 1, truncated at MIN_MASK_RATIO and 1 (MAR, section 3.3).
+MASK_RATIO_DEVIATION = 0.25
+MIN_MASK_RATIO = 0.7
+
+
+@dataclass(frozen=True, kw_only=True)
+class MARConfig:
+    """Shape of a masked generator. `channels`, `patch_size`, `head_depth`, `head_width` are for head "diffusion",
+    `vocab_size` is for head "categorical"."""
+
+    encoder_width: int
+    encoder_depth: int
+    encoder_heads: int
+    decoder_width: int
+    decoder_depth: int
+    decoder_heads: int
+    num_classes: int = 1000
+    grid: int | tuple[int, int] = 16
+    buffer_size: int = 64
+    head: str = "diffusion"
+    channels: int = 16
+    patch_size: int = 1
+    head_depth: int = 6
+    head_width: int = 1024
+    vocab_size: int | None = None
+    diffusion_batch_mul: int = 4
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "grid", as_grid(self.grid))
+        for part in ("encoder", "decoder"):
+            width, heads = getattr(self, f"{part}_width"), getattr(self, f"{part}_heads")
+            require(width % heads == 0, f"{part}_width {width}: not a multiple of {part}_heads {heads}")
+        if self.head not in HEADS:
+            raise unknown_name("head", self.head, HEADS)
+        if self.head == "categorical":
+            require(bool(self.vocab_size), f"vocab_size {self.vocab_size}: a categorical head needs 1 or more")
+
+
+class MAR(MaskedBackbone):
+    """Masked generator: random order, a set of tokens a step."""
+
+    method = "mar"
+    schedule = "masked"
+
+    def __init__(self, config: MARConfig) -> None:
+        super().__init__(
+            encoder=(config.encoder_width, config.encoder_depth, config.encoder_heads),
+            decoder=(config.decoder_width, config.decoder_depth, config.decoder_heads),
+            num_classes=config.num_classes,
+            grid=as_grid(config.grid),
+            buffer_size=config.buffer_size,
+            dropout=config.dropout,
+        )
+        self.config = config
+        self.token_channels = config.channels * config.patch_size**2
+        if config.head == "diffusion":
+            self.kind, self.sampling_type = "continuous", MaskedDiffusionSampling
+            self.channels = config.channels
+            self.z_proj = nn.Linear(self.token_channels, config.encoder_width)
+        else:
+            assert config.vocab_size is not None
+            self.kind, self.sampling_type = "discrete", MaskedCategoricalSampling
+            self.vocab_size = config.vocab_size
+            self.tok_embeddings = nn.Embedding(config.vocab_size, config.encoder_width)
+            self.output = CategoricalHead(config.decoder_width, config.vocab_size)
+        self.initialise()
+        if config.head == "diffusion":
+            self.diffloss = DiffusionHead(
+                self.token_channels, config.decoder_width, config.head_width, config.head_depth
+            )
+
+    # Declared for the type checker: which one exists depends on the head.
+    sampling_type: type
+
+    def draw_head(self) -> CategoricalHead | DiffusionHead:
+        return self.diffloss if self.kind == "continuous" else self.output
+
+    def embed_tokens(self, tokens: Tensor) -> Tensor:
+        return self.z_proj(tokens) if self.kind == "continuous" else self.tok_embeddings(tokens)
+
+    def empty_tokens(self, batch: int) -> Tensor:
+        like = self.fake_latent
+        if self.kind == "discrete":
+            return torch.zeros(batch, self.num_tokens, dtype=torch.int64, device=like.device)
+        return torch.zeros(batch, self.num_tokens, self.token_channels, dtype=like.dtype, device=like.device)
+
+    def _raster_tokens(self, tokens: Tensor) -> Tensor:
+        """Latents (B, C, H, W) -> (B, N, C'), or ids (B, h, w) -> (B, N)."""
+        return patchify(tokens, self.config.patch_size) if self.kind == "continuous" else tokens.flatten(1)
+
+    def condition(self, latents: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
+        """Scaled latents (B, C, H, W) or ids (B, h, w), mask (B, N) with 1 = hidden, labels (B,) -> z (B, N, D).
+
+        Raises ValueError where the images hide different numbers of tokens.
+        """
+        return self.condition_on(self._raster_tokens(latents), mask, labels)
+
+    def head(self, x: Tensor, t: Tensor, z: Tensor) -> Tensor:
+        """Noisy tokens (M, C'), timesteps (M,), conditions (M, D) -> (M, 2C'): noise, then variance channels."""
+        require(self.kind == "continuous", "head: this generator has a categorical head")
+        return self.diffloss.net(x, t, z)
+
+    def loss(self, tokens: Tensor, labels: Tensor, *, rng: torch.Generator | None = None) -> Tensor:
+        """Training loss over the hidden tokens of latents (B, C, H, W) or ids (B, h, w); in training mode labels drop."""
+        if self.training:
+            labels = drop_labels(labels, self.num_classes, rng)
+        tokens = self._raster_tokens(tokens)
+        order = torch.rand(tokens.shape[:2], generator=rng, device=tokens.device).argsort(dim=1)
+        num_hidden = self._num_hidden(rng, tokens.device)
+        hidden, known = order[:, :num_hidden], order[:, num_hidden:]
+        z = self.decode(self.encode(rows_at(tokens, known), known, labels), known, hidden)
+        targets = rows_at(tokens, hidden)
+        if self.kind == "continuous":
+            return self.diffloss.loss(z, targets, rng=rng, repeats=self.config.diffusion_batch_mul)
+        return self.output.loss(z, targets)
+
+    def _num_hidden(self, rng: torch.Generator | None, device: torch.device) -> int:
+        """How many tokens of the batch are hidden: one truncated normal ratio, rounded up."""
+        chance = float(torch.rand((), generator=rng, device=device))
+        low = (MIN_MASK_RATIO - 1) / MASK_RATIO_DEVIATION
+        ratio = stats.truncnorm.ppf(chance, low, 0, loc=1, scale=MASK_RATIO_DEVIATION)
+        return math.ceil(self.num_tokens * ratio)
+
+    def result(self, state: MaskedState) -> Tensor:
+        """Scaled latents (B, C, H, W), or ids (B, h, w)."""
+        if self.kind == "continuous":
+            return unpatchify(state.tokens, self.grid, self.config.patch_size)
+        return state.tokens.unflatten(1, self.grid)

@@ -1,0 +1,137 @@
+"""This machine: device and dtype by name, what a record says about hardware and versions, peak memory."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import resource
+import sys
+from typing import TYPE_CHECKING, Any
+
+from arbench.registry import unknown_name
+
+if TYPE_CHECKING:
+    import torch
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+# Packages whose version can change a measured number.
+MEASURED_WITH = ("torch", "torchvision", "numpy", "scipy", "timm", "torch-fidelity")
+GIB = 1 << 30
+
+
+def resolve_device(name: str = "auto", local_rank: int = 0) -> torch.device:
+    """The device called `name`; "auto" is CUDA, else MPS, else the CPU. Process `local_rank` gets its own GPU.
+
+    Raises ValueError for an unknown name and for a device this machine lacks.
+    """
+    import torch
+
+    kind, _, index = str(name).partition(":")
+    if kind not in DEVICES or (index and not index.isdigit()):
+        raise unknown_name("device", str(name), DEVICES)
+    present = available_devices()
+    if kind == "auto":
+        kind = present[0]
+    if kind not in present:
+        raise ValueError(f"device {name!r} is not available here; expected one of: auto, {', '.join(present)}")
+    if kind != "cuda":
+        return torch.device(kind)
+    number = int(index) if index else local_rank % torch.cuda.device_count()
+    if number >= torch.cuda.device_count():
+        raise ValueError(f"device {name!r} is not available here; there are {torch.cuda.device_count()} CUDA devices")
+    return torch.device("cuda", number)
+
+
+def available_devices() -> list[str]:
+    """Kinds of device of this machine, fastest first."""
+    import torch
+
+    found = [("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available()), ("cpu", True)]
+    return [kind for kind, present in found if present]
+
+
+def resolve_dtype(name: str) -> torch.dtype:
+    """The torch dtype called `name`. Raises ValueError with the nearest name."""
+    import torch
+
+    if str(name) not in DTYPES:
+        raise unknown_name("dtype", str(name), DTYPES)
+    return getattr(torch, str(name))
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for everything queued on `device`."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on `device`, or in the machine's memory for the CPU and MPS."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            facts = dict(line.split(":", 1) for line in lines)
+        return int(facts["MemAvailable"].split()[0]) << 10
+    except FileNotFoundError:  # not Linux
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Most memory so far in GiB: allocated on a CUDA device, else resident in this process."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / GIB
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS and in KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
+
+
+def describe_hardware(device: torch.device, processes: int = 1) -> dict[str, Any]:
+    """What a record says about where it was measured; memory in GiB."""
+    import torch
+
+    facts: dict[str, Any] = {"device": device.type, "name": cpu_name(), "cores": num_cores()}
+    facts["memory_gib"] = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB, 1)
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        facts.update(name=properties.name, memory_gib=round(properties.total_memory / GIB, 1))
+    facts["threads"] = torch.get_num_threads()
+    facts["processes"] = processes
+    return facts
+
+
+def num_cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_name() -> str:
+    """The processor's model name."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
+            names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    except FileNotFoundError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Versions of arbench, Python and the packages a number depends on."""
+    from arbench import __version__
+
+    found = {"arbench": __version__, "python": platform.python_version()}
+    for package in MEASURED_WITH:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

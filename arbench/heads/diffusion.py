@@ -1,0 +1,216 @@
+"""The diffusion head of MAR (arXiv:2406.11838, section 3): a small denoising MLP conditioned on one token's vector."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from arbench.heads.schedule import Diffusion
+from arbench.heads.solvers import SOLVERS, Solver
+from arbench.heads.variational import noise_and_variance_loss
+
+TIME_CHANNELS = 256  # width of the sinusoidal time embedding, MAR release
+MAX_PERIOD = 10_000  # longest period of that embedding, MAR release
+# Values of the modulation table held at once while sampling; the table is filled in slices of time beyond that.
+MODULATION_BUDGET = {"cpu": 2**23, "cuda": 2**28}
+
+
+def time_embedding(timesteps: Tensor) -> Tensor:
+    """Sinusoids of the timesteps, cosines then sines: (M,) -> (M, 256) float32."""
+    half = TIME_CHANNELS // 2
+    index = torch.arange(half, device=timesteps.device, dtype=torch.float32)
+    angles = timesteps.float()[:, None] * torch.exp(-math.log(MAX_PERIOD) * index / half)
+    return torch.cat((angles.cos(), angles.sin()), dim=-1)
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    return torch.addcmul(shift, x, 1 + scale)
+
+
+class TimeEmbedder(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(TIME_CHANNELS, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, timesteps: Tensor) -> Tensor:
+        """(M,) -> (M, W)."""
+        return self.mlp(time_embedding(timesteps).to(self.mlp[0].weight.dtype))
+
+
+class ResidualBlock(nn.Module):
+    """x + gate * mlp(modulate(norm(x))), with shift, scale and gate given by the condition."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.in_ln = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 3 * width))
+
+    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
+        """(M, W), (M, 3W) -> (M, W)."""
+        shift, scale, gate = modulation.chunk(3, dim=-1)
+        return torch.addcmul(x, gate, self.mlp(modulate(self.in_ln(x), shift, scale)))
+
+
+class FinalLayer(nn.Module):
+    def __init__(self, width: int, out_channels: int) -> None:
+        super().__init__()
+        self.norm_final = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.linear = nn.Linear(width, out_channels)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+
+    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
+        """(M, W), (M, 2W) -> (M, out_channels)."""
+        shift, scale = modulation.chunk(2, dim=-1)
+        return self.linear(modulate(self.norm_final(x), shift, scale))
+
+
+class DenoisingMLP(nn.Module):
+    """Predicts the noise in a token and the interpolation of its variance from (x_t, t, z)."""
+
+    def __init__(self, channels: int, condition_width: int, width: int, depth: int) -> None:
+        super().__init__()
+        self.channels, self.width, self.depth = channels, width, depth
+        self.time_embed = TimeEmbedder(width)
+        self.cond_embed = nn.Linear(condition_width, width)
+        self.input_proj = nn.Linear(channels, width)
+        self.res_blocks = nn.ModuleList(ResidualBlock(width) for _ in range(depth))
+        self.final_layer = FinalLayer(width, 2 * channels)
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Xavier weights, zero biases; the modulations and the output start at zero, so each block starts as identity."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        for layer in (self.time_embed.mlp[0], self.time_embed.mlp[2]):
+            nn.init.normal_(layer.weight, std=0.02)
+        for block in [*self.res_blocks, self.final_layer]:
+            nn.init.zeros_(block.adaLN_modulation[1].weight)
+            nn.init.zeros_(block.adaLN_modulation[1].bias)
+        nn.init.zeros_(self.final_layer.linear.weight)
+        nn.init.zeros_(self.final_layer.linear.bias)
+
+    def modulations(self, timesteps: Tensor, condition: Tensor) -> list[Tensor]:
+        """Shift, scale and gate of every block for (t, z); they do not depend on x. D times (M, 3W) and (M, 2W)."""
+        activated = torch.nn.functional.silu(self.time_embed(timesteps) + self.cond_embed(condition))
+        return [block.adaLN_modulation[1](activated) for block in [*self.res_blocks, self.final_layer]]
+
+    def denoise(self, x: Tensor, modulations: list[Tensor]) -> Tensor:
+        """(M, C) and `modulations(t, z)` -> (M, 2C)."""
+        hidden = self.input_proj(x)
+        for block, modulation in zip(self.res_blocks, modulations):
+            hidden = block(hidden, modulation)
+        return self.final_layer(hidden, modulations[-1])
+
+    def forward(self, x: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
+        """(M, C), (M,), (M, D) -> (M, 2C): predicted noise, then the variance channels."""
+        return self.denoise(x, self.modulations(timesteps, condition))
+
+
+class ModulationTable:
+    """Modulations of every kept timestep for one set of conditions, computed in large products, some steps at a time.
+
+    The sum time + condition is the only meeting of t and z, so both embeddings are computed once per set, and the
+    product with all blocks' modulation weights serves many denoising steps at once.
+    """
+
+    def __init__(self, net: DenoisingMLP, timesteps: Tensor, condition: Tensor) -> None:
+        """`timesteps` (S,) in the order in which they are visited; `condition` (M, D)."""
+        layers = [block.adaLN_modulation[1] for block in [*net.res_blocks, net.final_layer]]
+        self.weight = torch.cat([layer.weight for layer in layers])  # ((3D + 2) W, W)
+        self.bias = torch.cat([layer.bias for layer in layers])
+        self.widths = [layer.out_features for layer in layers]
+        self.time = net.time_embed(timesteps)  # (S, W)
+        self.condition = net.cond_embed(condition)  # (M, W)
+        budget = MODULATION_BUDGET.get(condition.device.type, MODULATION_BUDGET["cpu"])
+        self.steps_at_once = max(1, budget // max(1, len(self.bias) * len(condition)))
+        self.first, self.table = -1, self.weight
+
+    def at(self, index: int) -> list[Tensor]:
+        """The modulations of the `index`-th visited timestep."""
+        first = index - index % self.steps_at_once
+        if first != self.first:
+            time = self.time[first : first + self.steps_at_once]
+            activated = torch.nn.functional.silu(time[:, None] + self.condition)  # (s, M, W)
+            self.table = torch.addmm(self.bias, activated.flatten(0, 1), self.weight.T).unflatten(0, (len(time), -1))
+            self.first = first
+        return list(self.table[index - first].split(self.widths, dim=-1))
+
+
+@lru_cache(maxsize=32)
+def respaced(num_steps: int) -> Diffusion:
+    return Diffusion.cosine(num_steps)
+
+
+class DiffusionHead(nn.Module):
+    """Condition vectors to continuous tokens through the denoising MLP, and MAR's Diffusion Loss."""
+
+    def __init__(self, channels: int, condition_width: int, width: int, depth: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.net = DenoisingMLP(channels, condition_width, width, depth)
+
+    def loss(
+        self,
+        condition: Tensor,
+        tokens: Tensor,
+        *,
+        rng: torch.Generator | None = None,
+        repeats: int = 1,
+        timesteps: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        """Mean Diffusion Loss of `tokens` (..., C) under `condition` (..., D), each token noised `repeats` times.
+
+        `timesteps` (M,) and `noise` (M, C) replace the random ones, M being all tokens times `repeats`.
+        """
+        condition = condition.flatten(0, -2).repeat(repeats, 1)
+        tokens = tokens.flatten(0, -2).repeat(repeats, 1)
+        process = respaced(1000)
+        if timesteps is None:
+            timesteps = torch.randint(len(process.timesteps), (len(tokens),), generator=rng, device=tokens.device)
+        if noise is None:
+            noise = torch.randn(tokens.shape, generator=rng, device=tokens.device, dtype=tokens.dtype)
+        return noise_and_variance_loss(self.net, process, tokens, timesteps, noise, condition).mean()
+
+    def draw(
+        self, condition: Tensor, unconditional: Tensor | None, scale: float, settings: Any, noise: Any, positions: Tensor
+    ) -> Tensor:
+        """Draw a token for each of `positions` (B, n) from conditions (B, n, D): (B, n, C).
+
+        `settings` holds head_steps, head_sampler and temperature. With guidance one x serves both conditions:
+        eps = uncond + scale (cond - uncond), while the variance stays the conditional one.
+        """
+        shape = (*positions.shape, self.channels)
+        solver = SOLVERS[settings.head_sampler](respaced(settings.head_steps), temperature=settings.temperature)
+        start = noise.gaussian(0, positions, self.channels).flatten(0, 1)
+        # x itself stays in float32 (or float64) even where the network runs in half precision.
+        x = start.to(torch.promote_types(start.dtype, condition.dtype))
+        rows = [condition] if unconditional is None else [condition, unconditional]
+        visited = torch.as_tensor(solver.visited.copy(), device=positions.device)
+        table = ModulationTable(self.net, visited, torch.cat([row.flatten(0, 1) for row in rows]))
+        for step in range(len(visited)):
+            eps, variance = self._predict(x, table.at(step), len(rows), scale)
+            added = None
+            if solver.needs_noise(step):
+                added = noise.gaussian(1 + step, positions, self.channels).flatten(0, 1).to(x.dtype)
+            x = solver.step(step, x, eps, variance, added)
+        return x.view(shape)
+
+    def _predict(self, x: Tensor, modulations: list[Tensor], copies: int, scale: float) -> tuple[Tensor, Tensor]:
+        """Guided noise and conditional variance channels, both (M, C) in x's dtype."""
+        both = x.to(modulations[0].dtype).repeat(copies, 1)
+        eps, variance = self.net.denoise(both, modulations).to(x.dtype).chunk(2, dim=-1)
+        if copies == 1:
+            return eps, variance
+        conditional, unconditional = eps.chunk(2)
+        return torch.lerp(unconditional, conditional, scale), variance[: len(x)]
+
+
+__all__ = ["DenoisingMLP", "DiffusionHead", "Solver", "time_embedding"]

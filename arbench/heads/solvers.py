@@ -1,0 +1,76 @@
+"""From predicted noise to the next x: the samplers of the diffusion head.
+
+`ddpm` is ancestral sampling with the learned variance (arXiv:2102.09672), the one the MAR paper uses; `ddim` is the
+deterministic sampler of arXiv:2010.02502 (eta = 0).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from arbench.heads.schedule import Diffusion
+
+
+class Solver(Protocol):
+    """Steps are counted from 0 in the order in which they are taken, from the noisiest timestep down."""
+
+    visited: np.ndarray
+
+    def __init__(self, process: Diffusion, *, temperature: float) -> None: ...
+
+    def needs_noise(self, step: int) -> bool: ...
+
+    def step(self, step: int, x: Tensor, eps: Tensor, variance: Tensor, noise: Tensor | None) -> Tensor: ...
+
+
+class Ancestral:
+    """DDPM with variance interpolated in log space between its two bounds; the noise is scaled by `temperature`."""
+
+    def __init__(self, process: Diffusion, *, temperature: float) -> None:
+        self.visited = process.timesteps[::-1]
+        self.temperature = temperature
+        keep_x = np.sqrt(1 / process.alpha_bar)
+        keep_eps = np.sqrt(1 / process.alpha_bar - 1)
+        # x0 = keep_x x - keep_eps eps, folded into the posterior mean: one multiply and one subtraction a step.
+        self._from_x = (process.mean_from_start * keep_x + process.mean_from_noisy)[::-1]
+        self._from_eps = (process.mean_from_start * keep_eps)[::-1]
+        self._log_low = process.posterior_log_variance[::-1]
+        self._log_high = process.log_betas[::-1]
+
+    def needs_noise(self, step: int) -> bool:
+        return step < len(self.visited) - 1
+
+    def step(self, step: int, x: Tensor, eps: Tensor, variance: Tensor, noise: Tensor | None) -> Tensor:
+        """(M, C) each; `variance` in [-1, 1] picks a point between the bounds."""
+        mean = float(self._from_x[step]) * x - float(self._from_eps[step]) * eps
+        if noise is None:
+            return mean
+        low, high = float(self._log_low[step]), float(self._log_high[step])
+        log_variance = (variance + 1) * ((high - low) / 2) + low
+        return mean + torch.exp(0.5 * log_variance) * noise * self.temperature
+
+
+class Deterministic:
+    """DDIM with eta = 0: no noise after the start, which `temperature` scales."""
+
+    def __init__(self, process: Diffusion, *, temperature: float) -> None:
+        self.visited = process.timesteps[::-1]
+        self._temperature = temperature
+        self._now, self._next = process.alpha_bar[::-1], process.alpha_bar_before[::-1]
+
+    def needs_noise(self, step: int) -> bool:
+        return False
+
+    def step(self, step: int, x: Tensor, eps: Tensor, variance: Tensor, noise: Tensor | None) -> Tensor:
+        if step == 0:
+            x = x * self._temperature
+        now, following = float(self._now[step]), float(self._next[step])
+        start = (x - (1 - now) ** 0.5 * eps) / now**0.5
+        return following**0.5 * start + (1 - following) ** 0.5 * eps
+
+
+SOLVERS: dict[str, type[Solver]] = {"ddpm": Ancestral, "ddim": Deterministic}

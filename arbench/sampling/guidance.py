@@ -1,0 +1,18 @@
+"""How strong classifier-free guidance is at a step (arXiv:2207.12598)."""
+
+from __future__ import annotations
+
+from arbench.generators.base import Guidance, Step
+
+
+def guidance_scale(settings: Guidance, step: Step) -> float:
+    """The scale at `step`; 1 means the conditional prediction alone.
+
+    "constant": `cfg_scale` throughout. "linear": 1 + (cfg_scale - 1) times the share of tokens that are known after
+    the step (MAR release). Past `cfg_interval`, where it is not -1, there is no guidance (LlamaGen release).
+    """
+    if not settings.guided or settings.cfg_interval > -1 and step.clock > settings.cfg_interval:
+        return 1.0
+    if settings.cfg_schedule == "linear":
+        return 1 + (settings.cfg_scale - 1) * (step.known + step.size) / step.total
+    return settings.cfg_scale

@@ -1,0 +1,76 @@
+"""Memory of sampling: an estimate before the run, the batch that fits, and what an out-of-memory error looks like."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from arbench.hardware import GIB, free_memory
+
+SHARE_OF_FREE = 0.7  # of free memory; the rest is for fragments, workspaces and whoever else is there
+LARGEST_BATCH = {"cpu": 125, "mps": 64, "cuda": 256}  # past these, images per second no longer grow
+# Widest feature map of the convolutional decoders, in floats per output pixel: 128 channels (LDM's base width), held
+# about four times at once (input, normalised, convolved, skip).
+DECODER_FLOATS_PER_PIXEL = 4 * 128
+# Live activations of one transformer block in floats per token and unit of width: residual, normalised input,
+# fused q k v, attention output, and an MLP four times as wide.
+BLOCK_FLOATS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryEstimate:
+    """Bytes that sampling needs: once for the weights, and for every image of the batch."""
+
+    weights: int
+    per_image: int
+
+    def gib(self, batch_size: int) -> float:
+        return (self.weights + batch_size * self.per_image) / GIB
+
+
+def estimate_memory(generator: Any, tokenizer: Any, image_size: int) -> MemoryEstimate:
+    """First-principles estimate for guided sampling (two rows an image) of images with `image_size` pixels a side."""
+    config = generator.config
+    item = next(generator.parameters()).element_size() if isinstance(generator, nn.Module) else 4
+    rows, columns = generator.grid
+    tokens = rows * columns
+    width = max(getattr(config, name, 0) or 0 for name in ("width", "encoder_width", "decoder_width"))
+    sequence = tokens + (getattr(config, "buffer_size", 0) or 0)
+    activations = 2 * BLOCK_FLOATS * sequence * width * item
+    depth = getattr(config, "depth", 0) or 0
+    key_value_cache = 2 * 2 * depth * tokens * width * item  # guidance × (keys, values)
+    logits = 3 * 2 * 4 * (getattr(generator, "vocab_size", 0) or 0)  # float32: raw, guided, sorted for top-k
+    decoding = DECODER_FLOATS_PER_PIXEL * image_size**2 * 4
+    return MemoryEstimate(
+        weights=_weight_bytes(generator) + _weight_bytes(tokenizer),
+        per_image=max(activations + key_value_cache + logits, decoding) + 16 * image_size**2,
+    )
+
+
+def _weight_bytes(part: Any) -> int:
+    if not isinstance(part, nn.Module):
+        return 0
+    return sum(tensor.numel() * tensor.element_size() for tensor in (*part.parameters(), *part.buffers()))
+
+
+def automatic_batch(estimate: MemoryEstimate, device: torch.device, num_images: int) -> int:
+    """The largest batch that the estimate lets into the free memory of `device`, at least 1.
+
+    Weights are loaded already, so only what an image adds counts.
+    """
+    fits = int(SHARE_OF_FREE * free_memory(device)) // estimate.per_image
+    return max(1, min(fits, LARGEST_BATCH[device.type], num_images))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` is the device or the host running out of memory.
+
+    CUDA has its own class; the CPU allocator and MPS raise a RuntimeError that only its text tells apart.
+    """
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)

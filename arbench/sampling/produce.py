@@ -1,0 +1,138 @@
+"""The worker: claim shards, draw their images batch by batch, hand them to the writer, until no shard is left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from arbench.images import check_finite, resize_bicubic, to_uint8
+from arbench.sampling.memory import is_out_of_memory
+from arbench.sampling.run_folder import RunFolder
+from arbench.sampling.shards import Claims, ShardWriter, claimed_groups
+
+POLL_SECONDS = 0.2  # how often a waiting process looks whether another one has finished or died
+
+
+class Timer(Protocol):
+    """What `generate` and the decoding report their phases to."""
+
+    def phase(self, name: str) -> AbstractContextManager[None]: ...
+
+    def seconds(self) -> dict[str, float]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pipeline:
+    """Labels → tokens → images: everything that decides image i, apart from the batch it is drawn in."""
+
+    generator: Any
+    tokenizer: Any
+    labels: np.ndarray
+    sampling: dict[str, Any]
+    seed: int
+    device: torch.device
+    image_size: int | None = None  # None: as the tokenizer decodes
+
+    def draw(self, image_ids: Sequence[int], timer: Timer) -> np.ndarray:
+        """uint8 images (B, H, W, 3) for `image_ids`. Raises ValueError where a latent or a pixel is not finite."""
+        from arbench.sampling.loop import generate
+
+        ids = torch.as_tensor(list(image_ids))
+        labels = torch.from_numpy(self.labels[list(image_ids)]).to(self.device)
+        tokens = generate(self.generator, labels, seed=self.seed, image_ids=ids, timer=timer, **self.sampling)
+        if tokens.is_floating_point():
+            check_finite(tokens, "latents")
+        with timer.phase("decode"):
+            images = self.tokenizer.decode(tokens)
+            if self.image_size is not None and images.shape[-1] != self.image_size:
+                images = resize_bicubic(images, self.image_size)
+            return to_uint8(images)
+
+
+@dataclass(kw_only=True)
+class Worker:
+    """One process of a run: draws what it can claim. `batch_size` halves when memory runs out."""
+
+    pipeline: Pipeline
+    folder: RunFolder
+    batch_size: int
+    make_timer: Callable[[], Timer]
+    progress: Callable[[int], None] = lambda images: None
+
+    def warm_up(self, images: int) -> None:
+        """Draw a few images whose time does not count: memory is mapped, kernels are chosen."""
+        self._draw_fitting(range(min(images, self.folder.shards.num_images)))
+
+    def work(self, *, wait: bool) -> None:
+        """Draw every shard that no other living process holds; with `wait`, also what others leave unfinished.
+
+        Returns once nothing is left to do here: without `wait`, when all remaining shards are held by others.
+        """
+        claims, shards = self.folder.claims(), self.folder.shards
+        try:
+            with ShardWriter(shards, done=claims.release) as writer:
+                self._draw_free(claims, writer)
+                writer.flush()
+                while wait and shards.unfinished():
+                    time.sleep(POLL_SECONDS)
+                    self._draw_free(claims, writer)
+                    writer.flush()
+        finally:
+            claims.close(remove=wait and not shards.unfinished())
+
+    def _draw_free(self, claims: Claims, writer: ShardWriter) -> None:
+        """One pass over the shards: draw and hand over those that can be claimed."""
+        shards = self.folder.shards
+        for group in claimed_groups(shards, claims, self.batch_size):
+            images = self._draw_all([image for index in group for image in shards.ids(index)])
+            for index in group:
+                size = len(shards.ids(index))
+                writer.put(index, images[:size])
+                images = images[size:]
+
+    def _draw_all(self, ids: list[int]) -> np.ndarray:
+        parts: list[np.ndarray] = []
+        while ids:
+            parts.append(self._draw_timed(ids))
+            ids = ids[len(parts[-1]) :]
+        return np.concatenate(parts)
+
+    def _draw_timed(self, ids: Sequence[int]) -> np.ndarray:
+        """The first batch of `ids`, its time logged by phase."""
+        start = time.perf_counter()
+        images, timer = self._draw_fitting(ids)
+        phases = timer.seconds()  # waits for the device
+        seconds = time.perf_counter() - start
+        self.folder.log(
+            "batch", images=len(images), batch_size=self.batch_size, seconds=round(seconds, 6), phases=phases
+        )
+        self.progress(len(images))
+        return images
+
+    def _draw_fitting(self, ids: Sequence[int]) -> tuple[np.ndarray, Timer]:
+        """The first `batch_size` images of `ids`, fewer where memory runs out."""
+        while True:
+            batch, timer = ids[: self.batch_size], self.make_timer()
+            try:
+                return self.pipeline.draw(batch, timer), timer
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._halve(len(batch))
+            if torch.cuda.is_available():  # outside `except`, where the error's frames still hold their tensors
+                torch.cuda.empty_cache()
+
+    def _halve(self, failed: int) -> None:
+        if failed == 1:
+            raise ValueError(
+                f"one image does not fit into the memory of {self.pipeline.device}; "
+                "try --dtype bfloat16, a smaller --model or another --device"
+            ) from None
+        self.batch_size = failed // 2
+        self.folder.log("out_of_memory", failed_batch_size=failed, batch_size=self.batch_size)

@@ -1,0 +1,85 @@
+"""Schedules as data: an order of the tokens and how many of them each step reveals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from arbench.generators.base import Generator, Step
+from arbench.noise import Noise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """`order` (B, N): raster index of the k-th revealed token; `sizes`: tokens a step, adding up to N; `clocks`: what
+    `cfg_interval` is compared with at each step."""
+
+    order: Tensor
+    sizes: list[int]
+    clocks: list[int]
+
+    def __iter__(self) -> Iterator[Step]:
+        known, total = 0, self.order.shape[1]
+        for size, clock in zip(self.sizes, self.clocks):
+            yield Step(positions=self.order[:, known : known + size], known=known, total=total, clock=clock)
+            known += size
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+
+def sequential_sizes(num_tokens: int, parallel: int = 1) -> list[int]:
+    """AR: all tokens one by one. PAR: n one by one, then n at a time, so n + (N - n) / n steps."""
+    if parallel == 1:
+        return [1] * num_tokens
+    return [1] * parallel + [parallel] * ((num_tokens - parallel) // parallel)
+
+
+def sequential_clocks(num_tokens: int, parallel: int = 1) -> list[int]:
+    """Decode steps after the first token; in the parallel phase tokens, counted from 0 again (PAR release)."""
+    singles = [step - 1 for step in range(num_tokens if parallel == 1 else parallel)]
+    return singles if parallel == 1 else singles + list(range(0, num_tokens - parallel, parallel))
+
+
+def masked_sizes(num_tokens: int, num_iter: int) -> list[int]:
+    """Tokens revealed by each of `num_iter` iterations, the hidden share falling as a cosine (MAR, section 3.3).
+
+    At least one is revealed a step and at least one stays for the last. Raises ValueError where there are more
+    iterations than tokens.
+    """
+    if not 1 <= num_iter <= num_tokens:
+        raise ValueError(f"num_iter {num_iter}: expected 1 to {num_tokens}, the number of tokens")
+    sizes, hidden = [], num_tokens
+    for step in range(1, num_iter):
+        wanted = math.floor(num_tokens * math.cos(math.pi / 2 * step / num_iter))
+        after = max(1, min(hidden - 1, wanted))
+        sizes.append(hidden - after)
+        hidden = after
+    return [*sizes, hidden]
+
+
+def sequential(generator: Any, settings: Any, noise: Noise, batch: int, like: Tensor) -> Schedule:
+    """The generator's own order, or a random one for each image, with groups of `generator.parallel`."""
+    total, parallel = generator.num_tokens, generator.parallel
+    fixed = generator.order
+    order = noise.orders(total).to(like.device) if fixed is None else fixed.to(like.device).expand(batch, -1)
+    return Schedule(order=order, sizes=sequential_sizes(total, parallel), clocks=sequential_clocks(total, parallel))
+
+
+def masked(generator: Any, settings: Any, noise: Noise, batch: int, like: Tensor) -> Schedule:
+    """A random order for each image, whose last entries are revealed first (MAR release)."""
+    sizes = masked_sizes(generator.num_tokens, settings.num_iter)
+    order = noise.orders(generator.num_tokens).to(like.device).flip(1)
+    return Schedule(order=order, sizes=sizes, clocks=list(range(-1, len(sizes) - 1)))
+
+
+SCHEDULES = {"sequential": sequential, "masked": masked}
+
+
+def make_schedule(generator: Generator, settings: Any, noise: Noise, labels: Tensor) -> Schedule:
+    """The schedule of `generator` under its sampling `settings` for a batch of `labels` (B,)."""
+    return SCHEDULES[generator.schedule](generator, settings, noise, len(labels), labels)

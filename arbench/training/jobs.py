@@ -1,0 +1,195 @@
+"""One training job from its description to a weights file: open data, build model and cache, train, export."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from arbench.training.config import Augmentation, TrainConfig
+from arbench.training.recipes import METHODS, get_recipe
+
+if TYPE_CHECKING:
+    from arbench.data import ImageData
+    from arbench.training.cache import CacheSpec, TokenCache
+    from arbench.training.loop import Task, Watcher
+
+CACHE_FOLDER = "cache"  # below the output folder
+SCALE_IMAGES = 2000  # images that the deviation of a new tokenizer's latents is measured on, at most
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is trained, on what. `size` is in pixels; None is the tokenizer's or the data's own."""
+
+    target: str
+    kind: str  # classifier, tokenizer or generator
+    config: TrainConfig
+    data: str = "digits"
+    size: int | None = None
+    tokenizer: str | None = None
+    tokenizer_weights: str | None = None
+    device: str = "cpu"
+    model_config: dict[str, Any] = field(default_factory=dict)
+
+    def weights_path(self, out: Path) -> Path:
+        """Where `run_job` leaves the averaged weights."""
+        return out / self.target / f"{self.target}.safetensors"
+
+
+def digits_job(target: str, **options: Any) -> Job:
+    """The job of a digits recipe; ValueError where there is no such target."""
+    recipe = get_recipe(target)
+    options.setdefault("config", recipe.config)
+    return Job(target=target, kind=recipe.kind, tokenizer=options.pop("tokenizer", None) or recipe.tokenizer, **options)
+
+
+def method_job(method: str, model: str, **options: Any) -> Job:
+    """A generator on one's own data with its paper's recipe; ValueError where method and model disagree."""
+    from arbench.generators.presets import get_preset
+    from arbench.registry import unknown_name
+
+    if method not in METHODS:
+        raise unknown_name("method", method, METHODS)
+    preset = get_preset(model)
+    if preset.method != method:
+        raise ValueError(f"model {model!r} is of method {preset.method!r}, not {method!r}")
+    options.setdefault("config", METHODS[method])
+    options.setdefault("size", preset.image_size)
+    return Job(target=model, kind="generator", tokenizer=options.pop("tokenizer", None) or preset.tokenizer, **options)
+
+
+def with_settings(config: TrainConfig, **settings: Any) -> TrainConfig:
+    """`config` with those settings that are not None; the warm-up never outlasts the run."""
+    changed = dataclasses.replace(config, **{name: value for name, value in settings.items() if value is not None})
+    return dataclasses.replace(changed, warmup_steps=min(changed.warmup_steps, changed.steps // 10))
+
+
+def run_job(
+    job: Job,
+    out: Path,
+    *,
+    resume: bool = False,
+    watch: Watcher | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Path:
+    """Train and export; returns the weights file.
+
+    Raises ValueError for what a user can have got wrong: unknown names, a tokenizer of the wrong kind, a run that is
+    already there, a missing checkpoint; OSError for folders that cannot be read or written.
+    """
+    from arbench.data import open_data
+    from arbench.training.export import export_weights
+    from arbench.training.loop import train
+
+    device = torch.device(job.device)
+    data = open_data(job.data, size=job.size)
+    make_task = TASKS[job.kind](job, data, out, device, say)
+    trainer = train(make_task, job.config, out / job.target, resume=resume, watch=watch)
+    path = job.weights_path(out)
+    trainer.task.model.load_state_dict(trainer.ema.weights)
+    if job.kind == "tokenizer":
+        _measure_scale(trainer.task.model, data, device)
+    export_weights(path, trainer.task.model.state_dict(), target=job.target, config=job.config)
+    return path
+
+
+def open_tokenizer(name: str | None, weights: str | None, device: torch.device | str) -> Any:
+    """The frozen tokenizer whose tokens are cached."""
+    from arbench.tokenizer import load_tokenizer
+
+    if name is None:
+        raise ValueError("no tokenizer named; expected --tokenizer NAME, see `arbench tokenizers`")
+    return load_tokenizer(name, weights=weights, device=device)
+
+
+def open_cache(
+    tokenizer: Any,
+    data: ImageData,
+    folder: Path,
+    *,
+    views: int,
+    augmentation: Augmentation,
+    seed: int,
+    device: torch.device | str,
+    say: Callable[[str], None],
+    watch: Callable[[int], None] | None = None,
+) -> TokenCache:
+    """The token cache of these settings, built where it is not there yet; its size is told first."""
+    from arbench.training.cache import build_cache, describe_cache
+
+    spec = describe_cache(tokenizer, data, views=views, augmentation=augmentation, seed=seed, device=device)
+    say(describe_size(spec, folder))
+    return build_cache(tokenizer, data, spec, folder, device=device, watch=watch)
+
+
+def describe_size(spec: CacheSpec, folder: Path) -> str:
+    """One line: how much is stored, of what, where."""
+    return (
+        f"token cache {folder / spec.folder_name}: {spec.num_images} images x {spec.views} views, "
+        f"{spec.content} {'x'.join(map(str, spec.shape))} as {spec.dtype}, {spec.num_bytes / 2**20:.1f} MiB"
+    )
+
+
+def _classifier_task(
+    job: Job, data: ImageData, out: Path, device: torch.device, say: Callable[[str], None]
+) -> Callable[[], Task]:
+    from arbench.evaluation.digits_cnn import NUM_CLASSES, DigitsCNN
+    from arbench.training.data import ImageBatches
+    from arbench.training.tasks import ClassifierTask
+
+    if data.num_classes != NUM_CLASSES:
+        raise ValueError(f"{job.data} has {data.num_classes} classes; {job.target} reads {NUM_CLASSES}")
+    batches = ImageBatches(data, job.config.augmentation, device)
+    return lambda: ClassifierTask(DigitsCNN().to(device), batches)
+
+
+def _tokenizer_task(
+    job: Job, data: ImageData, out: Path, device: torch.device, say: Callable[[str], None]
+) -> Callable[[], Task]:
+    from arbench.tokenizer import load_tokenizer
+    from arbench.training.data import ImageBatches
+    from arbench.training.tasks import TokenizerTask
+
+    batches = ImageBatches(data, job.config.augmentation, device)
+    return lambda: TokenizerTask(load_tokenizer(job.target, weights="random", device=device), batches)
+
+
+def _generator_task(
+    job: Job, data: ImageData, out: Path, device: torch.device, say: Callable[[str], None]
+) -> Callable[[], Task]:
+    from arbench.training.tasks import GeneratorTask
+    from arbench.weights.load import load_generator
+
+    config = job.config
+    cache = open_cache(
+        open_tokenizer(job.tokenizer, job.tokenizer_weights, device),
+        data,
+        out / CACHE_FOLDER,
+        views=config.views,
+        augmentation=config.augmentation,
+        seed=config.seed,
+        device=device,
+        say=say,
+    )
+    settings = {"num_classes": data.num_classes, **job.model_config}
+    return lambda: GeneratorTask(load_generator(job.target, weights="random", device=device, **settings), cache)
+
+
+TASKS = {"classifier": _classifier_task, "tokenizer": _tokenizer_task, "generator": _generator_task}
+
+
+@torch.no_grad()
+def _measure_scale(tokenizer: Any, data: ImageData, device: torch.device) -> None:
+    """Set a continuous tokenizer's scale to 1 / standard deviation of its posterior samples, as LDM does."""
+    from arbench.images import to_float
+
+    if tokenizer.kind != "continuous":
+        return
+    mean, deviation = tokenizer.moments(to_float(data.images(range(min(len(data), SCALE_IMAGES)))).to(device))
+    variance = mean.double().var() + deviation.double().square().mean()
+    tokenizer.set_scale(float(variance.rsqrt()))

@@ -1,0 +1,157 @@
+"""What the names and shapes of a state dict say: which family it is, its widths and depths, how names map.
+
+Our modules bear the releases' names, so the map of each family is the identity but for the wrappers' prefixes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from math import isqrt
+
+Shape = tuple[int, ...]
+Shapes = Mapping[str, Shape]
+
+GENERATORS = ("ar", "par", "mar")
+TOKENIZERS = ("kl16", "vq16", "llamagen-vq")
+
+# Wrappers put these in front of every name: DDP and FSDP, torch.compile, a full latent-diffusion checkpoint.
+PREFIXES = ("module.", "_orig_mod.", "first_stage_model.")
+
+# Left out on loading: a table of rotary angles that some LlamaGen files carry and that is computed anew.
+DROPPED = ("freqs_cis",)
+
+# Names that tell a family: all of the first group are there, none of the second.
+SIGNATURES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
+    ("par", ("tok_embeddings.weight", "spe_tok_embeddings.special_embeddings.weight"), ()),
+    ("ar", ("tok_embeddings.weight", "cls_embedding.embedding_table.weight"), ()),
+    ("mar", ("encoder_pos_embed_learned", "decoder_pos_embed_learned", "diffloss.net.input_proj.weight"), ()),
+    ("llamagen-vq", ("encoder.conv_blocks.0.res.0.norm1.weight", "quantize.embedding.weight"), ()),
+    ("vq16", ("encoder.down.0.block.0.norm1.weight", "quantize.embedding.weight"), ()),
+    ("kl16", ("encoder.down.0.block.0.norm1.weight", "quant_conv.weight"), ("quantize.embedding.weight",)),
+)
+
+# Tables of vectors: 2-D like a linear layer's weight, but never transposed between torch and Paddle.
+EMBEDDINGS = (
+    "class_emb.weight",
+    "cls_embedding.embedding_table.weight",
+    "tok_embeddings.weight",
+    "spe_tok_embeddings.special_embeddings.weight",
+    "quantize.embedding.weight",
+)
+
+
+def is_linear_weight(name: str, ndim: int) -> bool:
+    """Whether the tensor is a linear layer's weight: 2-D, named `….weight`, and no embedding table."""
+    return ndim == 2 and name.endswith(".weight") and not name.endswith(EMBEDDINGS)
+
+
+def strip_prefixes(names: Iterable[str]) -> dict[str, str]:
+    """Map each name of a file to the release's name: prefixes that *every* name bears are taken off."""
+    mapped = {name: name for name in names}
+    while mapped:
+        prefix = next((p for p in PREFIXES if all(name.startswith(p) for name in mapped.values())), None)
+        if prefix is None:
+            break
+        mapped = {name: short.removeprefix(prefix) for name, short in mapped.items()}
+    return mapped
+
+
+def find_family(names: Iterable[str]) -> str | None:
+    """The family whose names these are (one of GENERATORS or TOKENIZERS), or None."""
+    present = set(names)
+    for family, wanted, unwanted in SIGNATURES:
+        if present.issuperset(wanted) and present.isdisjoint(unwanted):
+            return family
+    return None
+
+
+def detect_family(names: Iterable[str], where: str) -> str:
+    """As `find_family`, but a state dict of no known family is a ValueError that begins with `where`."""
+    names = list(names)
+    family = find_family(names)
+    if family is None:
+        first = ", ".join(names[:3]) or "no tensors"
+        known = ", ".join((*GENERATORS, *TOKENIZERS))
+        raise ValueError(f"{where}: weights of no known family ({first}, …); expected one of: {known}")
+    return family
+
+
+def read_config(family: str, shapes: Shapes) -> dict[str, int]:
+    """The configuration of a generator that its tensors tell, in the names of its config.
+
+    What no tensor tells is absent: the number of heads, AR's and PAR's grid, how MAR's token width splits into
+    channels and patch (`token_width` is there instead). Raises ValueError where a needed tensor is missing
+    or has another number of dimensions.
+    """
+    return _READERS[family](shapes)
+
+
+def _shape(shapes: Shapes, name: str, ndim: int) -> Shape:
+    """The shape of a tensor that has to be there with `ndim` dimensions."""
+    shape = shapes.get(name)
+    if shape is None:
+        raise ValueError(f"incomplete weights: {name} is missing")
+    if len(shape) != ndim:
+        raise ValueError(f"{name} has shape {shape}; expected {ndim} dimensions")
+    return shape
+
+
+def _count(shapes: Shapes, pattern: str) -> int:
+    """How many blocks there are: the number of different indices where `pattern` has its group."""
+    found = (re.match(pattern, name) for name in shapes)
+    return len({match[1] for match in found if match})
+
+
+def _read_ar(shapes: Shapes) -> dict[str, int]:
+    vocab_size, width = _shape(shapes, "tok_embeddings.weight", 2)
+    return {
+        "width": width,
+        "depth": _count(shapes, r"layers\.(\d+)\."),
+        "vocab_size": vocab_size,
+        "num_classes": _shape(shapes, "cls_embedding.embedding_table.weight", 2)[0] - 1,  # the last is "unconditional"
+    }
+
+
+def _read_par(shapes: Shapes) -> dict[str, int]:
+    special = _shape(shapes, "spe_tok_embeddings.special_embeddings.weight", 2)[0]
+    return {**_read_ar(shapes), "parallel": special + 1}
+
+
+def _read_mar(shapes: Shapes) -> dict[str, int]:
+    encoder_width, token_width = _shape(shapes, "z_proj.weight", 2)
+    num_tokens = _shape(shapes, "diffusion_pos_embed_learned", 3)[1]
+    config = {
+        "encoder_width": encoder_width,
+        "encoder_depth": _count(shapes, r"encoder_blocks\.(\d+)\."),
+        "decoder_width": _shape(shapes, "decoder_embed.weight", 2)[0],
+        "decoder_depth": _count(shapes, r"decoder_blocks\.(\d+)\."),
+        "num_classes": _shape(shapes, "class_emb.weight", 2)[0],
+        "buffer_size": _shape(shapes, "encoder_pos_embed_learned", 3)[1] - num_tokens,
+        "head_depth": _count(shapes, r"diffloss\.net\.res_blocks\.(\d+)\."),
+        "head_width": _shape(shapes, "diffloss.net.input_proj.weight", 2)[0],
+        "num_tokens": num_tokens,
+        "token_width": token_width,
+    }
+    if isqrt(num_tokens) ** 2 == num_tokens:
+        config["grid"] = isqrt(num_tokens)
+    return config
+
+
+_READERS = {"ar": _read_ar, "par": _read_par, "mar": _read_mar}
+
+
+__all__ = [
+    "DROPPED",
+    "EMBEDDINGS",
+    "GENERATORS",
+    "PREFIXES",
+    "TOKENIZERS",
+    "Shape",
+    "Shapes",
+    "detect_family",
+    "find_family",
+    "is_linear_weight",
+    "read_config",
+    "strip_prefixes",
+]
