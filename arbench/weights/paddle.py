@@ -109,7 +109,7 @@ def _to_tensor(name: str, array: np.ndarray, path: str | Path) -> Tensor:
     """One array as a tensor; the memory is shared where its order and byte order allow."""
     if array.dtype.kind not in "fiub":
         raise ValueError(f"{path}: {name} holds {array.dtype}, not numbers")
-    array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+    array = np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")  # native, contiguous; 0-d stays 0-d
     if array.dtype == np.uint16:
         tensor = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     else:
