@@ -1,0 +1,155 @@
+"""The scores as pure functions of features and logits: Inception Score, KID, precision and recall, label accuracy.
+
+FID is `FrechetStatistics.distance`. All arithmetic is float64; constants are those of the original evaluators.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SHUFFLE_SEED = 2020  # torch-fidelity's; the order of files must not decide the Inception Score
+IS_SPLITS = 10  # Salimans et al. 2016: ten blocks, 5,000 images each when there are 50,000
+KID_SUBSETS = 100  # Bińkowski et al. 2018, torch-fidelity
+KID_SUBSET_SIZE = 1000
+KID_DEGREE = 3
+NEIGHBOURS = 3  # Kynkäänniemi et al. 2019
+CHUNK_BYTES = 2**28  # of one block of distances
+
+
+class MeanStd(NamedTuple):
+    """A score averaged over blocks, and its standard deviation over them."""
+
+    mean: float
+    std: float
+
+
+class SplitScores(NamedTuple):
+    """The Inception Score of each split, and by image how far it moves its split's score (the influence)."""
+
+    scores: np.ndarray  # (splits,)
+    influences: list[np.ndarray]  # one (images of the split,) a split
+
+
+class PrecisionRecall(NamedTuple):
+    """Fractions in [0, 1]."""
+
+    precision: float
+    recall: float
+
+
+def inception_splits(logits: np.ndarray, splits: int = IS_SPLITS, seed: int = SHUFFLE_SEED) -> SplitScores:
+    """exp(mean KL(p(y|x) || p(y))) of each split of logits (N, K), after a shuffle with a fixed seed.
+
+    With fewer images than `splits`, one image a split. Raises ValueError without images.
+    """
+    if not len(logits):
+        raise ValueError("the Inception Score of no images; expected at least 1")
+    order = np.random.RandomState(seed).permutation(len(logits))
+    log_p = torch.from_numpy(np.asarray(logits)[order]).double().log_softmax(dim=1).numpy()
+    bounds = np.arange(min(splits, len(log_p)) + 1) * len(log_p) // min(splits, len(log_p))
+    scores, influences = [], []
+    for start, stop in itertools.pairwise(bounds):
+        block = log_p[start:stop]
+        p = np.exp(block)
+        # A class that no image of the split shows has p = q = 0 and adds nothing.
+        log_q = np.log(p.mean(axis=0).clip(min=np.finfo(np.float64).tiny))
+        divergence = (p * (block - log_q)).sum(axis=1)
+        scores.append(np.exp(divergence.mean()))
+        influences.append(scores[-1] * (divergence - divergence.mean()))
+    return SplitScores(np.array(scores), influences)
+
+
+def inception_score(logits: np.ndarray, splits: int = IS_SPLITS, seed: int = SHUFFLE_SEED) -> MeanStd:
+    """Mean and deviation over the splits of `inception_splits`."""
+    scores = inception_splits(logits, splits, seed).scores
+    return MeanStd(float(scores.mean()), float(scores.std()))
+
+
+def kid(
+    features: np.ndarray,
+    reference: np.ndarray,
+    subsets: int = KID_SUBSETS,
+    subset_size: int = KID_SUBSET_SIZE,
+    seed: int = SHUFFLE_SEED,
+) -> MeanStd:
+    """Kernel Inception Distance: unbiased MMD² with the kernel (x·y / D + 1)³, over random subsets.
+
+    `features` (N, D), `reference` (M, D); a subset is never larger than either. Raises ValueError with fewer than two
+    vectors. Slightly negative values are right where the two hardly differ.
+    """
+    size = min(subset_size, len(features), len(reference))
+    if size < 2:
+        raise ValueError(f"KID of {len(features)} against {len(reference)} images; expected at least 2 each")
+    random = np.random.RandomState(seed)
+    distances = []
+    for _ in range(subsets):
+        ours = features[random.choice(len(features), size, replace=False)].astype(np.float64)
+        theirs = reference[random.choice(len(reference), size, replace=False)].astype(np.float64)
+        distances.append(_unbiased_mmd(ours, theirs))
+    return MeanStd(float(np.mean(distances)), float(np.std(distances)))
+
+
+def _unbiased_mmd(first: np.ndarray, second: np.ndarray) -> float:
+    """MMD² of two sets of equal size, the kernel of a vector with itself left out."""
+    size = len(first)
+    within = sum(kernel.sum() - np.trace(kernel) for kernel in (_cubic(first, first), _cubic(second, second)))
+    return float(within / (size * (size - 1)) - 2 * _cubic(first, second).mean())
+
+
+def _cubic(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    return (first @ second.T / first.shape[1] + 1) ** KID_DEGREE
+
+
+def precision_recall(
+    features: np.ndarray, reference: np.ndarray, neighbours: int = NEIGHBOURS, device: torch.device | str = "cpu"
+) -> PrecisionRecall:
+    """How many generated vectors (N, D) lie within the reference's manifold (M, D), and the other way round.
+
+    A manifold is the union of balls that reach each vector's k-th neighbour. Distances are computed in chunks of
+    `CHUNK_BYTES`. Raises ValueError with no more than `neighbours` vectors on a side.
+    """
+    if min(len(features), len(reference)) <= neighbours:
+        raise ValueError(
+            f"precision and recall of {len(features)} against {len(reference)} images; expected over {neighbours}"
+        )
+    centre = np.asarray(reference, np.float64).mean(axis=0)  # near the origin squared distances lose least
+    ours, theirs = (torch.from_numpy(x - centre).to(device) for x in (features, reference))
+    precision = _covered(ours, theirs, _reach(theirs, neighbours))
+    recall = _covered(theirs, ours, _reach(ours, neighbours))
+    return PrecisionRecall(precision, recall)
+
+
+def _reach(points: Tensor, neighbours: int) -> Tensor:
+    """(M, D) to (M,): squared distance to the k-th nearest other vector."""
+    # The nearest of all is the vector itself.
+    rows = [block.kthvalue(neighbours + 1, dim=1).values for block in _squared_distances(points, points)]
+    return torch.cat(rows)
+
+
+def _covered(queries: Tensor, centres: Tensor, reach: Tensor) -> float:
+    """The fraction of `queries` that lie in at least one ball."""
+    inside = [(block <= reach).any(dim=1) for block in _squared_distances(queries, centres)]
+    return float(torch.cat(inside).double().mean())
+
+
+def _squared_distances(queries: Tensor, centres: Tensor) -> Iterator[Tensor]:
+    """Blocks (b, M) of squared distances, row after row of `queries`."""
+    rows = max(1, CHUNK_BYTES // (centres.element_size() * len(centres)))
+    norms = centres.square().sum(dim=1)
+    for block in queries.split(rows):
+        yield (block.square().sum(dim=1, keepdim=True) + norms).addmm_(block, centres.T, alpha=-2).clamp_(min=0)
+
+
+def label_accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """How often the classifier's logits (N, K) read the asked-for class (N,). ValueError where lengths differ."""
+    if len(logits) != len(labels):
+        raise ValueError(f"{len(labels)} labels for {len(logits)} images")
+    if len(labels) and not 0 <= labels.min() <= labels.max() < logits.shape[1]:
+        raise ValueError(f"labels {labels.min()}..{labels.max()}; the classifier knows 0..{logits.shape[1] - 1}")
+    return float((logits.argmax(axis=1) == labels).mean())
