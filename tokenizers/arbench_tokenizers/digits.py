@@ -36,7 +36,7 @@ class DigitsKL(KLTokenizer):
 
     name = "digits-kl"
 
-    def __init__(self, *, base_channels: int = 24, channels: int = 4, scale: float = 1.0) -> None:
+    def __init__(self, *, base_channels: int = 16, channels: int = 4, scale: float = 1.0) -> None:
         super().__init__(digits_config(base_channels, channels, 2 * channels), channels)
         self.register_buffer("latent_scale", torch.tensor(float(scale)))
 
@@ -67,7 +67,7 @@ class DigitsVQ(VQTokenizer):
     def __init__(
         self,
         *,
-        base_channels: int = 24,
+        base_channels: int = 16,
         channels: int = 16,
         vocab_size: int = 256,
         codebook_dim: int = 8,
