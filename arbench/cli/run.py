@@ -1,0 +1,169 @@
+"""`arbench run`: sample, evaluate, record; one model, a row of a paper's table, or all three methods."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from arbench.cli import options
+from arbench.registry import unknown_name
+
+if TYPE_CHECKING:
+    from arbench.job import RunRequest
+
+ALL = "all"
+EXAMPLES = """Examples:
+
+  arbench run --method mar
+
+  arbench run --method all --num-images 500
+
+  arbench run --experiment mar/table4 --row mar-b --weights mar-base.safetensors --tokenizer-weights kl16.ckpt
+
+  torchrun --nproc_per_node=8 -m arbench run --method mar --num-images 50000
+"""
+# Options that are no setting of a run, or whose text is parsed first.
+OWN = ("experiment", "row", "metrics", "batch_size")
+
+LabelMode = Annotated[str, typer.Option("--label-mode", help="Classes asked for: balanced or random.")]
+Evaluate = Annotated[bool, typer.Option("--evaluate/--no-evaluate", help="Score the images.")]
+Extractor = Annotated[Optional[str], typer.Option("--extractor", help="inception or digits-cnn.")]
+Metrics = Annotated[Optional[str], typer.Option("--metrics", help="Comma-separated: fid,is,precision,recall,kid …")]
+ExportNpz = Annotated[bool, typer.Option("--export-npz", help="Also write samples.npz for the ADM evaluator.")]
+ExperimentName = Annotated[Optional[str], typer.Option("--experiment", help="A paper's table, e.g. mar/table4.")]
+RowName = Annotated[Optional[str], typer.Option("--row", help="The row of the experiment.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add `run` to the app."""
+    app.command("run", epilog=EXAMPLES)(run)
+
+
+def run(
+    ctx: typer.Context,
+    method: options.Method = None,
+    model: options.Model = None,
+    tokenizer: options.Tokenizer = None,
+    weights: options.Weights = None,
+    tokenizer_weights: options.TokenizerWeights = None,
+    which: options.Which = "ema",
+    experiment: ExperimentName = None,
+    row: RowName = None,
+    num_images: options.NumImages = None,
+    label_mode: LabelMode = "balanced",
+    seed: options.Seed = 0,
+    out: options.Out = None,
+    resume: options.Resume = False,
+    batch_size: options.BatchSize = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "float32",
+    evaluate: Evaluate = True,
+    reference: options.Reference = None,
+    extractor: Extractor = None,
+    metrics: Metrics = None,
+    export_npz: ExportNpz = False,
+    num_iter: options.NumIter = None,
+    cfg_scale: options.CfgScale = None,
+    cfg_schedule: options.CfgSchedule = None,
+    cfg_interval: options.CfgInterval = None,
+    temperature: options.Temperature = None,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    head_steps: options.HeadSteps = None,
+    head_sampler: options.HeadSampler = None,
+) -> None:
+    """Sample, evaluate, write a run folder, print the table row; alone it runs a small model on handwritten digits."""
+    asked = given_options(ctx)
+    if method == ALL:
+        compare_methods(asked)
+        return
+    request = build_request(asked)
+    from arbench.runner import execute
+
+    path, record = execute(request, say=say)
+    if record:
+        from arbench.report.tables import render_table
+
+        print(render_table([record]))
+        print(f"\n{path}")
+
+
+def given_options(ctx: typer.Context) -> dict[str, Any]:
+    """The options on the command line, by name; what was left at its default is not among them."""
+    sources = {name: ctx.get_parameter_source(name) for name in ctx.params}
+    return {name: ctx.params[name] for name, source in sources.items() if source and source.name != "DEFAULT"}
+
+
+def build_request(asked: Mapping[str, Any]) -> RunRequest:
+    """The request of the given options, over those of the experiment's row where one is named."""
+    from arbench.job import RunRequest
+
+    settings = {name: value for name, value in asked.items() if name not in OWN}
+    if "metrics" in asked:
+        settings["metrics"] = [name.strip() for name in asked["metrics"].split(",") if name.strip()]
+    if "batch_size" in asked:
+        settings["batch_size"] = parse_batch_size(asked["batch_size"])
+    if "experiment" in asked:
+        return RunRequest.of(**{**row_settings(asked["experiment"], asked.get("row")), **settings})
+    if "row" in asked:
+        raise ValueError(f"--row {asked['row']} needs an experiment; expected --experiment NAME --row {asked['row']}")
+    return RunRequest.of(**settings)
+
+
+def parse_batch_size(text: str) -> int | str:
+    """A number, or "auto"."""
+    return int(text) if text.lstrip("-").isdigit() else text
+
+
+def row_settings(experiment: str, name: str | None) -> dict[str, Any]:
+    """A run's settings as a row of a table says them. Weights are named on the command line, unless they ship.
+
+    Raises ValueError for an unknown experiment or row, and for a row that makes no images.
+    """
+    from arbench.experiment import SHIPPED, load_experiment
+
+    table = load_experiment(experiment)
+    if name is None and len(table.rows) > 1:
+        raise ValueError(
+            f"--experiment {experiment}: expected --row with one of: {', '.join(r.name for r in table.rows)}"
+        )
+    row = table.rows[0] if name is None else table.row(name)
+    if row.task != "generate":
+        raise unknown_name(
+            f"generating row of {experiment}", row.name, [r.name for r in table.rows if r.task == "generate"]
+        )
+    settings: dict[str, Any] = {
+        "method": row.method,
+        "model": row.model,
+        "config": row.config,
+        "tokenizer": row.tokenizer,
+        "tokenizer_config": row.tokenizer_config,
+        "which": row.which,
+        "label_mode": row.labels,
+        "num_images": row.num_images,
+        "dtype": row.dtype,
+        "seed": row.seeds[0],
+        "metrics": row.metrics,
+        **row.sampling,
+    }
+    if row.weights == SHIPPED and row.protocol.reference:
+        settings.update(reference=row.protocol.reference, extractor=row.protocol.extractor)
+    return settings
+
+
+def compare_methods(asked: Mapping[str, Any]) -> None:
+    """`--method all`: the three methods one after another, one table and one speed/accuracy plot."""
+    from arbench.comparison import compare
+
+    settings = {name: value for name, value in asked.items() if name != "method"}
+    table, files = compare(lambda changes: build_request({**settings, **changes}), say=say)
+    print(table)
+    print("\n" + "\n".join(str(file) for file in files))
+
+
+def say(line: str) -> None:
+    """Tell the user something that is no result: on standard error."""
+    print(line, file=sys.stderr)

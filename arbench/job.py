@@ -1,0 +1,186 @@
+"""What a run is asked to be, checked and resolved before anything is written."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from arbench.distributed import Processes, processes
+from arbench.generators.base import CategoricalSampling, MaskedDiffusionSampling
+from arbench.generators.presets import DIGITS_PRESETS
+from arbench.hardware import resolve_device, resolve_dtype
+from arbench.noise import ImageNoise
+from arbench.parts import Parts, load_parts
+from arbench.registry import unknown_name
+from arbench.sampling.labels import make_labels
+from arbench.sampling.loop import check_labels
+from arbench.sampling.schedules import make_schedule
+
+DEFAULT_IMAGES = 500
+DEFAULT_OUT = Path("runs")
+AUTO = "auto"
+INCEPTION_METRICS = ("fid", "is", "precision", "recall", "kid")
+DIGITS_EVALUATION = {
+    "reference": "digits-heldout",
+    "extractor": "digits-cnn",
+    "metrics": [*INCEPTION_METRICS, "label_accuracy"],
+}
+SAMPLING_NAMES = {f.name for kind in (MaskedDiffusionSampling, CategoricalSampling) for f in dataclasses.fields(kind)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRequest:
+    """What a run is asked to be; None means the default of the model. `arbench.run` tells what each field means."""
+
+    method: str | None = None
+    model: str | None = None
+    tokenizer: str | None = None
+    weights: str | Path | None = None
+    tokenizer_weights: str | Path | None = None
+    which: str = "ema"
+    config: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer_config: Mapping[str, Any] = field(default_factory=dict)
+    num_images: int = DEFAULT_IMAGES
+    labels: Sequence[int] | None = None
+    label_mode: str = "balanced"
+    seed: int = 0
+    out: str | Path = DEFAULT_OUT
+    batch_size: int | str = AUTO
+    device: str = AUTO
+    dtype: str = "float32"
+    resume: bool = False
+    evaluate: bool = True
+    reference: str | Path | None = None
+    extractor: str | None = None
+    metrics: Sequence[str] | None = None
+    export_npz: bool = False
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, **given: Any) -> RunRequest:
+        """The request of these keywords, sampling settings among them. ValueError names the nearest for an unknown one."""
+        names = {known.name for known in dataclasses.fields(cls)} - {"sampling"}
+        for name in given:
+            if name not in names | SAMPLING_NAMES:
+                raise unknown_name("setting of a run", name, names | SAMPLING_NAMES)
+        sampling = {name: value for name, value in given.items() if name in SAMPLING_NAMES}
+        return cls(**{name: value for name, value in given.items() if name in names}, sampling=sampling)
+
+    def __post_init__(self) -> None:
+        require_whole("num_images", self.num_images, 1)
+        require_whole("seed", self.seed, 0)
+        if self.batch_size != AUTO:
+            require_whole("batch_size", self.batch_size, 1, f" or {AUTO!r}")
+        if self.labels is not None and len(self.labels) != self.num_images:
+            raise ValueError(f"labels: {len(self.labels)} given for {self.num_images} images; expected one an image")
+
+
+def require_whole(name: str, value: Any, least: int, otherwise: str = "") -> None:
+    """Raise ValueError unless `value` is a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise ValueError(f"{name} is {value!r}; expected a whole number of at least {least}{otherwise}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A checked run: the models, the labels, and the settings that go into config.yaml."""
+
+    request: RunRequest
+    parts: Parts
+    labels: np.ndarray
+    steps: int  # generator steps an image takes
+    settings: dict[str, Any]  # {"images": what decides the images, "evaluation": what decides the scores}
+    mine: Processes
+
+
+def prepare(request: RunRequest) -> Job:
+    """Load the models and resolve every setting. Raises ValueError or OSError for a user's mistake."""
+    mine = processes()
+    parts = load_parts(
+        request.method,
+        request.model,
+        tokenizer=request.tokenizer,
+        weights=request.weights,
+        tokenizer_weights=request.tokenizer_weights,
+        which=request.which,
+        device=resolve_device(request.device, mine.local_rank),
+        dtype=resolve_dtype(request.dtype),
+        config=request.config,
+        tokenizer_config=request.tokenizer_config,
+        sampling=request.sampling,
+    )
+    labels = resolve_labels(request, parts.generator.num_classes)
+    images = image_settings(request, parts)
+    settings = {"images": images, "evaluation": evaluation_settings(request, parts)}
+    return Job(
+        request=request, parts=parts, labels=labels, steps=count_steps(parts), settings=plain(settings), mine=mine
+    )
+
+
+def resolve_labels(request: RunRequest, num_classes: int) -> np.ndarray:
+    """(N,) int64: the labels given, else by label mode. Raises ValueError for a class that is not there."""
+    if request.labels is None:
+        return make_labels(request.num_images, num_classes, request.label_mode, request.seed)
+    return check_labels(list(request.labels), num_classes, torch.device("cpu")).numpy()
+
+
+def count_steps(parts: Parts) -> int:
+    """Steps of the generator for one image under the resolved settings. Raises ValueError where they do not fit it."""
+    settings = parts.generator.sampling_type(**parts.sampling)
+    label = torch.zeros(1, dtype=torch.int64, device=parts.device)
+    return len(make_schedule(parts.generator, settings, ImageNoise(0, label), label))
+
+
+def image_settings(request: RunRequest, parts: Parts) -> dict[str, Any]:
+    """Everything that decides the images; its hash names the folder. Neither the batch nor the machine is among it."""
+    return {
+        "method": parts.generator.method,
+        "model": parts.model,
+        "config": dataclasses.asdict(parts.generator.config),
+        "tokenizer": parts.tokenizer_name,
+        "tokenizer_config": dict(request.tokenizer_config),
+        "weights": parts.weights,
+        "sampling": parts.sampling,
+        "seed": request.seed,
+        "num_images": request.num_images,
+        "labels": request.label_mode if request.labels is None else list(request.labels),
+        "dtype": request.dtype,
+        "image_size": parts.image_size,
+    }
+
+
+def evaluation_settings(request: RunRequest, parts: Parts) -> dict[str, Any] | None:
+    """How the images are scored, None where they are not: no `--reference`, and not the digits that bring their own.
+
+    `evaluate=False` overrides both.
+    """
+    if not request.evaluate:
+        return None
+    own = DIGITS_EVALUATION if parts.preset in DIGITS_PRESETS else {}
+    reference = request.reference or own.get("reference")
+    if reference is None:
+        return None
+    if request.reference is not None and not str(request.reference).startswith("digits-"):
+        own = {}
+    return {
+        "reference": str(reference),
+        "extractor": request.extractor or own.get("extractor", "inception"),
+        "metrics": list(request.metrics or own.get("metrics", INCEPTION_METRICS)),
+    }
+
+
+def plain(value: Any) -> Any:
+    """`value` as YAML and JSON hold it: tuples become lists, NumPy numbers Python's, paths text."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(part) for part in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,189 @@
+"""From names to the two models of a run: generator and tokenizer, loaded, checked against each other and identified."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from arbench.generators.base import make_settings
+from arbench.generators.presets import PRESETS, Preset, get_preset
+from arbench.registry import unknown_name
+
+METHODS = ("mar", "par", "ar")
+DEFAULT_METHOD = "mar"
+RANDOM = "random"
+RANDOM_WEIGHTS_SEED = 0  # random weights are the same in every process and at every resume
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """Generator and tokenizer of a run, and what a record says about them."""
+
+    model: str
+    preset: Preset | None
+    generator: Any
+    tokenizer: Any
+    tokenizer_name: str
+    weights: dict[str, Any]  # the record's entry: files and SHA-256
+    sampling: dict[str, Any]  # every sampling setting, resolved
+    device: torch.device
+    image_size: int  # pixels a side of the images that are kept
+
+    @property
+    def params_m(self) -> float:
+        """Millions of generator parameters."""
+        return sum(parameter.numel() for parameter in self.generator.parameters()) / 1e6
+
+
+def choose_model(method: str | None, model: str | None) -> str:
+    """The generator that `method` and `model` name together; the embedded digits model where only a method is given.
+
+    Raises ValueError for an unknown method or model, and where the two disagree.
+    """
+    if method is not None and method not in METHODS:
+        raise unknown_name("method", method, METHODS)
+    if model is None:
+        return f"{method or DEFAULT_METHOD}-digits"
+    if model not in PRESETS and model not in METHODS:
+        raise unknown_name("model", model, (*PRESETS, *METHODS))
+    found = model if model in METHODS else get_preset(model).method
+    if method is not None and found != method:
+        raise ValueError(f"model {model!r} is of method {found!r}, not {method!r}; expected --method {found}")
+    return model
+
+
+def load_parts(
+    method: str | None = None,
+    model: str | None = None,
+    *,
+    tokenizer: str | None = None,
+    weights: str | Path | None = None,
+    tokenizer_weights: str | Path | None = None,
+    which: str = "ema",
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    config: Mapping[str, Any] | None = None,
+    tokenizer_config: Mapping[str, Any] | None = None,
+    sampling: Mapping[str, Any] | None = None,
+) -> Parts:
+    """Load both models, resolve the sampling settings (given, else the preset's, else the defaults) and check the fit.
+
+    The tokenizer decodes in float32 unless `dtype` is float64: half precision shows in the images and saves little.
+    Raises ValueError or OSError for unknown names, missing or broken files, settings out of range and a tokenizer that
+    does not fit the generator.
+    """
+    from arbench.tokenizer import load_tokenizer
+    from arbench.weights.load import load_generator
+
+    name = choose_model(method, model)
+    preset = PRESETS.get(name)
+    tokenizer_name = tokenizer or (preset.tokenizer if preset else None)
+    if tokenizer_name is None:
+        raise ValueError(f"model {name!r} is a family without a tokenizer of its own; expected --tokenizer NAME")
+    if weights is None and not (preset and preset.shipped):
+        raise ValueError(
+            f"model {name!r} has no weights here; expected --weights FILE (see `arbench weights`), "
+            "or --weights random to try the code"
+        )
+    decode_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RANDOM_WEIGHTS_SEED)
+        generator = load_generator(name, weights=weights, which=which, device=device, dtype=dtype, **(config or {}))
+        torch.manual_seed(RANDOM_WEIGHTS_SEED)
+        decoder = load_tokenizer(
+            tokenizer_name, weights=tokenizer_weights, device=device, dtype=decode_dtype, **(tokenizer_config or {})
+        )
+    generator.eval()
+    size = check_fit(name, generator, tokenizer_name, decoder)
+    return Parts(
+        model=name,
+        preset=preset,
+        generator=generator,
+        tokenizer=decoder,
+        tokenizer_name=tokenizer_name,
+        weights={
+            "which": which,
+            **weights_facts("", weights or shipped_file("arbench", name)),
+            **weights_facts("tokenizer_", tokenizer_weights or shipped_file(package_of(decoder), tokenizer_name)),
+        },
+        sampling=resolve_sampling(generator, preset, sampling or {}),
+        device=device,
+        image_size=(preset.evaluated_at if preset else None) or size,
+    )
+
+
+def resolve_sampling(generator: Any, preset: Preset | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Every sampling setting of `generator`: as given, else the preset's, else the default."""
+    settings = make_settings(generator.sampling_type, {**(preset.sampling if preset else {}), **given})
+    values = dataclasses.asdict(settings)
+    for field in dataclasses.fields(settings):
+        if isinstance(field.default, float):
+            values[field.name] = float(values[field.name])  # 1 and 1.0 are one setting
+    return values
+
+
+def check_fit(model: str, generator: Any, tokenizer_name: str, tokenizer: Any) -> int:
+    """The side of the decoded images in pixels. Raises ValueError where the tokenizer cannot decode the tokens."""
+    if tokenizer.kind != generator.kind:
+        raise ValueError(
+            f"tokenizer {tokenizer_name!r} is {tokenizer.kind} but model {model!r} makes {generator.kind} tokens; "
+            f"expected a {generator.kind} tokenizer"
+        )
+    if generator.kind == "discrete":
+        made, known, what = generator.vocab_size, tokenizer.vocab_size, "codes"
+    else:
+        made, known, what = generator.channels, tokenizer.channels, "latent channels"
+    if made != known:
+        raise ValueError(
+            f"tokenizer {tokenizer_name!r} has {known} {what} but model {model!r} was made for {made}; "
+            f"expected a tokenizer with {made}"
+        )
+    patch = getattr(generator.config, "patch_size", 1) if generator.kind == "continuous" else 1
+    return generator.grid[0] * patch * tokenizer.downsample
+
+
+def weights_facts(prefix: str, weights: str | Path | None) -> dict[str, Any]:
+    """A record's entries for one weights file: its name and SHA-256; "random" where there is no file."""
+    if weights is None or str(weights) == RANDOM:
+        return {f"{prefix}file": RANDOM, f"{prefix}sha256": None}
+    path = Path(weights)
+    return {f"{prefix}file": path.name, f"{prefix}sha256": file_sha256(path)}
+
+
+def shipped_file(package: str, name: str) -> Path | None:
+    """The weights file of `name` that travels in `package`, or None."""
+    for folder in getattr(importlib.import_module(package), "__path__", ()):  # a lone module has none
+        path = Path(folder) / "assets" / f"{name}.safetensors"
+        if path.is_file():
+            return path
+    return None
+
+
+def class_names(parts: Parts) -> Sequence[str]:
+    """A name for each class: ImageNet's where there are a thousand, else the class numbers."""
+    from arbench.generators import imagenet
+
+    if parts.generator.num_classes == imagenet.NUM_CLASSES:
+        return imagenet.class_names()
+    return [str(label) for label in range(parts.generator.num_classes)]
+
+
+def package_of(part: Any) -> str:
+    """The top-level package that a tokenizer's class comes from."""
+    return type(part).__module__.partition(".")[0]
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as stream:
+        digest = hashlib.sha256()
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,85 @@
+"""From a run folder full of images to its record: scores, and speed from the logged batches."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Any
+
+from arbench.hardware import describe_hardware, versions
+from arbench.job import Job
+from arbench.report.record import PHASES, Record, new_record
+from arbench.sampling.run_folder import RunFolder
+
+EXCLUDED = "loading, a warm-up draw, writing images, evaluation"
+PROTOCOL = "metric_protocol"
+
+
+def is_scored(folder: RunFolder) -> bool:
+    """Whether the record that is there was made with the evaluation settings that are asked for now."""
+    finished = list(folder.events("finished"))
+    return bool(finished) and finished[-1]["evaluation"] == folder.settings["evaluation"]
+
+
+def score(job: Job, folder: RunFolder) -> dict[str, Any]:
+    """What `arbench.evaluate` says about the run's images, empty where nothing is to be scored."""
+    settings = folder.settings["evaluation"]
+    if settings is None:
+        return {}
+    from arbench.evaluation.metrics import evaluate
+
+    folder.log("evaluating", **settings)
+    return evaluate(
+        folder.path,
+        settings["reference"],
+        extractor=settings["extractor"],
+        metrics=tuple(settings["metrics"]),
+        labels=job.labels,
+        device=str(job.parts.device),
+    )
+
+
+def make_record(job: Job, folder: RunFolder, scores: dict[str, Any]) -> Record:
+    """The checked record of a finished run."""
+    parts, images = job.parts, job.settings["images"]
+    return new_record(
+        method=parts.generator.method,
+        model=parts.model,
+        params_m=round(parts.params_m, 3),
+        tokenizer=parts.tokenizer_name,
+        weights=parts.weights,
+        sampling=images["sampling"],
+        seed=images["seed"],
+        num_images=images["num_images"],
+        labels=images["labels"],
+        metrics={name: value for name, value in scores.items() if name != PROTOCOL},
+        metric_protocol={**scores[PROTOCOL], "label_mode": images["labels"]} if scores else {},
+        speed=speed(folder, job.steps),
+        hardware={**describe_hardware(parts.device, job.mine.count), "dtype": images["dtype"]},
+        versions=versions(),
+        source={
+            "kind": "measured",
+            "run": folder.path.name,
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        },
+    )
+
+
+def speed(folder: RunFolder, steps: int) -> dict[str, Any]:
+    """Seconds an image of one process, from the logged batches, apart by phase; memory is the largest of any process.
+
+    The warm-up draw is not logged as a batch, and the shard writer runs beside: neither is in these times.
+    """
+    batches = list(folder.events("batch"))
+    images = sum(batch["images"] for batch in batches)
+    seconds = sum(batch["seconds"] for batch in batches) / images
+    phases = {name: sum(batch["phases"].get(name, 0.0) for batch in batches) / images for name in PHASES}
+    peaks = [event["peak_memory_gib"] for event in folder.events("sampled")]
+    return {
+        "seconds_per_image": seconds,
+        "images_per_second": 1 / seconds,
+        "batch_size": batches[-1]["batch_size"],
+        "phases": phases,
+        "peak_memory_gib": max(peaks, default=None),
+        "steps": steps,
+        "excludes": EXCLUDED,
+    }

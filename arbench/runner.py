@@ -1,0 +1,128 @@
+"""One run: models → images in a run folder → scores → record. What `arbench run` and `arbench.run` do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from arbench.bench.timing import PhaseTimer
+from arbench.distributed import tell_all
+from arbench.hardware import peak_memory_gib
+from arbench.images import save_png
+from arbench.job import AUTO, Job, RunRequest, prepare
+from arbench.parts import class_names
+from arbench.progress import image_progress
+from arbench.recording import is_scored, make_record, score
+from arbench.report.record import Record, load_record, write_record
+from arbench.sampling.grid import class_rows, draw_grid
+from arbench.sampling.memory import automatic_batch, estimate_memory
+from arbench.sampling.produce import Pipeline, Worker
+from arbench.sampling.run_folder import RunFolder, resume_run, start_run
+
+WARM_UP_IMAGES = 8  # on the CPU; on a GPU a whole batch, whose shape decides which kernels are chosen
+
+
+def run(**request: Any) -> Record:
+    """Sample, evaluate, write a run folder; returns the record that its record.json holds.
+
+    Keywords, all optional: `method` ("mar", "par", "ar") or `model` (a preset, or a family with `weights` and
+    `tokenizer`) say what runs, alone the embedded digits default; `weights`, `tokenizer_weights` (a file, or "random"),
+    `which` ("ema", "raw"), `config` and `tokenizer_config` (fields of the models' configurations). `num_images` (500)
+    are asked for `labels`, or for classes by `label_mode` ("balanced", "random"), from `seed`. `out` ("runs") is where
+    the run folder goes, `resume` continues it. `batch_size` is a number or "auto"; `device`, `dtype` are names.
+    `reference`, `extractor`, `metrics` are those of `arbench.evaluate`; `evaluate=False` only samples; `export_npz`
+    also writes samples.npz. Every other keyword is a sampling setting (`num_iter`, `cfg_scale` …).
+
+    The folder is `<out>/<model>-<hash of what decides the images>`; a finished run is never overwritten (the next one
+    of the same settings gets `-2`), an unfinished one must be resumed. Under `torchrun` all processes share the work
+    and those other than the first return an empty dict. Raises ValueError or OSError for a user's mistake.
+    """
+    return execute(RunRequest.of(**request))[1]
+
+
+def execute(request: RunRequest, *, say: Callable[[str], None] = lambda line: None) -> tuple[Path, Record]:
+    """Do what `request` asks; returns the run folder and the record (empty on any process but the first).
+
+    `say` is given lines for the user: what is about to run, and how much memory it takes.
+    """
+    job = prepare(request)
+    folder = open_folder(job)
+    try:
+        sample(job, folder, say if job.mine.is_first else lambda line: None)
+        return folder.path, finish(job, folder) if job.mine.is_first else {}
+    except KeyboardInterrupt:
+        written = folder.shards.num_written()
+        folder.log("interrupted", images_present=written)
+        raise KeyboardInterrupt(
+            f"{written} of {request.num_images} images are safe in {folder.path}; "
+            "give the same command with --resume to go on"
+        ) from None
+
+
+def open_folder(job: Job) -> RunFolder:
+    """The run folder, opened by the first process for all of them."""
+    out, model = Path(job.request.out), job.parts.model
+    resumes = job.request.resume or job.mine.restarts > 0  # torchrun starts the group again with the same command
+    opened = tell_all(job.mine, lambda: _opened(resume_run if resumes else start_run, out, model, job))
+    settings = {**job.settings, "shard_size": opened["shard_size"]}
+    return RunFolder(Path(opened["path"]), settings, job.mine.rank)
+
+
+def _opened(opener: Callable[..., RunFolder], out: Path, model: str, job: Job) -> dict[str, Any]:
+    folder = opener(out, model, job.settings)
+    folder.write_labels(job.labels)
+    return {"path": str(folder.path), "shard_size": folder.shards.size}
+
+
+def sample(job: Job, folder: RunFolder, say: Callable[[str], None]) -> None:
+    """Draw what is missing; the first process returns when all images are there, the others when nothing is free."""
+    if not folder.shards.unfinished():
+        return
+    parts, count = job.parts, job.mine.count
+    estimate = estimate_memory(parts.generator, parts.tokenizer, parts.image_size)
+    batch_size = job.request.batch_size
+    if batch_size == AUTO:
+        batch_size = automatic_batch(estimate, parts.device, -(-job.request.num_images // count))
+    assert isinstance(batch_size, int)
+    memory = round(estimate.gib(batch_size), 2)
+    folder.log("sampling", batch_size=batch_size, estimated_memory_gib=memory, processes=count)
+    say(
+        f"{parts.model}: {parts.params_m:.1f} M parameters, {job.request.num_images} images in batches of {batch_size} "
+        f"on {count} × {parts.device.type}, about {memory:.1f} GiB each; {folder.path}"
+    )
+    pipeline = Pipeline(
+        generator=parts.generator,
+        tokenizer=parts.tokenizer,
+        labels=job.labels,
+        sampling=parts.sampling,
+        seed=job.request.seed,
+        device=parts.device,
+        image_size=parts.image_size,
+    )
+    written = folder.shards.num_written()
+    with image_progress(parts.model, job.request.num_images, written, shown=job.mine.is_first) as progress:
+        worker = Worker(
+            pipeline=pipeline,
+            folder=folder,
+            batch_size=batch_size,
+            make_timer=lambda: PhaseTimer(parts.device),
+            progress=progress,
+        )
+        worker.warm_up(batch_size if parts.device.type == "cuda" else WARM_UP_IMAGES)
+        worker.work(wait=job.mine.is_first)
+    folder.log("sampled", peak_memory_gib=round(peak_memory_gib(parts.device), 3))
+
+
+def finish(job: Job, folder: RunFolder) -> Record:
+    """Grid, scores, record and, where asked for, samples.npz of a run whose images are all there."""
+    if job.request.export_npz:
+        folder.shards.export_npz(folder.path / "samples.npz")
+    if folder.is_finished and is_scored(folder):
+        return load_record(folder.path)
+    rows = class_rows(folder.shards, job.labels, class_names(job.parts))
+    save_png(folder.path / "grid.png", draw_grid(rows))
+    record = make_record(job, folder, score(job, folder))
+    write_record(record, folder.path)
+    folder.log("finished", evaluation=folder.settings["evaluation"], metrics=record["metrics"])
+    return record
