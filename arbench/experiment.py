@@ -1,0 +1,239 @@
+"""The papers' tables and figures as data: YAML in `experiments/`, read into frozen dataclasses, with inheritance.
+
+A file says `base: NAME` to take everything that it does not say itself from `experiments/NAME.yaml`; its `defaults`
+hold for every row that runs; a row says `base: ROW` to start from another row of its file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar
+
+from arbench.registry import unknown_name
+
+TASKS = ("generate", "bench", "reconstruct", "quoted")
+SHIPPED, RANDOM, UNRELEASED = "shipped", "random", "unreleased"  # values of `weights` beside the names of weights cards
+SAMPLING = (
+    "num_iter",
+    "cfg_scale",
+    "cfg_schedule",
+    "cfg_interval",
+    "temperature",
+    "top_k",
+    "top_p",
+    "head_steps",
+    "head_sampler",
+)
+Built = TypeVar("Built")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationProtocol:
+    """How the published scores of a row were made."""
+
+    evaluator: str = ""
+    extractor: str = "inception"
+    reference: str = ""
+    image_size: int | None = None
+    resize: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One row of a table: what is run, with which weights and settings, and where its published values stand.
+
+    `task` is generate (images and scores), bench (time only), reconstruct (a tokenizer's round trip) or quoted
+    (another group's method, never run here). `weights` and `tokenizer_weights` are names of weights cards,
+    "shipped", "random" (where only time is measured) or "unreleased". `published` is `paper/table/row` of `results/published`, None where nothing is
+    printed. `unprinted` names the settings that the paper does not print.
+    """
+
+    name: str
+    label: str
+    group: str = ""
+    task: str = "generate"
+    method: str | None = None
+    model: str | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer: str | None = None
+    tokenizer_config: Mapping[str, Any] = field(default_factory=dict)
+    weights: str | None = None
+    tokenizer_weights: str | None = None
+    which: str = "ema"
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    labels: str = "balanced"
+    num_images: int = 50_000
+    batch_size: int | None = None
+    dtype: str = "bfloat16"
+    seeds: tuple[int, ...] = (0,)
+    metrics: tuple[str, ...] = ("fid", "is", "precision", "recall")
+    protocol: EvaluationProtocol = field(default_factory=EvaluationProtocol)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    published: str | None = None
+    unprinted: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise unknown_name("task", self.task, TASKS)
+        for name in self.sampling:
+            if name not in SAMPLING:
+                raise unknown_name("sampling setting", name, SAMPLING)
+        if self.labels not in ("balanced", "random"):
+            raise unknown_name("label mode", self.labels, ("balanced", "random"))
+        if not isinstance(self.num_images, int) or self.num_images < 1:
+            raise ValueError(f"num_images is {self.num_images!r}; expected a whole number of at least 1")
+        if self.task in ("generate", "bench") and not (self.method and self.model):
+            raise ValueError("a row that runs needs `method` and `model`")
+
+    @property
+    def digest(self) -> str:
+        """Eight hexadecimal digits that change with anything that decides what is measured."""
+        told = ("name", "label", "group", "published", "unprinted", "notes")
+        deciding = {key: value for key, value in dataclasses.asdict(self).items() if key not in told}
+        return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A table or figure of a paper: its rows, the columns it prints, and what to know when reading it.
+
+    `tolerance` is, by quantity, how far a measured value may lie from the published one, as a share of it, before
+    it is marked; `plot` holds the quantities `x` and `y` of a figure.
+    """
+
+    name: str
+    title: str
+    source: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    tolerance: Mapping[str, float] = field(default_factory=dict)
+    plot: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def row(self, name: str) -> Row:
+        """The row called `name`; ValueError names the nearest where there is none."""
+        for row in self.rows:
+            if row.name == name:
+                return row
+        raise unknown_name(f"row of {self.name}", name, [row.name for row in self.rows])
+
+
+def package_folder(name: str) -> Path:
+    """The folder `experiments` or `results`: inside the package in a wheel, beside it in a checkout."""
+    package = Path(str(files("arbench")))
+    for folder in (package / name, package.parent / name):
+        if folder.is_dir():
+            return folder
+    raise FileNotFoundError(f"{name}/ is neither inside nor beside the package arbench; install it anew")
+
+
+@cache
+def experiment_names() -> tuple[str, ...]:
+    """Every table and figure by name, as `mar/table4`."""
+    folders = sorted((f for f in package_folder("experiments").iterdir() if f.is_dir()), key=lambda f: f.name)
+    return tuple(
+        f"{folder.name}/{name[: -len('.yaml')]}"
+        for folder in folders
+        for name in sorted(file.name for file in folder.iterdir())
+        if name.endswith(".yaml")
+    )
+
+
+@cache
+def load_experiment(name: str) -> Experiment:
+    """Read the experiment called `name`.
+
+    Raises ValueError, naming file and nearest valid choice, for an unknown experiment, key, base or setting.
+    """
+    if name not in experiment_names():
+        raise unknown_name("experiment", name, experiment_names())
+    return build_experiment(name, _with_base(name))
+
+
+def build_experiment(name: str, content: Mapping[str, Any]) -> Experiment:
+    """The `Experiment` of a file's content, its base already merged in. Raises ValueError as `load_experiment`."""
+    content = dict(content)
+    defaults, rows = content.pop("defaults", {}), content.pop("rows", {})
+    made = tuple(_build_row(name, key, rows, defaults) for key in rows)
+    if not made:
+        raise ValueError(f"{name}: an experiment needs at least one row")
+    return _build(Experiment, name, {**content, "name": name, "rows": made})
+
+
+def _build_row(name: str, key: str, rows: Mapping[str, Any], defaults: Mapping[str, Any]) -> Row:
+    where = f"{name}: row {key!r}"
+    content = _with_base_row(where, key, rows)
+    content.setdefault("published", defaults.get("published", f"{name}/{key}"))
+    if content.get("task") != "quoted":
+        content = _merge(defaults, content)
+    for part in ("config", "sampling", "tokenizer_config"):  # null takes back what a base says
+        if part in content:
+            content[part] = {setting: value for setting, value in content[part].items() if value is not None}
+    content["protocol"] = _build(EvaluationProtocol, f"{where}, protocol", content.get("protocol") or {})
+    return _build(Row, where, {"label": key, **content, "name": key})
+
+
+def _with_base_row(where: str, key: str, rows: Mapping[str, Any], seen: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A row's content over that of the row it starts from."""
+    content = dict(rows[key] or {})
+    base = content.pop("base", None)
+    if base is None:
+        return content
+    if base not in rows:
+        raise ValueError(f"{where}: {unknown_name('base row', base, rows)}")
+    if base in (*seen, key):
+        raise ValueError(f"{where}: the base rows form a circle ({' → '.join((*seen, key, base))})")
+    return _merge(_with_base_row(where, base, rows, (*seen, key)), content)
+
+
+def _with_base(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A file's content over that of its base file."""
+    import yaml
+
+    file = package_folder("experiments") / f"{name}.yaml"
+    if not file.is_file():
+        raise ValueError(f"experiments/{name}.yaml does not exist; it is the base of {seen[-1]}.yaml")
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"experiments/{name}.yaml holds no keys; expected at least `rows`")
+    base = content.pop("base", None)
+    if base is None:
+        return content
+    if base in (*seen, name):
+        raise ValueError(f"experiments/{name}.yaml: the bases form a circle ({' → '.join((*seen, name, base))})")
+    return _merge(_with_base(base, (*seen, name)), content)
+
+
+def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid on `under`: mappings are merged, notes follow one another, everything else is replaced."""
+    merged = dict(under)
+    for key, value in over.items():
+        known = merged.get(key)
+        if isinstance(known, Mapping) and isinstance(value, Mapping):
+            merged[key] = _merge(known, value)
+        elif key == "notes" and known:
+            merged[key] = [*known, *value]
+        else:
+            merged[key] = value
+    return merged
+
+
+def _build(cls: type[Built], where: str, content: Mapping[str, Any]) -> Built:
+    """A dataclass from a mapping: unknown keys are errors, lists become tuples."""
+    names = [item.name for item in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    for key in content:
+        if key not in names:
+            raise ValueError(f"{where}: {unknown_name('key', key, names)}")
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
+    try:
+        return cls(**values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from error
