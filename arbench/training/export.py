@@ -24,6 +24,7 @@ def export_weights(path: Path, weights: dict[str, Tensor], *, target: str, confi
     half = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         save_file(tensors, half, metadata=metadata)
+        half.chmod(0o644)  # safetensors makes its files readable by the owner alone
         os.replace(half, path)
     finally:
         half.unlink(missing_ok=True)

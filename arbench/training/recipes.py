@@ -52,7 +52,7 @@ DIGITS: dict[str, Recipe] = {
             kind="tokenizer",
             asset="tokenizers/arbench_tokenizers/assets/digits-kl.safetensors",
             config=TrainConfig(
-                steps=4000, batch_size=64, learning_rate=2e-3, betas=(0.9, 0.99), ema_rate=0.998, augmentation=MIXED,
+                steps=3000, batch_size=32, learning_rate=2e-3, betas=(0.9, 0.99), ema_rate=0.998, augmentation=MIXED,
             ),
         ),
         Recipe(
@@ -60,7 +60,7 @@ DIGITS: dict[str, Recipe] = {
             kind="tokenizer",
             asset="tokenizers/arbench_tokenizers/assets/digits-vq.safetensors",
             config=TrainConfig(
-                steps=4000, batch_size=64, learning_rate=2e-3, betas=(0.9, 0.99), ema_rate=0.998, augmentation=MIXED,
+                steps=3000, batch_size=32, learning_rate=2e-3, betas=(0.9, 0.99), ema_rate=0.998, augmentation=MIXED,
             ),
         ),
         Recipe(
