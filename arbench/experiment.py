@@ -50,9 +50,9 @@ class Row:
     """One row of a table: what is run, with which weights and settings, and where its published values stand.
 
     `task` is generate (images and scores), bench (time only), reconstruct (a tokenizer's round trip) or quoted
-    (another group's method, never run here). `weights` and `tokenizer_weights` are names of weights cards,
-    "shipped", "random" (where only time is measured) or "unreleased". `published` is `paper/table/row` of `results/published`, None where nothing is
-    printed. `unprinted` names the settings that the paper does not print.
+    (another group's method, never run here). `weights` and `tokenizer_weights` are names of weights cards, or
+    "shipped", "random" (where only time is measured), "unreleased". `published` is `paper/table/row` of
+    `results/published`, None where nothing is printed. `unprinted` names the settings that the paper does not print.
     """
 
     name: str

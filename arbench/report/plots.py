@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SUFFIXES = (".png", ".svg", ".pdf")
-# Okabe and Ito's colours, told apart by colour-blind readers; the yellow is left out, it is lost on paper.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # a curve is known by its marker too, for print without colour
+# Okabe and Ito's colours, told apart by colour-blind readers (their yellow is lost on paper), each with its marker, so
+# that a curve is known in print without colour too.
+METHOD_LOOKS = {"MAR": ("#0072B2", "o"), "PAR": ("#D55E00", "s"), "AR": ("#009E73", "^")}
+OTHER_LOOKS = (("#CC79A7", "D"), ("#56B4E9", "v"), ("#E69F00", "P"), ("#000000", "X"))
 LOG_SPAN = 10.0  # an axis whose values span more than this factor is logarithmic
 STYLE: Any = {
     "font.size": 10,
@@ -158,9 +159,12 @@ def _draw_curve(axes: Axes, curve: Curve, colour: str, marker: str) -> None:
 
 
 def _looks(curves: Sequence[Curve]) -> dict[str, tuple[str, str]]:
-    """Colour and marker of each name; a published curve looks like the measured one of its name."""
+    """Colour and marker of each name: a method looks the same in every figure, measured or published."""
     names = list(dict.fromkeys(curve.name for curve in curves))
-    return {name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(names)}
+    looks = {name: METHOD_LOOKS[name] for name in names if name in METHOD_LOOKS}
+    free = [look for look in (*METHOD_LOOKS.values(), *OTHER_LOOKS) if look not in looks.values()]
+    others = [name for name in names if name not in looks]
+    return looks | {name: (free or OTHER_LOOKS)[i % len(free or OTHER_LOOKS)] for i, name in enumerate(others)}
 
 
 def _scale_axes(axes: Axes, curves: Sequence[Curve]) -> None:

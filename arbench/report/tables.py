@@ -88,7 +88,7 @@ def records_table(records: Sequence[Record], title: str = "") -> Table:
     """The `Table` of `records`: the settings that differ, the scores that were measured, time and memory."""
     if not records:
         raise ValueError("no records to tabulate; expected at least one run folder or record.json")
-    groups = group_seeds(records)
+    groups = _in_order(group_seeds(records))
     columns = [QUANTITIES[name] for name in _columns(groups)]
     marks = protocol_marks(groups)
     texts = [_labels(group) for group in groups]
@@ -139,6 +139,13 @@ def mark_best(rows: Sequence[Sequence[Cell]], columns: Sequence[Quantity]) -> li
         return replace(cell, best=cell.value is not None and best.get((place, cell.mark)) == cell.value)
 
     return [[judged(place, cell) for place, cell in enumerate(row)] for row in rows]
+
+
+def _in_order(groups: Sequence[SeedGroup]) -> list[SeedGroup]:
+    """Models as they come, each by its number of steps."""
+    models = list(dict.fromkeys((group.first["method"], group.first["model"]) for group in groups))
+    place = {model: index for index, model in enumerate(models)}
+    return sorted(groups, key=lambda g: (place[g.first["method"], g.first["model"]], g.mean("steps") or 0))
 
 
 def _columns(groups: Sequence[SeedGroup]) -> list[str]:

@@ -1,0 +1,138 @@
+"""`arbench table`, `arbench plot` and `arbench report`: what is stored, shown; nothing is run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+Sources = Annotated[
+    Optional[list[str]],
+    typer.Argument(metavar="[TABLE|RUN]...", help="A paper's table (mar/table4), run folders, record files."),
+]
+Runs = Annotated[
+    Optional[list[str]],
+    typer.Argument(metavar="[RUN]...", help="Run folders or record files; by default every run under runs/."),
+]
+Format = Annotated[str, typer.Option("--format", "-f", help="md, csv, latex or html.")]
+Output = Annotated[
+    Optional[Path], typer.Option("--out", "-o", help="File to write; a table goes to the screen without.")
+]
+
+TABLE_EXAMPLES = """Examples:
+
+  arbench table mar/table4
+
+  arbench table runs/mar-digits-* runs/ar-digits-* --format latex
+"""
+PLOT_EXAMPLES = """Examples:
+
+  arbench plot runs --x seconds_per_image --y fid -o curve.png
+
+  arbench plot par/fig2 --x steps --y seconds_per_image -o fig2.pdf
+"""
+REPORT_EXAMPLES = """Example:
+
+  arbench report runs/mar-digits-* -o report.html
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add `table`, `plot` and `report` to the app."""
+    app.command("table", epilog=TABLE_EXAMPLES)(table)
+    app.command("plot", epilog=PLOT_EXAMPLES)(plot)
+    app.command("report", epilog=REPORT_EXAMPLES)(report)
+
+
+def table(sources: Sources = None, format: Format = "md", out: Output = None) -> None:
+    """Print the table of stored records, or of a paper with what was measured; nothing is run."""
+    from arbench.report.collect import RUNS, load_records, of_experiment, stored_records
+    from arbench.report.experiment_tables import experiment_table
+    from arbench.report.formats import render
+    from arbench.report.tables import render_table
+
+    experiments, paths = split_sources(sources or [])
+    parts = []
+    if experiments:
+        records = load_records(paths) if paths else stored_records()
+        parts = [render(experiment_table(e, of_experiment(records, e.name)), format) for e in experiments]
+    else:
+        parts = [render_table(load_records(paths or [str(RUNS)]), format)]
+    emit("\n".join(parts), out)
+
+
+def plot(
+    sources: Sources = None,
+    x: Annotated[Optional[str], typer.Option("--x", help="Quantity along the axis, e.g. seconds_per_image.")] = None,
+    y: Annotated[Optional[str], typer.Option("--y", help="Quantity upwards, e.g. fid.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="PNG, SVG or PDF by suffix.")] = Path("curve.png"),
+) -> None:
+    """Draw curves of stored records, published points hollow; nothing is run."""
+    from arbench.report.collect import RUNS, load_records, of_experiment, stored_records
+    from arbench.report.experiment_tables import published_curves
+    from arbench.report.plots import plot_records
+
+    experiments, paths = split_sources(sources or [])
+    if len(experiments) > 1:
+        raise ValueError(f"one table or figure at a time; got {', '.join(e.name for e in experiments)}")
+    axes = {"x": "seconds_per_image", "y": "fid"}
+    curves = []
+    title = ""
+    if experiments:
+        experiment = experiments[0]
+        axes |= dict(experiment.plot)
+        stored = of_experiment(load_records(paths) if paths else stored_records(), experiment.name)
+        records = [record for row in experiment.rows for record in stored.get(row.name, [])]
+        title = experiment.title
+    else:
+        records = load_records(paths or [str(RUNS)])
+    axes |= {name: value for name, value in (("x", x), ("y", y)) if value is not None}
+    if experiments:
+        curves = published_curves(experiments[0], axes["x"], axes["y"])
+    typer.echo(str(plot_records(records, out, axes["x"], axes["y"], published=curves, title=title)))
+
+
+def report(
+    runs: Runs = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path("report.html"),
+    title: Annotated[str, typer.Option("--title", help="Heading of the page.")] = "arbench report",
+) -> None:
+    """Write one self-contained page: tables, curves, sample grids and protocols."""
+    from arbench.report.collect import RUNS, record_files
+    from arbench.report.html import GRID_FILE, Entry, write_report
+    from arbench.report.record import load_record
+
+    files = [file for path in (runs or [RUNS]) for file in record_files(Path(path))]
+    entries = []
+    for file in files:
+        grid = file.parent / GRID_FILE
+        entries.append(Entry(record=load_record(file), grid=grid if grid.is_file() else None))
+    typer.echo(str(write_report(entries, out, title)))
+
+
+def split_sources(sources: Sequence[str]) -> tuple[list, list[str]]:
+    """Experiments among the given names, and the paths. ValueError for what is neither."""
+    from arbench.experiment import experiment_names, load_experiment
+    from arbench.registry import unknown_name
+
+    experiments, paths = [], []
+    for source in sources:
+        if source in experiment_names():
+            experiments.append(load_experiment(source))
+        elif Path(source).exists():
+            paths.append(source)
+        else:
+            raise unknown_name("table or run folder", source, experiment_names())
+    return experiments, paths
+
+
+def emit(text: str, out: Path | None) -> None:
+    """Print `text`, or write it to a file and say which."""
+    if out is None:
+        typer.echo(text, nl=False)
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(text, encoding="utf-8")
+    typer.echo(str(out))

@@ -1,0 +1,147 @@
+"""A paper's table as printed, with what was measured under each row; and its curves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+from arbench.experiment import Experiment, Row
+from arbench.report.plots import Curve, Point
+from arbench.report.published import PublishedValue, published_row
+from arbench.report.record import Record
+from arbench.report.tables import Cell, Marks, Table, mark_best, protocol_text
+from arbench.report.values import SCORES, Quantity, SeedGroup, group_seeds, protocol_key, quantity
+
+NOT_PRINTED = "–"
+
+
+def experiment_table(experiment: Experiment, measured: Mapping[str, Sequence[Record]]) -> Table:
+    """The table of `experiment`: printed values digit for digit, then, by row name, measured ones below theirs."""
+    columns = [quantity(name) for name in experiment.columns]
+    columns += _further_columns(columns, measured)
+    marks = _marks(experiment, measured)
+    labels: list[tuple[Cell, ...]] = []
+    cells: list[list[Cell]] = []
+    for row in experiment.rows:
+        printed = published_row(row.published)
+        if printed or not measured.get(row.name):
+            labels.append((Cell(text=row.group), Cell(text=row.label)))
+            cells.append([_printed_cell(printed.get(c.name), c, marks, row) for c in columns])
+        for group in group_seeds(measured.get(row.name, ())):
+            labels.append((Cell(text=row.group), Cell(text=f"{row.label}, measured" if printed else row.label)))
+            cells.append([_measured_cell(group, c, marks) for c in columns])
+    rows = [(*label, *row) for label, row in zip(labels, mark_best(cells, columns), strict=True)]
+    heads = ("group", "row", *(column.head for column in columns))
+    rows, heads = _without_empty_group(rows, heads)
+    return Table(heads=heads, rows=tuple(rows), title=_title(experiment), footnotes=_footnotes(experiment, marks))
+
+
+def published_curves(experiment: Experiment, x: str, y: str) -> list[Curve]:
+    """The printed points of an experiment, one curve a method (a group, for methods that are only quoted)."""
+    points: dict[str, list[Point]] = {}
+    for row in experiment.rows:
+        printed = published_row(row.published)
+        across, up = _place(row, printed, x), _place(row, printed, y)
+        if across is None or up is None:
+            continue
+        point = Point(x=across, y=up, label=_step_label(row, printed, x))
+        points.setdefault((row.method or row.group or "others").upper(), []).append(point)
+    return [
+        Curve(name=name, points=tuple(sorted(found, key=lambda point: point.x)), published=True)
+        for name, found in points.items()
+    ]
+
+
+def printed_values(experiment: Experiment) -> list[PublishedValue]:
+    """Every printed value in the columns of an experiment, row by row."""
+    rows = (published_row(row.published) for row in experiment.rows)
+    return [printed[name] for printed in rows for name in experiment.columns if name in printed]
+
+
+def _printed_cell(value: PublishedValue | None, column: Quantity, marks: Marks, row: Row) -> Cell:
+    if value is None:
+        return Cell(text=NOT_PRINTED)
+    mark = marks.letter(_published_key(row)) if column.name in SCORES else ""
+    return Cell(text=value.value, value=value.number, mark=mark)
+
+
+def _measured_cell(group: SeedGroup, column: Quantity, marks: Marks) -> Cell:
+    value = group.mean(column.name)
+    if not isinstance(value, (int, float)):
+        return Cell(text=NOT_PRINTED if value is None else str(value))
+    mark = marks.letter(protocol_key(group.first)) if column.name in SCORES else ""
+    text = column.with_spread(value, group.spread(column.name))
+    return Cell(text=text, value=float(column.text(value)), mark=mark)
+
+
+def _further_columns(columns: Sequence[Quantity], measured: Mapping[str, Sequence[Record]]) -> list[Quantity]:
+    """Label accuracy and time, where they were measured and are no column of the paper's."""
+    known = {column.name for column in columns}
+    groups = group_seeds(record for records in measured.values() for record in records)
+    wanted = [name for name in ("label_accuracy", "seconds_per_image") if name not in known]
+    return [quantity(name) for name in wanted if any(group.mean(name) is not None for group in groups)]
+
+
+def _marks(experiment: Experiment, measured: Mapping[str, Sequence[Record]]) -> Marks:
+    """The protocol of the paper, then those of the records."""
+    marks = Marks()
+    for row in experiment.rows:
+        if any(name in SCORES for name in published_row(row.published)):
+            marks.add(_published_key(row), _published_text(experiment))
+    for records in measured.values():
+        for record in records:
+            if record["metrics"]:
+                marks.add(protocol_key(record), f"measured: {protocol_text(record)}")
+    return marks
+
+
+def _published_key(row: Row) -> str:
+    """One key for all printed values of a table: the paper puts them in one column."""
+    return json.dumps(["published", (row.published or "").rpartition("/")[0]])
+
+
+def _published_text(experiment: Experiment) -> str:
+    ours = next((row for row in experiment.rows if row.task != "quoted"), None)
+    if ours is None or not ours.protocol.evaluator:
+        return f"as printed in {experiment.source}"
+    parts = [f"{ours.num_images} images", ours.protocol.evaluator]
+    parts += [f"resize {ours.protocol.resize}"] if ours.protocol.resize else []
+    return f"as printed in {experiment.source}: {', '.join(parts)}"
+
+
+def _footnotes(experiment: Experiment, marks: Marks) -> tuple[tuple[str, str], ...]:
+    values = [value for value in printed_values(experiment) if value.hardware]
+    timed = sorted({f"{value.hardware}, batch {value.batch}" for value in values})
+    times = [("", f"printed times: {'; '.join(timed)}")] if timed else []
+    protocols = list(marks.footnotes()) or [("", f"as printed in {experiment.source}")]
+    return (*protocols, *times, *(("", note) for note in experiment.notes), *_row_notes(experiment))
+
+
+def _row_notes(experiment: Experiment) -> list[tuple[str, str]]:
+    return [("", f"{row.label}: {note}") for row in experiment.rows for note in row.notes]
+
+
+def _title(experiment: Experiment) -> str:
+    return f"{experiment.name}: {experiment.title}"
+
+
+def _without_empty_group(rows: list[tuple[Cell, ...]], heads: tuple[str, ...]) -> tuple[list, tuple[str, ...]]:
+    """The group column goes where no row has a group."""
+    if any(row[0].text for row in rows):
+        return rows, heads
+    return [row[1:] for row in rows], heads[1:]
+
+
+def _place(row: Row, printed: Mapping[str, PublishedValue], name: str) -> float | None:
+    """Where a printed row stands on an axis: its printed value, or the setting it was sampled with."""
+    if name in printed:
+        number = printed[name].number
+        return None if number is None else number * quantity(name).scale
+    setting = row.sampling.get(name) if printed else None
+    return float(setting) if isinstance(setting, (int, float)) else None
+
+
+def _step_label(row: Row, printed: Mapping[str, PublishedValue], x: str) -> str:
+    if "steps" in printed and x != "steps":
+        return printed["steps"].value
+    return str(row.sampling["num_iter"]) if "num_iter" in row.sampling and x == "seconds_per_image" else ""

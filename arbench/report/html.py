@@ -1,0 +1,189 @@
+"""One self-contained page: tables, curves, sample grids and protocols, with nothing to fetch."""
+
+from __future__ import annotations
+
+import base64
+import html
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from arbench.report.formats import render
+from arbench.report.plots import plot_records
+from arbench.report.record import Record
+from arbench.report.tables import Cell, Table, protocol_text, records_table
+from arbench.report.values import quantity
+
+# Curves that are drawn where at least two records have both quantities.
+CURVES = (("seconds_per_image", "fid"), ("seconds_per_image", "is_mean"), ("seconds_per_image", "label_accuracy"))
+GRID_FILE = "grid.png"
+STYLE = """
+:root { color-scheme: light dark;
+  --ink: #1a1a1a; --paper: #ffffff; --quiet: #5f6368; --line: #d9dce0; --best: #0a5c99; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e6e6; --paper: #16181b; --quiet: #9aa0a6; --line: #3a3f44; --best: #7cc0f5; }
+  figure.curve { background: #ffffff; }
+}
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
+       max-width: 80rem; margin: 2rem auto; padding: 0 1.25rem; }
+h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
+p.lead, figcaption, ul.footnotes { color: var(--quiet); font-size: .875rem; }
+div.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .35rem .8rem; text-align: left; border-bottom: 1px solid var(--line); white-space: nowrap; }
+thead th { border-bottom: 2px solid var(--ink); } td.number, th.number { text-align: right; }
+td.text { white-space: normal; } strong { color: var(--best); }
+figure { margin: 1rem 0; } figure.curve { display: inline-block; width: 32rem; max-width: 100%; border-radius: .4rem; }
+figure img, figure svg { max-width: 100%; height: auto; }
+div.grids { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1.2rem; }
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One record and, where its run folder is there, the file of its sample grid."""
+
+    record: Record
+    grid: Path | None = None
+
+
+def write_report(entries: Sequence[Entry], path: str | Path, title: str = "arbench report") -> Path:
+    """Write the page on `entries`; returns its path. Raises ValueError where there are none."""
+    records = [entry.record for entry in entries]
+    sections = [
+        _section("Results", f'<div class="wide">{render(records_table(records), "html")}</div>'),
+        _section("Speed and accuracy", "\n".join(_curves(records))),
+        _section("Samples", _grids(entries)),
+        _section("Where the time goes", _wide(_phase_table(records))),
+        _section("How the scores were made", _wide(_protocol_table(records))),
+        _section("What was run", _wide(_settings_table(records))),
+    ]
+    page = "\n".join(
+        [
+            "<!doctype html>",
+            '<html lang="en"><head><meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>{html.escape(title)}</title>",
+            f"<style>{STYLE}</style></head><body>",
+            f'<h1>{html.escape(title)}</h1><p class="lead">{_lead(records)}</p>',
+            *(section for section in sections if section),
+            "</body></html>\n",
+        ]
+    )
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(page, encoding="utf-8")
+    return target
+
+
+def _lead(records: Sequence[Record]) -> str:
+    """What the page holds, in one line."""
+    models = list(dict.fromkeys(record["model"] for record in records))
+    versions = sorted({record["versions"]["arbench"] for record in records if "arbench" in record["versions"]})
+    made = f", arbench {', '.join(versions)}" if versions else ""
+    return html.escape(f"{len(records)} {'record' if len(records) == 1 else 'records'} of {', '.join(models)}{made}")
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section><h2>{title}</h2>\n{body}</section>" if body else ""
+
+
+def _wide(table: Table | None) -> str:
+    return "" if table is None else f'<div class="wide">{render(table, "html")}</div>'
+
+
+def _curves(records: Sequence[Record]) -> list[str]:
+    """Figures as SVG inside the page."""
+    figures = []
+    for x, y in CURVES:
+        drawable = [record for record in records if _has(record, x) and _has(record, y)]
+        if len(drawable) < 2:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            svg = plot_records(drawable, Path(folder) / "curve.svg", x=x, y=y).read_text(encoding="utf-8")
+        caption = f"{quantity(y).title} over {quantity(x).title}"
+        figures.append(
+            f'<figure class="curve">{_embedded(svg)}<figcaption>{html.escape(caption)}</figcaption></figure>'
+        )
+    return figures
+
+
+def _embedded(svg: str) -> str:
+    """An SVG file as an image in the page: its element ids stay its own."""
+    data = base64.b64encode(svg.encode()).decode()
+    return f'<img alt="curves" src="data:image/svg+xml;base64,{data}">'
+
+
+def _has(record: Record, name: str) -> bool:
+    part = record["speed"] if name == "seconds_per_image" else record["metrics"]
+    return part.get(name) is not None
+
+
+def _grids(entries: Sequence[Entry]) -> str:
+    figures = []
+    for entry in entries:
+        if entry.grid is None:
+            continue
+        data = base64.b64encode(entry.grid.read_bytes()).decode()
+        caption = html.escape(f"{_name(entry.record)}; {_settings(entry.record)}")
+        picture = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
+        figures.append(f"<figure>{picture}<figcaption>{caption}</figcaption></figure>")
+    return f'<div class="grids">{"".join(figures)}</div>' if figures else ""
+
+
+def _phase_table(records: Sequence[Record]) -> Table | None:
+    """Milliseconds an image in each phase, with what the time leaves out."""
+    rows = []
+    for record in records:
+        phases = record["speed"].get("phases")
+        if phases:
+            values = [phases.get(name) for name in ("generator", "head", "decode")]
+            cells = [Cell(text="–" if v is None else f"{1e3 * v:.3g}", value=None if v is None else v) for v in values]
+            rows.append((Cell(text=_name(record)), *cells, Cell(text=str(record["speed"].get("excludes") or "–"))))
+    heads = ("run", "generator (ms/image)", "head (ms/image)", "decode (ms/image)", "left out of the time")
+    return Table(heads=heads, rows=tuple(rows)) if rows else None
+
+
+def _protocol_table(records: Sequence[Record]) -> Table | None:
+    seen: dict[str, list[str]] = {}
+    for record in records:
+        if record["metrics"]:
+            seen.setdefault(protocol_text(record), []).append(_name(record))
+    rows = tuple((Cell(text=", ".join(dict.fromkeys(names))), Cell(text=text)) for text, names in seen.items())
+    return Table(heads=("runs", "protocol"), rows=rows) if rows else None
+
+
+def _settings_table(records: Sequence[Record]) -> Table:
+    rows = tuple(
+        (
+            Cell(text=_name(record)),
+            Cell(text=str(record["tokenizer"] or "–")),
+            Cell(text=_settings(record)),
+            Cell(text=_mapping(record["weights"])),
+            Cell(text=_mapping(record["hardware"])),
+            Cell(text=_mapping(record["versions"])),
+        )
+        for record in records
+    )
+    return Table(heads=("run", "tokenizer", "sampling", "weights", "hardware", "versions"), rows=rows)
+
+
+def _name(record: Record) -> str:
+    seed = "" if record["seed"] is None else f", seed {record['seed']}"
+    return f"{record['source'].get('label') or record['model']}{seed}"
+
+
+def _settings(record: Record) -> str:
+    return _mapping(record["sampling"]) + (f", {record['num_images']} images" if record["num_images"] else "")
+
+
+def _mapping(values: Mapping[str, object]) -> str:
+    shown = (f"{name} {_short(value)}" for name, value in values.items() if value not in (None, ""))
+    return ", ".join(shown) or "–"
+
+
+def _short(value: object) -> str:
+    """Hashes by their first digits; everything else as it is."""
+    text = str(value)
+    return f"{text[:10]}…" if len(text) == 64 and text.isalnum() else text

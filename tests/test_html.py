@@ -1,0 +1,72 @@
+"""The report is one page that needs nothing else."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from arbench.images import save_png
+from arbench.report.html import Entry, write_report
+from arbench.report.record import new_record
+
+
+def entry(tmp_path, model, fid, grid=True):
+    record = new_record(
+        method=model.split("-")[0],
+        model=model,
+        seed=0,
+        num_images=500,
+        sampling={"cfg_scale": 2.0},
+        metrics={"fid": fid, "is_mean": 9.0},
+        metric_protocol={"extractor": "digits-cnn", "reference": "digits-heldout"},
+        speed={
+            "seconds_per_image": fid / 100,
+            "steps": 8,
+            "phases": {"generator": 0.01, "head": 0.02, "decode": 0.001},
+        },
+        weights={"file": "shipped", "sha256": "ab" * 32},
+    )
+    file = tmp_path / f"{model}.png"
+    if grid:
+        save_png(file, np.zeros((8, 8, 3), np.uint8))
+    return Entry(record=record, grid=file if grid else None)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp("page")
+    entries = [entry(tmp_path, "mar-digits", 4.0), entry(tmp_path, "ar-<digits>", 5.0)]
+    return write_report(entries, tmp_path / "report.html", title="A & B").read_text(encoding="utf-8")
+
+
+def test_nothing_is_fetched(page):
+    assert re.findall(r'(?:src|href)="(?!data:)', page) == []
+    assert "@import" not in page
+
+
+def test_tables_curves_grids_and_protocol_are_there(page):
+    for heading in ("Results", "Speed and accuracy", "Samples", "Where the time goes", "How the scores were made"):
+        assert f"<h2>{heading}</h2>" in page
+    assert page.count("data:image/png") == 2
+    assert page.count("data:image/svg+xml") == 2  # FID and IS over time
+    assert "reference digits-heldout" in page
+
+
+def test_text_is_escaped(page):
+    assert "<title>A &amp; B</title>" in page
+    assert "ar-&lt;digits&gt;" in page
+    assert "<digits>" not in page
+
+
+def test_a_single_record_without_grid_has_no_empty_sections(tmp_path):
+    page = write_report([entry(tmp_path, "mar-digits", 4.0, grid=False)], tmp_path / "r.html").read_text("utf-8")
+    assert "<h2>Samples</h2>" not in page
+    assert "<h2>Speed and accuracy</h2>" not in page
+
+
+def test_the_same_records_give_the_same_page(tmp_path):
+    entries = [entry(tmp_path, "mar-digits", 4.0), entry(tmp_path, "ar-digits", 5.0)]
+    first, second = (write_report(entries, tmp_path / f"{n}.html").read_bytes() for n in range(2))
+    assert first == second

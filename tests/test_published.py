@@ -1,0 +1,122 @@
+"""Published values: every experiment's table shows the CSV's numbers digit for digit."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+
+from arbench.experiment import experiment_names, load_experiment, package_folder
+from arbench.report.experiment_tables import experiment_table, printed_values, published_curves
+from arbench.report.formats import render
+from arbench.report.published import COLUMNS, published_row, published_values
+from arbench.report.record import new_record
+
+PAPER_TABLES = [name for name in experiment_names() if not name.startswith("digits/")]
+PRINTED_NOTHING = {"mar/fig5"}  # the figure has axes and a legend, no values
+
+
+def files():
+    return sorted((package_folder("results") / "published").glob("*.csv"))
+
+
+def lines(file):
+    with file.open(newline="", encoding="utf-8") as stream:
+        yield from csv.DictReader(stream)
+
+
+@pytest.mark.parametrize("file", files(), ids=lambda file: file.stem)
+def test_files_are_tidy(file):
+    seen = set()
+    for line in lines(file):
+        assert tuple(line) == COLUMNS
+        key = (line["paper"], line["table"], line["row"], line["metric"])
+        if line["table"] != "settings":  # settings are sentences; one row may be told in several
+            assert key not in seen
+        seen.add(key)
+        assert line["value"]
+        assert line["source"]
+        assert line["confidence"]
+
+
+def test_every_time_says_its_hardware_and_batch():
+    times = [v for row in published_values().values() for v in row.values() if v.metric.startswith("seconds")]
+    assert times
+    assert all(value.hardware and value.batch for value in times)
+
+
+@pytest.mark.parametrize("name", PAPER_TABLES)
+def test_every_row_of_an_experiment_has_its_published_values(name):
+    experiment = load_experiment(name)
+    for row in experiment.rows:
+        assert row.published is None or published_row(row.published)
+    assert bool(printed_values(experiment)) == (name not in PRINTED_NOTHING)
+
+
+@pytest.mark.parametrize("name", PAPER_TABLES)
+def test_an_experiment_leaves_out_no_published_row(name):
+    published = {key.rpartition("/")[2] for key in published_values() if key.rpartition("/")[0] == name}
+    shown = {row.published.rpartition("/")[2] for row in load_experiment(name).rows if row.published}
+    assert published - shown <= {"headline", "released", "released-no-cfg"}  # sentences beside the figures
+
+
+@pytest.mark.parametrize("name", PAPER_TABLES)
+def test_the_table_equals_the_csv_digit_for_digit(name):
+    experiment = load_experiment(name)
+    text = render(experiment_table(experiment, {}), "csv")
+    table = [line for line in csv.DictReader(io.StringIO(text)) if not next(iter(line.values())).startswith("#")]
+    assert len(table) == len(experiment.rows)
+    stored = {}
+    for file in files():
+        for line in lines(file):
+            stored[f"{line['paper']}/{line['table']}/{line['row']}", line["metric"]] = line["value"]
+    for shown, row in zip(table, experiment.rows, strict=True):
+        cells = list(shown.values())[-len(experiment.columns) :]
+        assert cells == [stored.get((row.published, column), "–") for column in experiment.columns]
+
+
+@pytest.mark.parametrize(
+    ("key", "metric", "value"),
+    [
+        ("mar/table4/mar-h", "fid", "1.55"),
+        ("mar/table4/mar-b-no-cfg", "is_mean", "192.4"),
+        ("mar/table1/random-bidirect-many-diff", "fid", "1.98"),
+        ("llamagen/table6/llamagen-3b", "fid", "2.18"),
+        ("llamagen/table10/llamagen-3b-384-300ep-cfg-1.65", "fid", "2.189"),
+        ("par/table2/par-3b-4x", "seconds_per_image", "3.46"),
+        ("par/table4/d-raster-many", "fid", "5.64"),
+    ],
+)
+def test_known_values(key, metric, value):
+    assert published_row(key)[metric].value == value
+
+
+def test_an_unknown_row_names_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'mar/table4/mar-b'"):
+        published_row("mar/table4/marb")
+
+
+def test_measured_values_stand_below_the_printed_ones_with_another_mark():
+    record = new_record(
+        method="mar",
+        model="mar-b",
+        seed=0,
+        num_images=1000,
+        metrics={"fid": 7.25},
+        metric_protocol={"extractor": "inception", "reference": "adm-train-256"},
+        source={"kind": "measured", "experiment": "mar/table4", "row": "mar-b"},
+    )
+    text = render(experiment_table(load_experiment("mar/table4"), {"mar-b": [record]}), "md")
+    printed, measured = (
+        line for line in text.splitlines() if line.split("|")[2:3] and "MAR-B" in line and "w/o" not in line
+    )
+    assert "2.31<sup>a</sup>" in printed
+    assert "7.25<sup>b</sup>" in measured
+    assert "- <sup>b</sup> measured: 1000 images" in text
+
+
+def test_published_curves_hold_the_printed_points():
+    (ar, par) = (curve for curve in published_curves(load_experiment("par/fig2"), "steps", "seconds_per_image"))
+    assert [(point.x, point.y) for point in ar.points] == [(576, 12.41)]
+    assert [(point.x, point.y) for point in par.points] == [(51, 1.31), (147, 3.46)]
