@@ -63,30 +63,52 @@ def fail(message: str) -> int:
 
 def run_command(arguments: list[str]) -> int:
     """Run one command line and return its exit code: 0, 2 for a user's mistake, 130 for Ctrl-C."""
-    import click
+    import typer
 
+    usage_error, shows_help = click_errors()
     arguments = list(arguments)
     debug = "--debug" in arguments
     if debug:
         arguments.remove("--debug")
     try:
-        result = build_app()(arguments, standalone_mode=False, prog_name="arbench")
-    except click.exceptions.Exit as stop:
+        result = invoke(arguments)
+    except typer.Exit as stop:
         return stop.exit_code
-    except click.exceptions.NoArgsIsHelpError as usage:
+    except shows_help as usage:
         print(usage.format_message())
         return EXIT_USER_ERROR
-    except (click.exceptions.Abort, KeyboardInterrupt) as stop:
+    except (typer.Abort, KeyboardInterrupt) as stop:
         detail = str(stop) or "nothing half-written was left behind"
         print(f"\narbench: interrupted; {detail}", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except click.exceptions.ClickException as usage:
+    except usage_error as usage:
         return fail(usage.format_message())
     except USER_ERRORS as error:
         if debug:
             raise
         return fail(describe(error))
     return result if isinstance(result, int) else 0
+
+
+def invoke(arguments: list[str]) -> Any:
+    """Parse and call. Not Typer's own `__call__`, which swallows what a KeyboardInterrupt has to say."""
+    import typer
+
+    command = typer.main.get_command(build_app())
+    with command.make_context("arbench", arguments) as context:
+        return command.invoke(context)
+
+
+def click_errors() -> tuple[Any, Any]:
+    """Click's classes for a usage error and for "no arguments, so here is the help" (older ones lack the second).
+
+    They are found through Typer, because newer releases of it bring their own copy of Click.
+    """
+    import typer
+
+    usage_error = typer.BadParameter.__mro__[2]  # BadParameter < UsageError < ClickException
+    module = importlib.import_module(usage_error.__module__)
+    return usage_error, getattr(module, "NoArgsIsHelpError", ())
 
 
 def describe(error: Exception) -> str:
