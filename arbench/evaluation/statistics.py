@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.linalg import blas
+
+from arbench.evaluation.files import load_npz, save_npz
 
 
 class FrechetStatistics:
@@ -175,28 +173,3 @@ def _as_float64(features: Any) -> np.ndarray:
     if hasattr(features, "detach"):  # a torch tensor, on any device
         features = features.detach().cpu().numpy()
     return np.ascontiguousarray(features, dtype=np.float64)
-
-
-def load_npz(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an npz; pickled objects are refused. OSError where absent, ValueError where broken."""
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("one array, not an npz")
-            return {name: file[name] for name in file.files}
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: not a readable npz ({error})") from error
-
-
-def save_npz(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Write `arrays` as an uncompressed npz, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".npz")
-    os.close(handle)
-    try:
-        np.savez(partial, **arrays)
-        os.chmod(partial, 0o644)  # mkstemp gives 0600; the file is for others to read
-        os.replace(partial, path)
-    except BaseException:
-        os.unlink(partial)
-        raise

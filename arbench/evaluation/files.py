@@ -1,0 +1,94 @@
+"""Files of arrays and weights: read without running anything stored in them, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import tempfile
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+# What unpickling a cut or foreign file raises, beside torch's refusal of anything but tensors.
+BROKEN_PICKLE = (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, pickle.UnpicklingError)
+
+
+def load_npz(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an npz; pickled objects are refused. OSError where absent, ValueError where broken."""
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise ValueError("one array, not an npz")
+            return {name: file[name] for name in file.files}
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: not a readable npz ({error})") from error
+
+
+def save_npz(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write `arrays` as an uncompressed npz, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".npz")
+    os.close(handle)
+    try:
+        np.savez(partial, **arrays)
+        os.chmod(partial, 0o644)  # mkstemp gives 0600; the file is for others to read
+        os.replace(partial, path)
+    except BaseException:
+        os.unlink(partial)
+        raise
+
+
+def read_torch(file: Path, allowed: Iterable[Any] = ()) -> Any:
+    """What a torch file holds, tensors on the CPU; classes other than torch's own and `allowed` are refused.
+
+    Raises FileNotFoundError, and ValueError where the file is broken or wants something else.
+    """
+    _require_file(file)
+    try:
+        with torch.serialization.safe_globals(list(allowed)):
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except BROKEN_PICKLE as error:
+        raise ValueError(f"{file}: not a torch file that is safe to read ({one_line(error)})") from error
+
+
+def read_state(file: Path) -> dict[str, Tensor]:
+    """A state dict from .safetensors or a torch file. Raises as `read_torch`, and ValueError for another content."""
+    if file.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        _require_file(file)
+        try:
+            return load_file(file)
+        except SafetensorError as error:
+            raise ValueError(f"{file}: not a readable safetensors file ({one_line(error)})") from error
+    state = read_torch(file)
+    if not isinstance(state, Mapping) or not all(torch.is_tensor(value) for value in state.values()):
+        raise ValueError(f"{file}: expected a state dict, tensors by name")
+    return dict(state)
+
+
+def file_sha256(file: Path) -> str:
+    """SHA-256 of a file's bytes in hexadecimal."""
+    with file.open("rb") as stream:
+        digest = hashlib.sha256()
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """An exception's message on one line, shortened."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _require_file(file: Path) -> None:
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file")
