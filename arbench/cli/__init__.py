@@ -40,18 +40,27 @@ def build_app() -> Any:
 
     @app.callback()
     def root(
-        version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
+        version: bool = typer.Option(
+            False, "--version", help="Print the version and exit.", is_eager=True, callback=print_version
+        ),
         debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
     ) -> None:
-        if version:
-            from arbench import __version__
-
-            typer.echo(f"arbench {__version__}")
-            raise typer.Exit
+        pass
 
     for name in COMMAND_MODULES:
         importlib.import_module(f"arbench.cli.{name}").register(app)
     return app
+
+
+def print_version(asked: bool) -> None:
+    """`--version`: print it and stop, before a command is looked for."""
+    if asked:
+        import typer
+
+        from arbench import __version__
+
+        print(f"arbench {__version__}")
+        raise typer.Exit
 
 
 def fail(message: str) -> int:
