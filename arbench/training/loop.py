@@ -128,8 +128,8 @@ def train(
     """Train to `config.steps`, with a checkpoint and a log in `folder`; returns the trainer at its end.
 
     `make_task` is called under the run's seed, which decides the weights' start. The caller's global random state is
-    left as it was. Ctrl-C finishes the step and saves a checkpoint first. Raises ValueError where `folder` already holds a run and `resume`
-    is false, or holds none and `resume` is true.
+    left as it was. Ctrl-C finishes the step and saves a checkpoint first. Raises ValueError where `folder` already
+    holds a run and `resume` is false, or holds none and `resume` is true.
     """
     path = folder / FILE_NAME
     if path.exists() and not resume:
