@@ -104,7 +104,7 @@ def report(
     from arbench.report.html import GRID_FILE, Entry, write_report
     from arbench.report.record import load_record
 
-    files = [file for path in (runs or [RUNS]) for file in record_files(Path(path))]
+    files = [file for path in (runs or [str(RUNS)]) for file in record_files(Path(path))]
     entries = []
     for file in files:
         grid = file.parent / GRID_FILE

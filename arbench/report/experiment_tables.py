@@ -37,17 +37,27 @@ def experiment_table(experiment: Experiment, measured: Mapping[str, Sequence[Rec
 
 
 def published_curves(experiment: Experiment, x: str, y: str) -> list[Curve]:
-    """The printed points of an experiment, one curve a method (a group, for methods that are only quoted)."""
-    points: dict[str, list[Point]] = {}
+    """The printed points of an experiment, one curve a method, or a group for methods that are only quoted.
+
+    Points are joined where one model was run with several settings; different models are no curve.
+    """
+    own = {row.method.upper() for row in experiment.rows if row.method}
+    points: dict[str, list[tuple[Point, str]]] = {}
     for row in experiment.rows:
         printed = published_row(row.published)
         across, up = _place(row, printed, x), _place(row, printed, y)
         if across is None or up is None:
             continue
+        name = row.method.upper() if row.method else f"other {row.group}" if row.group in own else row.group or "others"
         point = Point(x=across, y=up, label=_step_label(row, printed, x))
-        points.setdefault((row.method or row.group or "others").upper(), []).append(point)
+        points.setdefault(name, []).append((point, row.model or row.name))
     return [
-        Curve(name=name, points=tuple(sorted(found, key=lambda point: point.x)), published=True)
+        Curve(
+            name=name,
+            points=tuple(sorted((point for point, _ in found), key=lambda point: point.x)),
+            published=True,
+            joined=len({model for _, model in found}) == 1,
+        )
         for name, found in points.items()
     ]
 

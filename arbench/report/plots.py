@@ -14,12 +14,14 @@ from arbench.report.values import SCORES, SeedGroup, fid_name, group_seeds, prot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 SUFFIXES = (".png", ".svg", ".pdf")
 # Okabe and Ito's colours, told apart by colour-blind readers (their yellow is lost on paper), each with its marker, so
 # that a curve is known in print without colour too.
 METHOD_LOOKS = {"MAR": ("#0072B2", "o"), "PAR": ("#D55E00", "s"), "AR": ("#009E73", "^")}
-OTHER_LOOKS = (("#CC79A7", "D"), ("#56B4E9", "v"), ("#E69F00", "P"), ("#000000", "X"))
+OTHER_LOOKS = (("#CC79A7", "D"), ("#56B4E9", "v"), ("#E69F00", "P"), ("#000000", "X"), ("#7F7F7F", "<"))
+LONG_LEGEND = 4  # curves; a longer legend stands beside the axes
 LOG_SPAN = 10.0  # an axis whose values span more than this factor is logarithmic
 STYLE: Any = {
     "font.size": 10,
@@ -47,11 +49,12 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """Points that belong together: one method, measured by us or published."""
+    """Points that belong together: one method, measured by us or published; `joined` by a line or not."""
 
     name: str
     points: tuple[Point, ...]
     published: bool = False
+    joined: bool = True
 
 
 def plot_records(
@@ -132,7 +135,7 @@ def draw_curves(
         for curve in curves:
             _draw_curve(axes, curve, *looks[curve.name])
         axes.set(xlabel=x_head, ylabel=y_head, title=title)
-        _legend(axes, curves)
+        _legend(figure, axes, curves)
         if notes:
             figure.supxlabel("\n".join(notes), fontsize=7, x=0.01, ha="left")
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -145,6 +148,8 @@ def _draw_curve(axes: Axes, curve: Curve, colour: str, marker: str) -> None:
     style: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 6.5, "linewidth": 1.6, "capsize": 2.5}
     if curve.published:
         style |= {"markerfacecolor": "white", "linestyle": "--", "linewidth": 1.1}
+    if not curve.joined:
+        style["linestyle"] = "none"
     name = f"{curve.name}, published" if curve.published else curve.name
     errors: dict[str, Any] = {
         "xerr": _errors([p.x_spread for p in curve.points]),
@@ -184,10 +189,17 @@ def _scale_axes(axes: Axes, curves: Sequence[Curve]) -> None:
         axis.set_minor_formatter(FuncFormatter(lambda *_: ""))
 
 
-def _legend(axes: Axes, curves: Sequence[Curve]) -> None:
-    if len(curves) > 1 or any(curve.published for curve in curves):
-        numbers = any(point.label for curve in curves for point in curve.points)
-        axes.legend(frameon=False, fontsize=9, title="numbers: steps" if numbers else None, title_fontsize=8)
+def _legend(figure: Figure, axes: Axes, curves: Sequence[Curve]) -> None:
+    """Inside the axes while it is short, beside them where it would cover points."""
+    if len(curves) < 2 and not any(curve.published for curve in curves):
+        return
+    numbers = any(point.label for curve in curves for point in curve.points)
+    style: dict[str, Any] = {"frameon": False, "fontsize": 9, "title_fontsize": 8}
+    style["title"] = "numbers: steps" if numbers else None
+    if len(curves) > LONG_LEGEND:
+        figure.legend(loc="outside right upper", **style)
+    else:
+        axes.legend(**style)
 
 
 def _curve_name(group: SeedGroup, models: set[tuple[str, str]]) -> str:
