@@ -122,9 +122,7 @@ class AR(CausalBackbone):
     def _sequence_of(self, tokens: Tensor) -> Tensor:
         """Ids (B, h, w) -> (B, N), or latents (B, C, H, W) -> (B, N, C'); raster order."""
         if self.kind == "discrete":
-            require(
-                tokens.shape[1:] == torch.Size(self.grid), f"ids {tuple(tokens.shape)}: expected (B, {self.grid})"
-            )
+            require(tokens.shape[1:] == torch.Size(self.grid), f"ids {tuple(tokens.shape)}: expected (B, {self.grid})")
             return tokens.flatten(1)
         return patchify(tokens, self.config.patch_size)
 

@@ -85,9 +85,7 @@ class DiffusionSampling(Guidance):
 
         super().__post_init__()
         require(self.temperature >= 0, f"temperature {self.temperature}: expected 0 or more")
-        require(
-            1 <= self.head_steps <= TRAIN_STEPS, f"head_steps {self.head_steps}: expected 1 to {TRAIN_STEPS}"
-        )
+        require(1 <= self.head_steps <= TRAIN_STEPS, f"head_steps {self.head_steps}: expected 1 to {TRAIN_STEPS}")
         if self.head_sampler not in SOLVERS:
             raise unknown_name("head_sampler", self.head_sampler, SOLVERS)
 

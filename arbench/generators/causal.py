@@ -59,6 +59,7 @@ class CausalState:
     cache: KVCache
     tokens: Tensor  # (B, N) or (B, N, C): drawn tokens in generation order
     images: int
+    rotary_table: Tensor  # (1 + N, W, 2)
     pending: Tensor | None = None  # tokens drawn last, not yet seen by the backbone
     known: int = 0
 
@@ -75,8 +76,18 @@ class CausalState:
 class CausalBackbone(nn.Module):
     """Class and tokens to one condition vector a token, over whole sequences or step by step with a KV cache."""
 
+    spe_tok_embeddings: GroupTokens  # where parallel > 1
+
     def __init__(
-        self, *, width: int, depth: int, heads: int, num_classes: int, grid: tuple[int, int], parallel: int, dropout: float
+        self,
+        *,
+        width: int,
+        depth: int,
+        heads: int,
+        num_classes: int,
+        grid: tuple[int, int],
+        parallel: int,
+        dropout: float,
     ) -> None:
         super().__init__()
         self.width, self.heads, self.grid, self.parallel = width, heads, grid, parallel
@@ -94,8 +105,8 @@ class CausalBackbone(nn.Module):
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
                 nn.init.normal_(module.weight, std=INIT_STD)
-                if getattr(module, "bias", None) is not None:
-                    nn.init.zeros_(module.bias)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
 
     def embed_tokens(self, tokens: Tensor) -> Tensor:
         """(B, n) codes or (B, n, C) continuous tokens -> (B, n, D); given by the generator."""
@@ -105,17 +116,16 @@ class CausalBackbone(nn.Module):
         """What tells the network which place it predicts next, (B, n) -> (B, n, D); None where the order is fixed."""
         return None
 
-    def rotary(self, places: Tensor, like: Tensor) -> Tensor:
-        """Rotary entries of `places` (B, T), 0 for class and group tokens, 1 + raster index for image tokens."""
-        table = rotary_table(self.grid, self.width // self.heads).to(like.device)
-        table = table.to(torch.promote_types(like.dtype, torch.float32))
-        return table[places].unsqueeze(1)  # (B, 1, T, D/2H, 2)
+    def rotary_table(self, like: Tensor) -> Tensor:
+        """Rotary entries (1 + N, W, 2): place 0 for class and group tokens, 1 + raster index for image tokens."""
+        table = rotary_table(self.grid, self.width // self.heads)
+        return table.to(like.device, torch.promote_types(like.dtype, torch.float32))
 
     def sequence(self, tokens: Tensor, labels: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
         """The training sequence (B, N, D) and its rotary places (B, N), for tokens in generation order."""
         n, batch = self.parallel, len(labels)
         image = self.embed_tokens(tokens[:, : self.num_tokens - n])
-        parts, places = [self.cls_embedding(labels)[:, None], image], [order.new_zeros(batch, 1), order[:, : -n] + 1]
+        parts, places = [self.cls_embedding(labels)[:, None], image], [order.new_zeros(batch, 1), order[:, :-n] + 1]
         if n > 1:
             special = self.spe_tok_embeddings().expand(batch, -1, -1)
             parts = [parts[0], image[:, :n], special, image[:, n:]]
@@ -123,11 +133,11 @@ class CausalBackbone(nn.Module):
         return torch.cat(parts, dim=1), torch.cat(places, dim=1)
 
     def hidden(self, tokens: Tensor, labels: Tensor, order: Tensor) -> Tensor:
-        """Teacher forcing: tokens in generation order (B, N[, C]), labels (B,), order (B, N) -> conditions (B, N, D)."""
+        """Tokens in generation order (B, N[, C]), labels (B,), order (B, N) -> conditions (B, N, D)."""
         x, places = self.sequence(tokens, labels, order)
         targets = self.embed_targets(order)
         x = self.dropout(x if targets is None else x + targets)
-        rotary = self.rotary(places, x)
+        rotary = self.rotary_table(x)[places].unsqueeze(1)  # (B, 1, T, W, 2)
         mask = None if self.parallel == 1 else self.attention_mask(x.shape[1]).to(x.device)
         for layer in self.layers:
             x = layer(x, rotary, mask)
@@ -152,6 +162,7 @@ class CausalBackbone(nn.Module):
             cache=cache,
             tokens=self.empty_tokens(len(labels), like),
             images=len(labels),
+            rotary_table=self.rotary_table(like),
         )
 
     def empty_tokens(self, batch: int, like: Tensor) -> Tensor:
@@ -166,7 +177,7 @@ class CausalBackbone(nn.Module):
         targets = self.embed_targets(step.positions)
         if targets is not None:
             x = x + targets.repeat(state.copies, 1, 1)
-        rotary = self.rotary(places, x)
+        rotary = state.rotary_table[places].unsqueeze(1)  # (R, 1, n, W, 2)
         mask = self.step_mask(x.shape[1], state.cache.length + x.shape[1])
         mask = None if mask is None else mask.to(x.device)
         for index, layer in enumerate(self.layers):

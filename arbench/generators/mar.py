@@ -129,7 +129,7 @@ class MAR(MaskedBackbone):
         return self.diffloss.net(x, t, z)
 
     def loss(self, tokens: Tensor, labels: Tensor, *, rng: torch.Generator | None = None) -> Tensor:
-        """Training loss over the hidden tokens of latents (B, C, H, W) or ids (B, h, w); in training mode labels drop."""
+        """Loss over the hidden tokens of latents (B, C, H, W) or ids (B, h, w); labels drop in training mode."""
         if self.training:
             labels = drop_labels(labels, self.num_classes, rng)
         tokens = self._raster_tokens(tokens)

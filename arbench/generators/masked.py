@@ -1,4 +1,4 @@
-"""The masked backbone of MAR: a bidirectional encoder over the known tokens, a decoder over all (arXiv:2406.11838, 3.3).
+"""MAR's backbone: a bidirectional encoder over the known tokens, a decoder over all (arXiv:2406.11838, section 3.3).
 
 The encoder sees the known tokens behind a buffer of slots that all hold the class embedding; the decoder puts a mask
 token at every hidden place. Its output at a hidden place, plus that place's embedding, conditions the head.

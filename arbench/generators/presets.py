@@ -40,8 +40,11 @@ class Preset:
 DIGITS = {"num_classes": 10, "grid": 8}
 DIGITS_GPT = {"width": 128, "depth": 4, "heads": 4, "vocab_size": 256, **DIGITS}
 DIGITS_MASKED = {
-    **{f"{part}_{key}": value for part in ("encoder", "decoder") for key, value in
-       (("width", 128), ("depth", 3), ("heads", 4))},
+    **{
+        f"{part}_{key}": value
+        for part in ("encoder", "decoder")
+        for key, value in (("width", 128), ("depth", 3), ("heads", 4))
+    },
     "buffer_size": 8,
     **DIGITS,
 }

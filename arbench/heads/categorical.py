@@ -63,7 +63,13 @@ class CategoricalHead(nn.Linear):
         return F.cross_entropy(self.logits(condition).flatten(0, -2), codes.flatten())
 
     def draw(
-        self, condition: Tensor, unconditional: Tensor | None, scale: float, settings: Any, noise: Any, positions: Tensor
+        self,
+        condition: Tensor,
+        unconditional: Tensor | None,
+        scale: float,
+        settings: Any,
+        noise: Any,
+        positions: Tensor,
     ) -> Tensor:
         """Draw a code for each of `positions` (B, n) from conditions (B, n, D): (B, n) int64.
 

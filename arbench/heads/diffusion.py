@@ -38,7 +38,7 @@ class TimeEmbedder(nn.Module):
 
     def forward(self, timesteps: Tensor) -> Tensor:
         """(M,) -> (M, W)."""
-        return self.mlp(time_embedding(timesteps).to(self.mlp[0].weight.dtype))
+        return self.mlp(time_embedding(timesteps).to(next(self.parameters()).dtype))
 
 
 class ResidualBlock(nn.Module):
@@ -83,13 +83,14 @@ class DenoisingMLP(nn.Module):
         self.initialise()
 
     def initialise(self) -> None:
-        """Xavier weights, zero biases; the modulations and the output start at zero, so each block starts as identity."""
+        """Xavier weights, zero biases; modulations and output start at zero, so each block is the identity."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        for layer in (self.time_embed.mlp[0], self.time_embed.mlp[2]):
-            nn.init.normal_(layer.weight, std=0.02)
+        for name, parameter in self.time_embed.named_parameters():
+            if name.endswith("weight"):
+                nn.init.normal_(parameter, std=0.02)
         for block in [*self.res_blocks, self.final_layer]:
             nn.init.zeros_(block.adaLN_modulation[1].weight)
             nn.init.zeros_(block.adaLN_modulation[1].bias)
@@ -104,7 +105,7 @@ class DenoisingMLP(nn.Module):
     def denoise(self, x: Tensor, modulations: list[Tensor]) -> Tensor:
         """(M, C) and `modulations(t, z)` -> (M, 2C)."""
         hidden = self.input_proj(x)
-        for block, modulation in zip(self.res_blocks, modulations):
+        for block, modulation in zip(self.res_blocks, modulations[:-1], strict=True):
             hidden = block(hidden, modulation)
         return self.final_layer(hidden, modulations[-1])
 
@@ -180,7 +181,13 @@ class DiffusionHead(nn.Module):
         return noise_and_variance_loss(self.net, process, tokens, timesteps, noise, condition).mean()
 
     def draw(
-        self, condition: Tensor, unconditional: Tensor | None, scale: float, settings: Any, noise: Any, positions: Tensor
+        self,
+        condition: Tensor,
+        unconditional: Tensor | None,
+        scale: float,
+        settings: Any,
+        noise: Any,
+        positions: Tensor,
     ) -> Tensor:
         """Draw a token for each of `positions` (B, n) from conditions (B, n, D): (B, n, C).
 

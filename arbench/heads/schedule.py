@@ -5,6 +5,7 @@ Notation of Nichol & Dhariwal, "Improved Denoising Diffusion Probabilistic Model
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +25,7 @@ def cosine_alpha_bar(time: float) -> float:
 def cosine_betas(num_steps: int = TRAIN_STEPS) -> np.ndarray:
     """Noise added by each of `num_steps` steps: (T,) float64."""
     levels = [cosine_alpha_bar(step / num_steps) for step in range(num_steps + 1)]
-    return np.array([min(1 - after / before, MAX_BETA) for before, after in zip(levels, levels[1:])])
+    return np.array([min(1 - after / before, MAX_BETA) for before, after in itertools.pairwise(levels)])
 
 
 def kept_timesteps(num_steps: int, total: int = TRAIN_STEPS) -> list[int]:

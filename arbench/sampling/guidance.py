@@ -12,7 +12,7 @@ def guidance_scale(settings: Guidance, step: Step) -> float:
     the step, of which at least one counts as hidden even at the end (MAR release). Past `cfg_interval`, where it is not
     -1, there is no guidance (LlamaGen release).
     """
-    if not settings.guided or settings.cfg_interval > -1 and step.clock > settings.cfg_interval:
+    if not settings.guided or (settings.cfg_interval > -1 and step.clock > settings.cfg_interval):
         return 1.0
     if settings.cfg_schedule == "linear":
         known_after = min(step.known + step.size, step.total - 1)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from arbench.generators.base import Generator, make_settings
+from arbench.generators.base import make_settings
 from arbench.noise import ImageNoise, Noise
 from arbench.sampling.guidance import guidance_scale
 from arbench.sampling.schedules import make_schedule
@@ -52,7 +52,7 @@ def check_image_ids(image_ids: Labels | None, batch: int, device: torch.device) 
 
 @torch.inference_mode()
 def generate(
-    generator: Generator | Any,
+    generator: Any,
     labels: Labels,
     *,
     seed: int = 0,
@@ -80,7 +80,7 @@ def generate(
     # The unconditional rows run as long as a step to come reads them, and not a step longer.
     last_guided = max((index for index, scale in enumerate(scales) if scale != 1), default=-1)
     state = generator.begin(labels, last_guided >= 0, schedule.order)
-    for index, (step, scale) in enumerate(zip(schedule, scales)):
+    for index, (step, scale) in enumerate(zip(schedule, scales, strict=True)):
         with timer.phase("generator"):
             conditional, unconditional = generator.conditions(state, step, index <= last_guided)
         with timer.phase("head"):

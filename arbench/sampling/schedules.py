@@ -24,7 +24,7 @@ class Schedule:
 
     def __iter__(self) -> Iterator[Step]:
         known, total = 0, self.order.shape[1]
-        for size, clock in zip(self.sizes, self.clocks):
+        for size, clock in zip(self.sizes, self.clocks, strict=True):
             yield Step(positions=self.order[:, known : known + size], known=known, total=total, clock=clock)
             known += size
 
