@@ -45,7 +45,14 @@ def test_an_unknown_family_is_one_line() -> None:
 
 
 def test_ar_and_par_configs() -> None:
-    wanted = {"width": 64, "depth": 2, "vocab_size": 97, "num_classes": 10}
+    wanted = {
+        "width": 64,
+        "depth": 2,
+        "num_classes": 10,
+        "order": "raster",
+        "head": "categorical",
+        "vocab_size": 97,
+    }
     assert read_config("ar", AR) == wanted
     assert read_config("par", PAR) == {**wanted, "parallel": 16}
 
@@ -58,17 +65,38 @@ def test_mar_config() -> None:
         "decoder_depth": 1,
         "num_classes": 10,
         "buffer_size": 8,
+        "head": "diffusion",
         "head_depth": 1,
         "head_width": 32,
         "num_tokens": 64,
         "token_width": 16,
-        "grid": 8,
     }
 
 
+def test_heads_and_orders_of_the_table_1_variants() -> None:
+    causal = {name: shape for name, shape in AR.items() if name not in ("tok_embeddings.weight", "output.weight")}
+    head = {name: shape for name, shape in MAR.items() if name.startswith("diffloss")}
+    config = read_config("ar", {**causal, **head, "target_embeddings.weight": (64, 64)})
+    assert config == {
+        "width": 64,
+        "depth": 2,
+        "num_classes": 10,
+        "order": "random",
+        "head": "diffusion",
+        "head_depth": 1,
+        "head_width": 32,
+        "token_width": 16,
+        "num_tokens": 64,
+    }
+    masked = {name: shape for name, shape in MAR.items() if not name.startswith(("diffloss", "z_proj"))}
+    codes = read_config("mar", {**masked, "tok_embeddings.weight": (97, 64)})
+    assert (codes["head"], codes["vocab_size"]) == ("categorical", 97)
+    assert find_family(masked) == "mar"
+
+
 def test_a_missing_tensor_is_named() -> None:
-    with pytest.raises(ValueError, match=r"incomplete weights: z_proj\.weight is missing"):
-        read_config("mar", {name: shape for name, shape in MAR.items() if name != "z_proj.weight"})
+    with pytest.raises(ValueError, match=r"incomplete weights: decoder_embed\.weight is missing"):
+        read_config("mar", {name: shape for name, shape in MAR.items() if name != "decoder_embed.weight"})
 
 
 def test_a_tensor_of_other_dimensions_is_named() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from math import isqrt
+from typing import Any
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
@@ -23,9 +23,9 @@ DROPPED = ("freqs_cis",)
 
 # Names that tell a family: all of the first group are there, none of the second.
 SIGNATURES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
-    ("par", ("tok_embeddings.weight", "spe_tok_embeddings.special_embeddings.weight"), ()),
-    ("ar", ("tok_embeddings.weight", "cls_embedding.embedding_table.weight"), ()),
-    ("mar", ("encoder_pos_embed_learned", "decoder_pos_embed_learned", "diffloss.net.input_proj.weight"), ()),
+    ("par", ("layers.0.attention.wqkv.weight", "spe_tok_embeddings.special_embeddings.weight"), ()),
+    ("ar", ("layers.0.attention.wqkv.weight", "cls_embedding.embedding_table.weight"), ()),
+    ("mar", ("encoder_pos_embed_learned", "decoder_pos_embed_learned", "class_emb.weight"), ()),
     ("llamagen-vq", ("encoder.conv_blocks.0.res.0.norm1.weight", "quantize.embedding.weight"), ()),
     ("vq16", ("encoder.down.0.block.0.norm1.weight", "quantize.embedding.weight"), ()),
     ("kl16", ("encoder.down.0.block.0.norm1.weight", "quant_conv.weight"), ("quantize.embedding.weight",)),
@@ -77,12 +77,13 @@ def detect_family(names: Iterable[str], where: str) -> str:
     return family
 
 
-def read_config(family: str, shapes: Shapes) -> dict[str, int]:
+def read_config(family: str, shapes: Shapes) -> dict[str, Any]:
     """The configuration of a generator that its tensors tell, in the names of its config.
 
-    What no tensor tells is absent: the number of heads, AR's and PAR's grid, how MAR's token width splits into
-    channels and patch (`token_width` is there instead). Raises ValueError where a needed tensor is missing
-    or has another number of dimensions.
+    What no tensor tells is absent: the number of heads, the sides of the grid. Beside the config's names stand
+    `num_tokens`, which the tensors of AR and PAR in raster order do not tell, and `token_width`, the channels of a
+    continuous token (channels times patch_size squared). Raises ValueError where a needed tensor is missing or has
+    another number of dimensions.
     """
     return _READERS[family](shapes)
 
@@ -103,39 +104,53 @@ def _count(shapes: Shapes, pattern: str) -> int:
     return len({match[1] for match in found if match})
 
 
-def _read_ar(shapes: Shapes) -> dict[str, int]:
-    vocab_size, width = _shape(shapes, "tok_embeddings.weight", 2)
+def _read_head(shapes: Shapes) -> dict[str, Any]:
+    """The head and the tokens that go in: a diffusion head over continuous tokens, or logits over codes."""
+    if "diffloss.net.input_proj.weight" not in shapes:
+        return {"head": "categorical", "vocab_size": _shape(shapes, "tok_embeddings.weight", 2)[0]}
+    head_width, token_width = _shape(shapes, "diffloss.net.input_proj.weight", 2)
     return {
-        "width": width,
-        "depth": _count(shapes, r"layers\.(\d+)\."),
-        "vocab_size": vocab_size,
-        "num_classes": _shape(shapes, "cls_embedding.embedding_table.weight", 2)[0] - 1,  # the last is "unconditional"
+        "head": "diffusion",
+        "head_depth": _count(shapes, r"diffloss\.net\.res_blocks\.(\d+)\."),
+        "head_width": head_width,
+        "token_width": token_width,
     }
 
 
-def _read_par(shapes: Shapes) -> dict[str, int]:
-    special = _shape(shapes, "spe_tok_embeddings.special_embeddings.weight", 2)[0]
-    return {**_read_ar(shapes), "parallel": special + 1}
-
-
-def _read_mar(shapes: Shapes) -> dict[str, int]:
-    encoder_width, token_width = _shape(shapes, "z_proj.weight", 2)
-    num_tokens = _shape(shapes, "diffusion_pos_embed_learned", 3)[1]
+def _read_ar(shapes: Shapes) -> dict[str, Any]:
+    rows, width = _shape(shapes, "cls_embedding.embedding_table.weight", 2)
     config = {
+        "width": width,
+        "depth": _count(shapes, r"layers\.(\d+)\."),
+        "num_classes": rows - 1,  # the last row is "unconditional"
+        "order": "random" if "target_embeddings.weight" in shapes else "raster",
+        **_read_head(shapes),
+    }
+    if config["order"] == "random":
+        config["num_tokens"] = _shape(shapes, "target_embeddings.weight", 2)[0]
+    return config
+
+
+def _read_par(shapes: Shapes) -> dict[str, Any]:
+    config = _read_ar(shapes)
+    if "spe_tok_embeddings.special_embeddings.weight" in shapes:
+        config["parallel"] = _shape(shapes, "spe_tok_embeddings.special_embeddings.weight", 2)[0] + 1
+    return config
+
+
+def _read_mar(shapes: Shapes) -> dict[str, Any]:
+    num_tokens = _shape(shapes, "diffusion_pos_embed_learned", 3)[1]
+    num_classes, encoder_width = _shape(shapes, "class_emb.weight", 2)
+    return {
         "encoder_width": encoder_width,
         "encoder_depth": _count(shapes, r"encoder_blocks\.(\d+)\."),
         "decoder_width": _shape(shapes, "decoder_embed.weight", 2)[0],
         "decoder_depth": _count(shapes, r"decoder_blocks\.(\d+)\."),
-        "num_classes": _shape(shapes, "class_emb.weight", 2)[0],
+        "num_classes": num_classes,
         "buffer_size": _shape(shapes, "encoder_pos_embed_learned", 3)[1] - num_tokens,
-        "head_depth": _count(shapes, r"diffloss\.net\.res_blocks\.(\d+)\."),
-        "head_width": _shape(shapes, "diffloss.net.input_proj.weight", 2)[0],
         "num_tokens": num_tokens,
-        "token_width": token_width,
+        **_read_head(shapes),
     }
-    if isqrt(num_tokens) ** 2 == num_tokens:
-        config["grid"] = isqrt(num_tokens)
-    return config
 
 
 _READERS = {"ar": _read_ar, "par": _read_par, "mar": _read_mar}
