@@ -1,4 +1,4 @@
-"""The training loop: a resumed run is the uninterrupted one, and nothing is overwritten or started afresh in silence."""
+"""The training loop: a resumed run is the uninterrupted one, and no run is overwritten or silently started afresh."""
 
 import json
 import os
@@ -35,8 +35,8 @@ class TinyTask:
 
 
 def tiny_config(**changes):
-    settings = {"steps": 12, "batch_size": 5, "learning_rate": 0.01, "warmup_steps": 3, "checkpoint_every": 4, "log_every": 1}
-    return TrainConfig(**{**settings, **changes})
+    settings = {"steps": 12, "batch_size": 5, "learning_rate": 0.01, "warmup_steps": 3}
+    return TrainConfig(**{**settings, "checkpoint_every": 4, "log_every": 1, **changes})
 
 
 def losses_of(folder):

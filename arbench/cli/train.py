@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -58,25 +58,28 @@ def train(
     steps: Steps = None,
     batch_size: TrainBatch = None,
     learning_rate: Rate = None,
+    size: Size = None,
+    views: Annotated[Optional[int], typer.Option("--views", help="Augmented views of each image.")] = None,
     seed: Annotated[Optional[int], typer.Option("--seed", help="Start, data order and augmentation.")] = None,
     device: options.Device = "auto",
     out: options.Out = None,
     resume: options.Resume = False,
 ) -> None:
     """Train a tokenizer, the digits classifier or a generator, and write its averaged weights as safetensors."""
+    from dataclasses import replace
+
     from arbench.training.jobs import run_job, with_settings
 
-    changes = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
+    changes = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "views": views}
     shared = {
         "data": data or "digits",
+        "size": size,
         "tokenizer": tokenizer,
         "tokenizer_weights": tokenizer_weights,
         "device": resolve_device(device),
     }
     folder = out or DEFAULT_OUT
     for job in plan_jobs(config, target, method, model, shared, folder):
-        from dataclasses import replace
-
         job = replace(job, config=with_settings(job.config, **changes))
         with progress_bar(job.target, job.config.steps) as watch:
             path = run_job(job, folder, resume=resume, watch=watch, say=typer.echo)
@@ -84,14 +87,15 @@ def train(
 
 
 def plan_jobs(
-    config: str | None, target: str | None, method: str | None, model: str | None, shared: dict, out: Path
+    config: str | None, target: str | None, method: str | None, model: str | None, shared: dict[str, Any], out: Path
 ) -> list[Job]:
     """The jobs a command line asks for, in the order they need each other.
 
     Raises ValueError where it does not say what to train.
     """
+    from arbench.generators.presets import get_preset
     from arbench.registry import unknown_name
-    from arbench.training.jobs import digits_job, method_job
+    from arbench.training.jobs import check_method, digits_job, method_job
     from arbench.training.recipes import CONFIGS, DIGITS
 
     if config is not None and config not in CONFIGS:
@@ -99,17 +103,19 @@ def plan_jobs(
     if target is None:
         if method is None and model is None:
             raise ValueError(f"nothing to train: give --target ({', '.join(DIGITS)} or all), or --method and --model")
-        target = model or DIGITS_MODELS.get(str(method), str(method))
+        target = model or DIGITS_MODELS.get(str(method), f"{method}-digits")
+        if method is not None:
+            check_method(method, target)
     if target == "all":
         return [digits_job(name, **_fresh_tokenizer(name, shared, out)) for name in DIGITS]
     if target in DIGITS:
         return [digits_job(target, **shared)]
-    if method is None:
+    if model is None:
         raise unknown_name("training target", target, [*DIGITS, "all"])
-    return [method_job(method, target, **shared)]
+    return [method_job(method or get_preset(model).method, model, **shared)]
 
 
-def _fresh_tokenizer(name: str, shared: dict, out: Path) -> dict:
+def _fresh_tokenizer(name: str, shared: dict[str, Any], out: Path) -> dict[str, Any]:
     """Settings of one target of `all`: generators are trained on the tokenizer that was trained just before."""
     from arbench.training.jobs import digits_job
     from arbench.training.recipes import DIGITS

@@ -41,32 +41,47 @@ class Job:
         return out / self.target / f"{self.target}.safetensors"
 
 
-def digits_job(target: str, **options: Any) -> Job:
-    """The job of a digits recipe; ValueError where there is no such target."""
+def digits_job(target: str, *, size: int | None = None, tokenizer: str | None = None, **options: Any) -> Job:
+    """The job of a digits recipe, also on other data; ValueError where there is no such target."""
+    from arbench.data import DIGITS_SIZE
+
     recipe = get_recipe(target)
     options.setdefault("config", recipe.config)
-    return Job(target=target, kind=recipe.kind, tokenizer=options.pop("tokenizer", None) or recipe.tokenizer, **options)
+    tokenizer = tokenizer or recipe.tokenizer
+    return Job(target=target, kind=recipe.kind, size=size or DIGITS_SIZE, tokenizer=tokenizer, **options)
 
 
-def method_job(method: str, model: str, **options: Any) -> Job:
+def method_job(
+    method: str, model: str, *, size: int | None = None, tokenizer: str | None = None, **options: Any
+) -> Job:
     """A generator on one's own data with its paper's recipe; ValueError where method and model disagree."""
+    from arbench.generators.presets import get_preset
+
+    check_method(method, model)
+    preset = get_preset(model)
+    options.setdefault("config", METHODS[method])
+    tokenizer = tokenizer or preset.tokenizer
+    return Job(target=model, kind="generator", size=size or preset.image_size, tokenizer=tokenizer, **options)
+
+
+def check_method(method: str, model: str) -> None:
+    """Raise ValueError where there is no such method or model, or the model is of another method."""
     from arbench.generators.presets import get_preset
     from arbench.registry import unknown_name
 
     if method not in METHODS:
         raise unknown_name("method", method, METHODS)
-    preset = get_preset(model)
-    if preset.method != method:
-        raise ValueError(f"model {model!r} is of method {preset.method!r}, not {method!r}")
-    options.setdefault("config", METHODS[method])
-    options.setdefault("size", preset.image_size)
-    return Job(target=model, kind="generator", tokenizer=options.pop("tokenizer", None) or preset.tokenizer, **options)
+    found = get_preset(model).method
+    if found != method:
+        raise ValueError(f"model {model!r} is of method {found!r}, not {method!r}; expected --method {found}")
 
 
 def with_settings(config: TrainConfig, **settings: Any) -> TrainConfig:
-    """`config` with those settings that are not None; the warm-up never outlasts the run."""
+    """`config` with those settings that are not None; a warm-up of over half the run shrinks to a tenth of it."""
     changed = dataclasses.replace(config, **{name: value for name, value in settings.items() if value is not None})
-    return dataclasses.replace(changed, warmup_steps=min(changed.warmup_steps, changed.steps // 10))
+    if 2 * changed.warmup_steps > changed.steps:
+        changed = dataclasses.replace(changed, warmup_steps=changed.steps // 10)
+    return changed
 
 
 def run_job(

@@ -96,20 +96,21 @@ DIGITS: dict[str, Recipe] = {
     )
 }  # fmt: skip
 
-# Recipes of the papers for one's own data, by method; `steps` is to be given with --steps.
-# MAR (arXiv:2406.11838, appendix): batch 2048, rate 8e-4 constant after 100 epochs, decay 0.02, EMA 0.9999, flips.
-# AR and PAR (arXiv:2406.06525, section 3; arXiv:2412.15119, section 4): rate 1e-4 a batch of 256, decay 0.05.
+# Recipes of the papers for one's own data, by method; steps are those of ImageNet.
+# MAR (arXiv:2406.11838, appendix): 400 epochs, batch 2048, rate 8e-4 constant after 100 epochs, decay 0.02, EMA 0.9999,
+# flips. AR and PAR (arXiv:2406.06525, section 3; arXiv:2412.15119, section 4): 300 epochs, rate 1e-4 a batch of 256,
+# decay 0.05.
 METHODS: dict[str, TrainConfig] = {
     "ar": TrainConfig(
-        steps=100_000, batch_size=256, learning_rate=1e-4, warmup_steps=0, schedule="constant", weight_decay=0.05,
+        steps=1_500_000, batch_size=256, learning_rate=1e-4, warmup_steps=0, schedule="constant", weight_decay=0.05,
         ema_rate=0.9999, views=10, augmentation=Augmentation(flip=True), checkpoint_every=5000,
     ),
     "par": TrainConfig(
-        steps=100_000, batch_size=256, learning_rate=1e-4, warmup_steps=0, schedule="constant", weight_decay=0.05,
+        steps=1_500_000, batch_size=256, learning_rate=1e-4, warmup_steps=0, schedule="constant", weight_decay=0.05,
         ema_rate=0.9999, views=10, augmentation=Augmentation(flip=True), checkpoint_every=5000,
     ),
     "mar": TrainConfig(
-        steps=100_000, batch_size=2048, learning_rate=8e-4, warmup_steps=62_500, schedule="constant",
+        steps=250_000, batch_size=2048, learning_rate=8e-4, warmup_steps=62_500, schedule="constant",
         weight_decay=0.02, clip_norm=3.0, ema_rate=0.9999, views=2, augmentation=Augmentation(flip=True),
         checkpoint_every=5000,
     ),

@@ -1,0 +1,66 @@
+"""The weights that ship: there for every recipe, small together, and as good as they are said to be."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+import arbench
+from arbench.data import open_data
+from arbench.evaluation.digits_cnn import DigitsCNN
+from arbench.images import to_float, to_uint8
+from arbench.training.recipes import DIGITS, KINDS, get_recipe
+
+ROOT = Path(__file__).parent.parent
+LARGEST_TOTAL = 12_000_000  # bytes of all shipped weights together
+
+
+def asset(target):
+    return ROOT / DIGITS[target].asset
+
+
+def test_recipes_are_complete():
+    for target, recipe in DIGITS.items():
+        assert recipe.target == target
+        assert recipe.kind in KINDS
+        assert (recipe.tokenizer in DIGITS) == (recipe.kind == "generator")
+    with pytest.raises(ValueError, match="did you mean 'mar-digits'"):
+        get_recipe("mar-digit")
+
+
+def test_shipped_weights_are_small_and_float32():
+    assert sum(asset(target).stat().st_size for target in DIGITS) < LARGEST_TOTAL
+    for target in DIGITS:
+        assert {value.dtype for value in load_file(asset(target)).values()} == {torch.float32}
+        with safe_open(asset(target), "pt") as file:
+            assert file.metadata()["target"] == target
+
+
+def test_classifier_reads_the_heldout_digits():
+    model = DigitsCNN().eval()
+    model.load_state_dict(load_file(asset("digits-cnn")))
+    heldout = open_data("digits", split="heldout")
+    with torch.inference_mode():
+        read = model(to_float(heldout.images())).argmax(1).numpy()
+    assert (read == heldout.labels).mean() >= 0.98
+
+
+@pytest.mark.parametrize(("name", "decibels"), [("digits-kl", 40.0), ("digits-vq", 37.0)])
+def test_tokenizers_reconstruct_the_heldout_digits(name, decibels):
+    tokenizer = arbench.load_tokenizer(name)
+    images = open_data("digits", split="heldout").images(range(100))
+    tokens = tokenizer.encode(to_float(images))
+    assert tokens.shape[-2:] == (8, 8)
+    error = (to_uint8(tokenizer.decode(tokens)).astype(float) - images) ** 2
+    assert 10 * torch.tensor(255**2 / error.mean()).log10() >= decibels
+    if tokenizer.kind == "discrete":
+        assert len(tokens.unique()) > tokenizer.vocab_size / 2
+
+
+def test_kl_latents_have_unit_deviation():
+    tokenizer = arbench.load_tokenizer("digits-kl")
+    latents = tokenizer.encode(to_float(open_data("digits").images(range(300))), rng=torch.Generator().manual_seed(0))
+    # The scale was measured on all 1,437 training images; 300 of them differ by about a percent.
+    assert latents.std().item() == pytest.approx(1, abs=0.03)

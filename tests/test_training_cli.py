@@ -1,0 +1,121 @@
+"""`arbench train` and `arbench cache` from the command line: small runs end to end, and one line for each mistake."""
+
+import numpy as np
+import pytest
+import torch
+import typer
+from PIL import Image
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from arbench.cli.train import register
+from arbench.evaluation.digits_cnn import DigitsCNN
+from arbench.training.jobs import digits_job, method_job, with_settings
+from arbench.training.recipes import DIGITS
+
+QUICK = ["--steps", "2", "--batch-size", "4", "--device", "cpu"]
+
+
+@pytest.fixture
+def cli():
+    app = typer.Typer()
+    register(app)
+
+    def run(*arguments):
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.output
+
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """An ImageFolder of two classes with four 40x36 images each."""
+    random = np.random.default_rng(0)
+    for name in ("cats", "dogs"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for index in range(4):
+            pixels = random.integers(0, 256, (36, 40, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / name / f"{index}.png")
+    return tmp_path / "data"
+
+
+def test_classifier_trains_writes_weights_and_resumes_only_what_is_there(cli, tmp_path):
+    output = cli("train", "--config", "digits", "--target", "digits-cnn", *QUICK, "--out", tmp_path)
+    path = tmp_path / "digits-cnn" / "digits-cnn.safetensors"
+    assert f"weights in {path}" in output
+    DigitsCNN().load_state_dict(load_file(path))
+    with pytest.raises(ValueError, match="go on with --resume"):
+        cli("train", "--target", "digits-cnn", *QUICK, "--out", tmp_path)
+    with pytest.raises(ValueError, match="no checkpoint at"):
+        cli("train", "--target", "digits-cnn", *QUICK, "--out", tmp_path / "other", "--resume")
+    cli("train", "--target", "digits-cnn", *QUICK, "--out", tmp_path, "--resume")
+
+
+@pytest.mark.parametrize("name", ["digits-kl", "digits-vq"])
+def test_tokenizer_trains_and_its_weights_load(cli, tmp_path, name):
+    import arbench
+
+    cli("train", "--target", name, *QUICK, "--out", tmp_path)
+    tokenizer = arbench.load_tokenizer(name, weights=tmp_path / name / f"{name}.safetensors")
+    assert tokenizer.decode(tokenizer.encode(torch.zeros(1, 3, 32, 32))).shape == (1, 3, 32, 32)
+    if name == "digits-kl":
+        assert tokenizer.scale != 1.0
+
+
+@pytest.mark.parametrize("method", ["ar", "par", "mar"])
+def test_generator_trains_on_cached_tokens_of_a_folder(cli, tmp_path, folder, method):
+    import arbench
+
+    out = tmp_path / "out"
+    output = cli("train", "--method", method, "--data", folder, "--size", 32, "--views", 2, *QUICK, "--out", out)
+    assert "8 images x 2 views" in output
+    name = f"{method}-digits"
+    generator = arbench.load_generator(name, weights=out / name / f"{name}.safetensors", num_classes=2)
+    assert generator.num_classes == 2
+    assert len(list((out / "cache").iterdir())) == 1
+
+
+def test_cache_tells_its_size_first_and_is_found_again(cli, tmp_path, folder):
+    arguments = ("cache", "--tokenizer", "digits-kl", "--data", folder, "--size", 32, "--views", 3, "--out", tmp_path)
+    first, second = cli(*arguments), cli(*arguments)
+    assert first == second
+    assert first.index("MiB") < first.index("8 images in")
+    assert "moments 8x8x8 as float16" in first
+
+
+def test_mistakes_name_the_nearest_choice(cli, tmp_path):
+    with pytest.raises(ValueError, match="did you mean 'digits'"):
+        cli("train", "--config", "digit", "--target", "all")
+    with pytest.raises(ValueError, match="did you mean 'digits-kl'"):
+        cli("train", "--target", "digits-kk")
+    with pytest.raises(ValueError, match="nothing to train"):
+        cli("train", "--config", "digits")
+    with pytest.raises(ValueError, match="device 'gpu' cannot be used"):
+        cli("train", "--target", "digits-cnn", "--device", "gpu", "--out", tmp_path)
+    with pytest.raises(ValueError, match="steps=0"):
+        cli("train", "--target", "digits-cnn", "--steps", 0, "--out", tmp_path)
+    with pytest.raises(ValueError, match="is of method 'mar', not 'ar'"):
+        method_job("ar", "mar-digits")
+    assert not list(tmp_path.iterdir())
+
+
+def test_all_trains_generators_on_the_tokenizers_before_them():
+    from pathlib import Path
+
+    from arbench.cli.train import plan_jobs
+
+    shared = {"data": "digits", "tokenizer": None, "tokenizer_weights": None, "device": "cpu"}
+    jobs = plan_jobs("digits", "all", None, None, shared, Path("out"))
+    assert [job.target for job in jobs] == list(DIGITS)
+    assert jobs[-1].tokenizer_weights == str(Path("out/digits-kl/digits-kl.safetensors"))
+    assert jobs[0].tokenizer_weights is None
+
+
+def test_given_settings_change_the_recipe_and_keep_the_warm_up_short():
+    config = with_settings(digits_job("mar-digits").config, steps=100, learning_rate=None, seed=3)
+    assert (config.steps, config.seed) == (100, 3)
+    assert config.warmup_steps == 10
+    assert config.learning_rate == DIGITS["mar-digits"].config.learning_rate
