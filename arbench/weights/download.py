@@ -246,6 +246,17 @@ class Download:
             raise ConnectionError(f"the file has {total or 'fewer'} bytes now; starting again")
         return int(total)
 
+    def _append(self, response: http.client.HTTPResponse, begins: int, total: int | None) -> None:
+        with open(self.part, "r+b" if begins else "wb") as file:
+            file.truncate(begins)
+            file.seek(begins)
+            while block := response.read(CHUNK):
+                file.write(block)
+                if self.on_progress is not None:
+                    self.on_progress(file.tell(), total)
+            file.flush()
+            os.fsync(file.fileno())
+
 
 def _extent(status: int, headers: dict[str, str], start: int) -> tuple[int, int | None]:
     """Where the answer's bytes begin and how long the whole file is (None: not told)."""
@@ -256,8 +267,12 @@ def _extent(status: int, headers: dict[str, str], start: int) -> tuple[int, int 
     return 0, int(length) if length.isdigit() else None
 
 
+def _free_bytes(folder: Path) -> int:
+    return shutil.disk_usage(folder).free
+
+
 def _check_room(part: Path, wanted: int) -> None:
-    free = shutil.disk_usage(part.parent).free
+    free = _free_bytes(part.parent)
     if wanted > free:
         raise OSError(f"{part.parent}: {wanted / 1e9:.1f} GB to download, {free / 1e9:.1f} GB free")
 
