@@ -6,47 +6,15 @@ Module names are those of the released state dicts, so that a checkpoint's keys 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from arbench_tokenizers.config import AutoencoderConfig
+
 NORM_GROUPS = 32  # LDM: GroupNorm(32) everywhere; narrower layers take the largest divisor
 NORM_EPS = 1e-6
-
-
-@dataclass(frozen=True, kw_only=True)
-class AutoencoderConfig:
-    """Widths and depths of encoder and decoder; the defaults are KL-16's.
-
-    `channels` is the width of the bottleneck, `encoder_channels` of the encoder's output (twice that for a KL
-    posterior). Attention stands at the levels whose resolution, counted from `resolution`, is in
-    `attention_resolutions`; in the decoder only where `decoder_attention` says so. The middle always attends.
-    """
-
-    base_channels: int = 128
-    channel_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
-    num_res_blocks: int = 2
-    attention_resolutions: tuple[int, ...] = (16,)
-    decoder_attention: bool = True
-    resolution: int = 256
-    channels: int = 16
-    encoder_channels: int = 32
-
-    @property
-    def downsample(self) -> int:
-        """Image pixels per token side."""
-        return 2 ** (len(self.channel_multipliers) - 1)
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Channels of each level, finest first."""
-        return tuple(self.base_channels * multiplier for multiplier in self.channel_multipliers)
-
-    def attends(self, level: int) -> bool:
-        """Whether the blocks of `level` (0 = finest) are followed by attention."""
-        return self.resolution // 2**level in self.attention_resolutions
 
 
 def group_norm(channels: int) -> nn.GroupNorm:

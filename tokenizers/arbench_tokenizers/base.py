@@ -1,37 +1,90 @@
-"""What every convolutional tokenizer does: check shapes, work in bounded chunks, encode and decode."""
+"""What every convolutional tokenizer does: check shapes, work in bounded chunks, encode, decode, load its weights."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from arbench_tokenizers.autoencoder import AutoencoderConfig, Decoder, Encoder
+from arbench.weights.load import require_same
+from arbench_tokenizers.autoencoder import Decoder, Encoder
+from arbench_tokenizers.config import AutoencoderConfig, KLConfig, VQConfig, make_config, merge_config, read_config
 from arbench_tokenizers.quantize import VectorQuantizer
+from arbench_tokenizers.release import read_release
 
 # Pixels encoded or decoded at once, so that memory does not grow with the batch
 CHUNK_PIXELS = 2 * 256 * 256
 MAX_LOG_VARIANCE, MIN_LOG_VARIANCE = 20.0, -30.0  # LDM's clamp of the posterior's log-variance
 
+Self = TypeVar("Self", bound="ConvTokenizer")
+
 
 class ConvTokenizer(nn.Module):
-    """An LDM autoencoder with 1×1 convolutions around its bottleneck."""
+    """An LDM autoencoder with 1×1 convolutions around its bottleneck.
+
+    A subclass names itself, its `default` configuration and the `family` of state dicts that it loads; keywords
+    override the configuration. Raises ValueError for an unknown keyword or an impossible value.
+    """
 
     name: ClassVar[str]
+    family: ClassVar[str]
+    default: ClassVar[AutoencoderConfig]
     kind: str
+    channels: int
+    downsample: int
+    vocab_size: int | None = None
 
-    def __init__(self, config: AutoencoderConfig, latent_channels: int) -> None:
+    def __init_subclass__(cls) -> None:
+        """Let the class itself say what its default configuration makes of it, so that a list builds no model."""
+        super().__init_subclass__()
+        if "default" in vars(cls):
+            cls.channels, cls.downsample = cls.default.latent_channels, cls.default.downsample
+            cls.vocab_size = getattr(cls.default, "vocab_size", None)
+
+    def __init__(self, **config: Any) -> None:
         super().__init__()
-        self.config = config
-        self.channels = latent_channels
-        self.downsample = config.downsample
-        widening = config.encoder_channels // config.channels
-        self.encoder = Encoder(config)
-        self.decoder = Decoder(config)
-        self.quant_conv = nn.Conv2d(config.encoder_channels, widening * latent_channels, 1)
-        self.post_quant_conv = nn.Conv2d(latent_channels, config.channels, 1)
+        self.config = make_config(self.name, self.default, config)
+        self.channels = self.config.latent_channels
+        self.downsample = self.config.downsample
+        encoded = self.config.encoder_channels * self.channels // self.config.channels
+        self.encoder = Encoder(self.config)
+        self.decoder = Decoder(self.config)
+        self.quant_conv = nn.Conv2d(self.config.encoder_channels, encoded, 1)
+        self.post_quant_conv = nn.Conv2d(self.channels, self.config.channels, 1)
+        self.to(memory_format=torch.channels_last)
+
+    @classmethod
+    def from_weights(cls: type[Self], path: Path, **config: Any) -> Self:
+        """A tokenizer with the weights of a release's file, its architecture read off the tensors.
+
+        Raises ValueError for a foreign or broken file, for tensors missing, left over or of another shape, and where
+        `config` contradicts the file; OSError where it cannot be read.
+        """
+        family, tensors = read_release(path)
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        if family != cls.family:
+            raise ValueError(f"{path}: holds {family} weights; expected {cls.family} weights for {cls.name!r}")
+        asked = make_config(cls.name, cls.default, config)
+        told = {**read_config(shapes, asked.resolution, str(path)), **cls.told_besides(tensors)}
+        merged = merge_config(cls.name, cls.default, told, config, str(path))
+        with torch.device("meta"):
+            tokenizer = cls(**vars(merged))
+        require_same(shapes, {name: tuple(value.shape) for name, value in tokenizer.state_dict().items()}, str(path))
+        tokenizer.load_state_dict(tensors, assign=True)
+        return tokenizer.to(memory_format=torch.channels_last)
+
+    @classmethod
+    def told_besides(cls, tensors: dict[str, Tensor]) -> dict[str, Any]:
+        """Settings that a family's files hold beside the autoencoder's shapes."""
+        return {}
+
+    @property
+    def scale(self) -> float:
+        """Factor that brings the latents to unit deviation."""
+        return self.config.scale
 
     def encode_raw(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] -> the encoder's output after its 1×1 convolution, with gradients."""
@@ -52,9 +105,8 @@ class ConvTokenizer(nn.Module):
     def _decode_chunks(self, latents: Tensor) -> Tensor:
         """`decode_raw` over chunks of bounded size. Raises ValueError for a wrong shape."""
         if latents.ndim != 4 or latents.shape[1] != self.channels:
-            raise ValueError(
-                f"{self.name}: latents have shape {tuple(latents.shape)}; expected (B, {self.channels}, h, w)"
-            )
+            shape = tuple(latents.shape)
+            raise ValueError(f"{self.name}: latents have shape {shape}; expected (B, {self.channels}, h, w)")
         return self._in_chunks(self.decode_raw, latents, latents.shape[2] * latents.shape[3] * self.downsample**2)
 
     def _in_chunks(self, function: Callable[[Tensor], Tensor], inputs: Tensor, pixels: int) -> Tensor:
@@ -69,9 +121,9 @@ class ConvTokenizer(nn.Module):
 class KLTokenizer(ConvTokenizer):
     """Continuous latents with a Gaussian posterior; tokens are latents multiplied by `scale`."""
 
+    family = "kl16"
     kind = "continuous"
-    vocab_size: int | None = None
-    scale: float
+    config: KLConfig
 
     @torch.no_grad()
     def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,26 +147,19 @@ class KLTokenizer(ConvTokenizer):
 class VQTokenizer(ConvTokenizer):
     """Discrete codes; with `kind="continuous"` tokens are the latents before quantisation (MAR's Table 2).
 
-    `quantize` is the codebook itself: calling it turns latents into ids.
+    `quantize` is the codebook itself: calling it turns latents (B, D, h, w) into ids (B, h, w).
     """
 
-    def __init__(
-        self,
-        config: AutoencoderConfig,
-        *,
-        vocab_size: int,
-        codebook_dim: int,
-        unit_norm: bool = False,
-        kind: str = "discrete",
-        scale: float = 1.0,
-    ) -> None:
-        super().__init__(config, codebook_dim)
-        if kind not in ("discrete", "continuous"):
-            raise ValueError(f"unknown kind {kind!r} of {self.name}; expected 'discrete' or 'continuous'")
-        self.kind = kind
-        self.scale = scale
-        self.vocab_size = vocab_size
-        self.quantize = VectorQuantizer(vocab_size, codebook_dim, unit_norm=unit_norm)
+    family = "vq16"
+    kind = "discrete"
+    unit_norm: ClassVar[bool] = False  # codes and latents are compared as unit vectors
+    config: VQConfig
+
+    def __init__(self, **config: Any) -> None:
+        super().__init__(**config)
+        self.kind = self.config.kind
+        self.vocab_size = self.config.vocab_size
+        self.quantize = VectorQuantizer(self.vocab_size, self.config.codebook_dim, unit_norm=self.unit_norm)
 
     @torch.no_grad()
     def latents(self, images: Tensor) -> Tensor:

@@ -5,43 +5,44 @@ Both are the autoencoder of the large ones, made narrow; both learn by `training
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from arbench_tokenizers.autoencoder import AutoencoderConfig
 from arbench_tokenizers.base import KLTokenizer, VQTokenizer, normal_like, split_moments
+from arbench_tokenizers.config import KLConfig, VQConfig
 
 KL_WEIGHT = 4e-6  # on the KL summed over an image's latents, beside a mean squared error: LDM's order of size
 COMMITMENT = 0.25  # VQ-VAE (arXiv:1711.00937), equation 3; also LlamaGen's
-DIGITS_RESOLUTION = 32
-DIGITS_MULTIPLIERS = (1, 2, 2)
 
-
-def digits_config(base_channels: int, channels: int, encoder_channels: int) -> AutoencoderConfig:
-    """The narrow autoencoder: three levels, one block each, attention in the middle only."""
-    return AutoencoderConfig(
-        base_channels=base_channels,
-        channel_multipliers=DIGITS_MULTIPLIERS,
-        num_res_blocks=1,
-        attention_resolutions=(),
-        resolution=DIGITS_RESOLUTION,
-        channels=channels,
-        encoder_channels=encoder_channels,
-    )
+# Three levels, one block each, attention in the middle only.
+NARROW: dict[str, Any] = {
+    "base_channels": 16,
+    "channel_multipliers": (1, 2, 2),
+    "num_res_blocks": 1,
+    "attention_resolutions": (),
+    "resolution": 32,
+}
 
 
 class DigitsKL(KLTokenizer):
     """Continuous tokenizer of 32×32 digits. Its scale is measured after training and travels with the weights."""
 
     name = "digits-kl"
+    default = KLConfig(**NARROW, channels=4)
 
-    def __init__(self, *, base_channels: int = 16, channels: int = 4, scale: float = 1.0) -> None:
-        super().__init__(digits_config(base_channels, channels, 2 * channels), channels)
-        self.register_buffer("latent_scale", torch.tensor(float(scale)))
+    def __init__(self, **config: Any) -> None:
+        super().__init__(**config)
+        self.register_buffer("latent_scale", torch.tensor(self.config.scale))
+
+    @classmethod
+    def told_besides(cls, tensors: dict[str, Tensor]) -> dict[str, Any]:
+        return {"scale": tensors["latent_scale"].item()} if "latent_scale" in tensors else {}
 
     @property
-    def scale(self) -> float:  # type: ignore[override]
+    def scale(self) -> float:
         """Factor that brings the latents to unit deviation."""
         return float(self.latent_scale)
 
@@ -63,21 +64,8 @@ class DigitsVQ(VQTokenizer):
     """Discrete tokenizer of 32×32 digits with L2-normalised codes of 8 dimensions, as LlamaGen's."""
 
     name = "digits-vq"
-
-    def __init__(
-        self,
-        *,
-        base_channels: int = 16,
-        channels: int = 16,
-        vocab_size: int = 256,
-        codebook_dim: int = 8,
-        kind: str = "discrete",
-        scale: float = 1.0,
-    ) -> None:
-        config = digits_config(base_channels, channels, channels)
-        super().__init__(
-            config, vocab_size=vocab_size, codebook_dim=codebook_dim, unit_norm=True, kind=kind, scale=scale
-        )
+    unit_norm = True
+    default = VQConfig(**NARROW, channels=16, vocab_size=256, codebook_dim=8)
 
     def training_loss(self, images: Tensor, rng: torch.Generator | None = None) -> tuple[Tensor, dict[str, float]]:
         """Loss of images (B, 3, 32, 32) in [-1, 1]: squared error, codebook and commitment terms (VQ-VAE, equation 3).

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from arbench.images import check_finite
 
 CHUNK_SCORES = 2**24  # scores held at once (64 MiB of float32), so that memory does not grow with the batch
-ROUNDING = 64 * torch.finfo(torch.float32).eps  # how far a float32 score may stand from its true value, relatively
+ROUNDING = 64  # how far a score may stand from its true value, in units of the dtype's precision
 
 
 class VectorQuantizer(nn.Module):
@@ -61,19 +61,28 @@ def nearest_code(vectors: Tensor, codebook: Tensor) -> Tensor:
     One product ranks all codes; where several stand within its rounding of the best, they are compared again by
     exact differences in float64. So an id depends on its own vector alone, never on the batch it came in.
     """
-    codes = codebook.float()
+    compute = torch.promote_types(codebook.dtype, torch.float32)
+    codes = codebook.to(compute)
     norms = codes.square().sum(1)
     rows = max(1, CHUNK_SCORES // len(codes))
-    return torch.cat([_nearest_in_chunk(chunk.float(), codes, norms) for chunk in vectors.split(rows)])
+    return torch.cat([_nearest_in_chunk(chunk.to(compute), codes, norms) for chunk in vectors.split(rows)])
 
 
 def _nearest_in_chunk(vectors: Tensor, codes: Tensor, norms: Tensor) -> Tensor:
     scores = torch.addmm(norms, vectors, codes.t(), alpha=-2)  # |code|² − 2 vector·code
     best, ids = scores.min(dim=1)
-    slack = ROUNDING * (vectors.square().sum(1) + norms.max())
+    slack = ROUNDING * torch.finfo(codes.dtype).eps * (vectors.square().sum(1) + norms.max())
     close = scores <= (best + slack).unsqueeze(1)
-    for row in (close.sum(1) > 1).nonzero().flatten().tolist():
-        candidates = close[row].nonzero().flatten()
-        distances = (codes[candidates].double() - vectors[row].double()).square().sum(1)
-        ids[row] = candidates[distances.argmin()]
+    rows, candidates = (close & (close.sum(1, keepdim=True) > 1)).nonzero(as_tuple=True)
+    if len(rows):
+        _settle(ids, rows, candidates, (codes[candidates].double() - vectors[rows].double()).square().sum(1))
     return ids
+
+
+def _settle(ids: Tensor, rows: Tensor, candidates: Tensor, distances: Tensor) -> None:
+    """Write into `ids` each row's nearest candidate, the lowest id among equals."""
+    nearest = distances.new_full(ids.shape, torch.inf).scatter_reduce_(0, rows, distances, "amin")
+    is_nearest = distances == nearest[rows]
+    rows, candidates = rows[is_nearest], candidates[is_nearest]
+    ids[rows] = torch.iinfo(ids.dtype).max
+    ids.scatter_reduce_(0, rows, candidates, "amin")

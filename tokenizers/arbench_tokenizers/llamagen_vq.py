@@ -1,0 +1,15 @@
+"""LlamaGen's tokenizer (`vq_ds16_c2i.pt`, arXiv:2406.06525, section 3.1), which PAR uses too."""
+
+from __future__ import annotations
+
+from arbench_tokenizers.base import VQTokenizer
+from arbench_tokenizers.config import VQConfig
+
+
+class LlamaGenVQ(VQTokenizer):
+    """16,384 codes of 8 dimensions at 1/16 of the side, latents and codes L2-normalised."""
+
+    name = "llamagen-vq"
+    family = "llamagen-vq"
+    unit_norm = True
+    default = VQConfig(codebook_dim=8)
