@@ -62,6 +62,7 @@ def train(
     views: Annotated[Optional[int], typer.Option("--views", help="Augmented views of each image.")] = None,
     seed: Annotated[Optional[int], typer.Option("--seed", help="Start, data order and augmentation.")] = None,
     device: options.Device = "auto",
+    dtype: Annotated[Optional[str], typer.Option("--dtype", help="float32, or bfloat16 for mixed precision.")] = None,
     out: options.Out = None,
     resume: options.Resume = False,
 ) -> None:
@@ -70,7 +71,14 @@ def train(
 
     from arbench.training.jobs import run_job, with_settings
 
-    changes = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "views": views}
+    changes = {
+        "steps": steps,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "views": views,
+        "dtype": dtype,
+        "seed": seed,
+    }
     shared = {
         "data": data or "digits",
         "size": size,

@@ -7,7 +7,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from arbench.registry import unknown_name
+
 SCHEDULES = ("constant", "cosine")
+DTYPES = ("float32", "bfloat16")  # of the matrix products; weights, average and optimiser are always float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,7 @@ class TrainConfig:
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     ema_rate: float = 0.999
+    dtype: str = "float32"
     seed: int = 0
     checkpoint_every: int = 500
     log_every: int = 50
@@ -58,10 +62,9 @@ class TrainConfig:
                 raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
         if not 0 <= self.ema_rate < 1:
             raise ValueError(f"ema_rate={self.ema_rate}: expected 0 <= rate < 1, e.g. 0.999")
-        if self.schedule not in SCHEDULES:
-            from arbench.registry import unknown_name
-
-            raise unknown_name("schedule", self.schedule, SCHEDULES)
+        for name, choices in (("schedule", SCHEDULES), ("dtype", DTYPES)):
+            if getattr(self, name) not in choices:
+                raise unknown_name(f"training {name}", getattr(self, name), choices)
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of step 0, 1, …: linear warm-up, then constant or half a cosine down to `final_rate`."""

@@ -67,7 +67,8 @@ class Trainer:
         rate = config.learning_rate_at(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        loss, logged = self.task.loss(indices, self.rng)
+        with torch.autocast(self.rng.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
+            loss, logged = self.task.loss(indices, self.rng)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if reduce_gradients is not None:
