@@ -64,7 +64,7 @@ class RunRequest:
 
     @classmethod
     def of(cls, **given: Any) -> RunRequest:
-        """The request of these keywords, sampling settings among them. ValueError names the nearest for an unknown one."""
+        """The request of these keywords, sampling settings among them. ValueError for an unknown one, with the nearest."""
         names = {known.name for known in dataclasses.fields(cls)} - {"sampling"}
         for name in given:
             if name not in names | SAMPLING_NAMES:
@@ -75,8 +75,7 @@ class RunRequest:
     def __post_init__(self) -> None:
         require_whole("num_images", self.num_images, 1)
         require_whole("seed", self.seed, 0)
-        if self.batch_size != AUTO:
-            require_whole("batch_size", self.batch_size, 1, f" or {AUTO!r}")
+        require_batch_size(self.batch_size)
         if self.labels is not None and len(self.labels) != self.num_images:
             raise ValueError(f"labels: {len(self.labels)} given for {self.num_images} images; expected one an image")
 
@@ -85,6 +84,12 @@ def require_whole(name: str, value: Any, least: int, otherwise: str = "") -> Non
     """Raise ValueError unless `value` is a whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise ValueError(f"{name} is {value!r}; expected a whole number of at least {least}{otherwise}")
+
+
+def require_batch_size(value: Any) -> None:
+    """Raise ValueError unless `value` is "auto" or a whole number of at least 1."""
+    if value != AUTO:
+        require_whole("batch_size", value, 1, f" or {AUTO!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

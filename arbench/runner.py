@@ -9,13 +9,12 @@ from typing import Any
 from arbench.bench.timing import PhaseTimer
 from arbench.distributed import tell_all
 from arbench.hardware import peak_memory_gib
-from arbench.images import save_png
 from arbench.job import AUTO, Job, RunRequest, prepare
 from arbench.parts import class_names
 from arbench.progress import image_progress
 from arbench.recording import is_scored, make_record, score
 from arbench.report.record import Record, load_record, write_record
-from arbench.sampling.grid import class_rows, draw_grid
+from arbench.sampling.grid import class_rows, save_grid
 from arbench.sampling.memory import automatic_batch, estimate_memory
 from arbench.sampling.produce import Pipeline, Worker
 from arbench.sampling.run_folder import RunFolder, resume_run, start_run
@@ -120,8 +119,7 @@ def finish(job: Job, folder: RunFolder) -> Record:
         folder.shards.export_npz(folder.path / "samples.npz")
     if folder.is_finished and is_scored(folder):
         return load_record(folder.path)
-    rows = class_rows(folder.shards, job.labels, class_names(job.parts))
-    save_png(folder.path / "grid.png", draw_grid(rows))
+    save_grid(folder.path / "grid.png", class_rows(folder.shards, job.labels, class_names(job.parts)))
     record = make_record(job, folder, score(job, folder))
     write_record(record, folder.path)
     folder.log("finished", evaluation=folder.settings["evaluation"], metrics=record["metrics"])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
-from arbench.sampling.shards import Shards
+from arbench.sampling.shards import Shards, write_whole
 
 SMALLEST_CELL = 64  # pictures smaller than this are enlarged by a whole factor, pixels kept sharp
 LARGEST_CELL = 256
@@ -34,6 +36,15 @@ def draw_grid(rows: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
             picture = Image.fromarray(np.ascontiguousarray(image)).resize((cell, cell), filter_)
             page.paste(picture, (left + column * (cell + GAP), top))
     return np.asarray(page)
+
+
+def save_grid(path: Path, rows: Sequence[tuple[str, np.ndarray]]) -> None:
+    """Write the picture of `rows` as PNG, whole or not at all."""
+    from PIL import Image
+
+    content = io.BytesIO()
+    Image.fromarray(draw_grid(rows)).save(content, format="png")
+    write_whole(path, content.getbuffer())
 
 
 def cell_size(side: int) -> int:

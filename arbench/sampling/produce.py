@@ -55,6 +55,30 @@ class Pipeline:
             return to_uint8(images)
 
 
+def draw_fitting(
+    pipeline: Pipeline, ids: Sequence[int], batch_size: int, make_timer: Callable[[], Timer]
+) -> tuple[np.ndarray, Timer, int]:
+    """Images of the first `batch_size` of `ids`, or of fewer where memory runs out; their timer; the batch that fitted.
+
+    Raises ValueError where not even one image fits.
+    """
+    while True:
+        batch, timer = ids[:batch_size], make_timer()
+        try:
+            return pipeline.draw(batch, timer), timer, batch_size
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        if len(batch) == 1:
+            raise ValueError(
+                f"one image does not fit into the memory of {pipeline.device}; "
+                "try --dtype bfloat16, a smaller --model or another --device"
+            )
+        batch_size = len(batch) // 2
+        if torch.cuda.is_available():  # outside `except`, whose error keeps the failed batch's tensors alive
+            torch.cuda.empty_cache()
+
+
 @dataclass(kw_only=True)
 class Worker:
     """One process of a run: draws what it can claim. `batch_size` halves when memory runs out."""
@@ -67,7 +91,7 @@ class Worker:
 
     def warm_up(self, images: int) -> None:
         """Draw a few images whose time does not count: memory is mapped, kernels are chosen."""
-        self._draw_fitting(range(min(images, self.folder.shards.num_images)))
+        self._draw(range(min(images, self.folder.shards.num_images)))
 
     def work(self, *, wait: bool) -> None:
         """Draw every shard that no other living process holds; with `wait`, also what others leave unfinished.
@@ -106,7 +130,7 @@ class Worker:
     def _draw_timed(self, ids: Sequence[int]) -> np.ndarray:
         """The first batch of `ids`, its time logged by phase."""
         start = time.perf_counter()
-        images, timer = self._draw_fitting(ids)
+        images, timer = self._draw(ids)
         phases = timer.seconds()  # waits for the device
         seconds = time.perf_counter() - start
         self.folder.log(
@@ -115,24 +139,9 @@ class Worker:
         self.progress(len(images))
         return images
 
-    def _draw_fitting(self, ids: Sequence[int]) -> tuple[np.ndarray, Timer]:
-        """The first `batch_size` images of `ids`, fewer where memory runs out."""
-        while True:
-            batch, timer = ids[: self.batch_size], self.make_timer()
-            try:
-                return self.pipeline.draw(batch, timer), timer
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                self._halve(len(batch))
-            if torch.cuda.is_available():  # outside `except`, where the error's frames still hold their tensors
-                torch.cuda.empty_cache()
-
-    def _halve(self, failed: int) -> None:
-        if failed == 1:
-            raise ValueError(
-                f"one image does not fit into the memory of {self.pipeline.device}; "
-                "try --dtype bfloat16, a smaller --model or another --device"
-            ) from None
-        self.batch_size = failed // 2
-        self.folder.log("out_of_memory", failed_batch_size=failed, batch_size=self.batch_size)
+    def _draw(self, ids: Sequence[int]) -> tuple[np.ndarray, Timer]:
+        images, timer, fitting = draw_fitting(self.pipeline, ids, self.batch_size, self.make_timer)
+        if fitting < self.batch_size:
+            self.folder.log("out_of_memory", failed_batch_size=self.batch_size, batch_size=fitting)
+            self.batch_size = fitting
+        return images, timer
