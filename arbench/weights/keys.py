@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
 
@@ -30,6 +31,8 @@ SIGNATURES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("vq16", ("encoder.down.0.block.0.norm1.weight", "quantize.embedding.weight"), ()),
     ("kl16", ("encoder.down.0.block.0.norm1.weight", "quant_conv.weight"), ("quantize.embedding.weight",)),
 )
+
+LISTED = 4  # names spelled out in an error about a state dict
 
 # Tables of vectors: 2-D like a linear layer's weight, but never transposed between torch and Paddle.
 EMBEDDINGS = (
@@ -55,6 +58,12 @@ def strip_prefixes(names: Iterable[str]) -> dict[str, str]:
             break
         mapped = {name: short.removeprefix(prefix) for name, short in mapped.items()}
     return mapped
+
+
+def release_names(tensors: Mapping[str, T]) -> dict[str, T]:
+    """A state dict under the release's names: prefixes off, and without what is computed anew (`DROPPED`)."""
+    names = strip_prefixes(tensors)
+    return {names[name]: value for name, value in tensors.items() if names[name] not in DROPPED}
 
 
 def find_family(names: Iterable[str]) -> str | None:
@@ -86,6 +95,27 @@ def read_config(family: str, shapes: Shapes) -> dict[str, Any]:
     another number of dimensions.
     """
     return _READERS[family](shapes)
+
+
+def require_same(found: Shapes, wanted: Shapes, where: str) -> None:
+    """Raise ValueError, with the lists, unless names and shapes of a state dict are those that the module has."""
+    problems = {
+        "missing": [name for name in wanted if name not in found],
+        "unexpected": [name for name in found if name not in wanted],
+        "of another shape": [
+            f"{name} {found[name]} instead of {shape}"
+            for name, shape in wanted.items()
+            if name in found and found[name] != shape
+        ],
+    }
+    told = [f"{len(names)} {kind}: {_some(names)}" for kind, names in problems.items() if names]
+    if told:
+        raise ValueError(f"{where}: does not fit; {'; '.join(told)}")
+
+
+def _some(names: list[str]) -> str:
+    more = f", and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more
 
 
 def _shape(shapes: Shapes, name: str, ndim: int) -> Shape:
@@ -168,5 +198,7 @@ __all__ = [
     "find_family",
     "is_linear_weight",
     "read_config",
+    "release_names",
+    "require_same",
     "strip_prefixes",
 ]

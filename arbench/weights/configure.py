@@ -1,0 +1,144 @@
+"""Which configuration a generator gets: checked values, and what a state dict, a preset and the caller say together."""
+
+from __future__ import annotations
+
+import dataclasses
+from math import isqrt, prod
+from typing import Any
+
+from arbench.generators.ar import AR, ARConfig
+from arbench.generators.base import as_grid
+from arbench.generators.mar import MAR, MARConfig
+from arbench.generators.par import PAR, PARConfig
+from arbench.generators.presets import PRESETS
+from arbench.registry import unknown_name
+
+FAMILIES: dict[str, tuple[type, type]] = {"ar": (AR, ARConfig), "par": (PAR, PARConfig), "mar": (MAR, MARConfig)}
+
+# For MAR these stand for the encoder's and the decoder's alike.
+BOTH_PARTS = ("width", "depth", "heads")
+# What a state dict tells in place of names of the configuration.
+DERIVED = ("num_tokens", "token_width")
+MAY_BE_ZERO = ("buffer_size", "dropout")
+
+
+def build_generator(method: str, config: dict[str, Any]) -> Any:
+    """A generator of `method` with random weights from `torch.manual_seed`.
+
+    Raises ValueError for unknown, missing and impossible configuration values.
+    """
+    generator_type, config_type = FAMILIES[method]
+    config = expand_config(method, config)
+    fields = dataclasses.fields(config_type)
+    missing = [field.name for field in fields if field.default is dataclasses.MISSING and field.name not in config]
+    if missing:
+        raise ValueError(f"{method}: needs {', '.join(missing)}; give them, a preset's name, or a weights file")
+    return generator_type(config_type(**config))
+
+
+def expand_config(method: str, config: dict[str, Any]) -> dict[str, Any]:
+    """`config` with MAR's `width`, `depth` and `heads` spelled out for encoder and decoder.
+
+    Raises ValueError for an unknown name, a value of another type and a part that contradicts its shorthand.
+    """
+    config = dict(config)
+    for key in BOTH_PARTS if method == "mar" else ():
+        if key in config:
+            value = config.pop(key)
+            for part in (f"encoder_{key}", f"decoder_{key}"):
+                if config.setdefault(part, value) != value:
+                    raise ValueError(f"{part} {config[part]} contradicts {key} {value}, which stands for both parts")
+    fields = {field.name: field for field in dataclasses.fields(FAMILIES[method][1])}
+    for name, value in config.items():
+        if name not in fields:
+            shorthand = BOTH_PARTS if method == "mar" else ()
+            raise unknown_name(f"configuration name of {method}", name, [*fields, *shorthand])
+        _check_value(name, value, str(fields[name].type))
+    return config
+
+
+def _check_value(name: str, value: Any, kind: str) -> None:
+    """Raise ValueError for a number that is none, or that is not positive."""
+    if kind.startswith("int | tuple") and not isinstance(value, (int, list, tuple)):
+        raise ValueError(f"{name} {value!r}: expected a side or (rows, columns)")
+    whole = kind.startswith("int")
+    if not (whole or kind == "float") or "tuple" in kind or (value is None and "None" in kind):
+        return
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+        raise ValueError(f"{name} {value!r}: expected a {'whole number' if whole else 'number'}")
+    if value < 0 or (value == 0 and name not in MAY_BE_ZERO):
+        raise ValueError(f"{name} {value}: expected {'0 or more' if name in MAY_BE_ZERO else '1 or more'}")
+
+
+def merge_config(method: str, told: dict[str, Any], given: dict[str, Any], where: str) -> dict[str, Any]:
+    """The whole configuration from what the tensors tell and what preset and caller give.
+
+    Raises ValueError where both speak and differ, and where neither tells the heads or the grid.
+    """
+    for name, value in told.items():
+        if name not in DERIVED and name in given and given[name] != value:
+            fitting = ", ".join(fitting_presets(method, told))
+            hint = f"; it fits {fitting}" if fitting else ""
+            raise ValueError(f"{where}: its tensors say {name} {value}, not {given[name]}{hint}")
+    config = {**given, **{name: value for name, value in told.items() if name not in DERIVED}}
+    if told["head"] == "diffusion":
+        config.update(_split_token(told["token_width"], config, where))
+    config["grid"] = _find_grid(method, told, config, where)
+    heads = ("encoder_heads", "decoder_heads") if method == "mar" else ("heads",)
+    return {**config, **{name: _find_untold(name, method, told, config, where) for name in heads}}
+
+
+def _split_token(token_width: int, config: dict[str, Any], where: str) -> dict[str, int]:
+    """Channels and patch size of a continuous token; a patch is 1 where nobody says otherwise."""
+    channels, patch = config.get("channels"), config.get("patch_size")
+    if patch is None:
+        patch = 1 if channels is None else isqrt(token_width // channels)
+    if channels is None:
+        channels = token_width // patch**2
+    if channels * patch**2 != token_width:
+        raise ValueError(
+            f"{where}: a token has {token_width} channels, which is not {channels} channels x patch {patch} x {patch}"
+        )
+    return {"channels": channels, "patch_size": patch}
+
+
+def _find_grid(method: str, told: dict[str, Any], config: dict[str, Any], where: str) -> Any:
+    """The grid that is given, else the square of as many tokens, else that of the presets of this shape."""
+    num_tokens = told.get("num_tokens")
+    if num_tokens is None:
+        return _find_untold("grid", method, told, config, where)
+    if "grid" in config:
+        if prod(as_grid(config["grid"])) != num_tokens:
+            raise ValueError(f"{where}: its tensors say {num_tokens} tokens, not grid {config['grid']}")
+        return config["grid"]
+    if isqrt(num_tokens) ** 2 != num_tokens:
+        raise ValueError(f"{where}: {num_tokens} tokens are no square; give grid=(rows, columns)")
+    return isqrt(num_tokens)
+
+
+def _find_untold(name: str, method: str, told: dict[str, Any], config: dict[str, Any], where: str) -> Any:
+    """What no tensor tells: as given, or as all presets of this very shape have it."""
+    if name in config:
+        return config[name]
+    fitting = {preset: PRESETS[preset].config[name] for preset in fitting_presets(method, told)}
+    if len(set(fitting.values())) == 1:
+        return next(iter(fitting.values()))
+    choices = ", ".join(f"{value} fits {preset}" for preset, value in fitting.items())
+    raise ValueError(f"{where}: tensors do not tell {name}; give {name}={f' ({choices})' if choices else '...'}")
+
+
+def fitting_presets(method: str, told: dict[str, Any]) -> list[str]:
+    """The presets of a method whose configuration agrees with all that the tensors tell."""
+    config_type = FAMILIES[method][1]
+    names = []
+    for preset in PRESETS.values():
+        if preset.method == method:
+            full = dataclasses.asdict(config_type(**preset.config))
+            full["num_tokens"] = prod(as_grid(full["grid"]))
+            full["token_width"] = full["channels"] * full["patch_size"] ** 2
+            if all(full[name] == value for name, value in told.items()):
+                names.append(preset.name)
+    return names
+
+
+__all__ = ["FAMILIES", "build_generator", "expand_config", "fitting_presets", "merge_config"]
