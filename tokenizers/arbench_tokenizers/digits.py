@@ -32,6 +32,7 @@ class DigitsKL(KLTokenizer):
 
     name = "digits-kl"
     default = KLConfig(**NARROW, channels=4)
+    latent_scale: Tensor
 
     def __init__(self, **config: Any) -> None:
         super().__init__(**config)

@@ -1,0 +1,177 @@
+"""The tokenizer protocol and `load_tokenizer`: ours and a third party's come in by the same door.
+
+A tokenizer is any class with the members of `Tokenizer`, named in the entry-point group `arbench.tokenizers` or given
+as `module:Class`. `tokenizers/README.md` writes one from nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from arbench.hardware import resolve_device
+from arbench.registry import tokenizer_entry_points, unknown_name
+
+RANDOM = "random"
+PROTOCOL_MEMBERS = ("name", "kind", "downsample", "channels", "vocab_size", "scale", "encode", "decode")
+KINDS = ("continuous", "discrete")
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """Images to tokens and back.
+
+    `kind` is "continuous" (tokens are latents (B, channels, h, w), multiplied by `scale`) or "discrete" (tokens are
+    ids (B, h, w) below `vocab_size`); `downsample` is image pixels per token side. Continuous tokenizers with a
+    posterior also have `moments(images)`, discrete ones `latents(images)`, `quantize(latents)` and `lookup(ids)`.
+    """
+
+    name: str
+    kind: str
+    downsample: int
+    channels: int
+    vocab_size: int | None
+    scale: float
+
+    def encode(self, images: Tensor, *, rng: torch.Generator | None = None) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1] -> tokens; a posterior's mean, or a sample where `rng` is given."""
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        """Tokens -> images (B, 3, H, W), about [-1, 1]."""
+
+
+def load_tokenizer(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    **config: Any,
+) -> Any:
+    """The tokenizer called `name`: an installed one, `module:Class`, or an adapter's `diffusers:ID`.
+
+    `weights` is a file; None takes the file that ships with the tokenizer, else random weights from
+    `torch.manual_seed`; "random" forces random ones. `config` overrides its configuration. Raises ValueError for an
+    unknown name or setting, a plug-in that fails or lacks a member, and for weights that are broken or contradict
+    `config`; OSError for a file that cannot be read.
+    """
+    build = find_tokenizer(name)
+    if is_adapted(name):
+        config = {"model_id": name.partition(":")[2], **config}
+    path = shipped_weights(build) if weights is None else None if str(weights) == RANDOM else Path(weights)
+    tokenizer = _construct(build, name, path, config)
+    missing = missing_members(tokenizer)
+    if missing:
+        raise ValueError(f"tokenizer {name!r} lacks {', '.join(missing)}; see tokenizers/README.md for the protocol")
+    if tokenizer.kind not in KINDS:
+        raise unknown_name(f"kind of tokenizer {name!r}", tokenizer.kind, KINDS)
+    return _place(tokenizer, resolve_device(device) if isinstance(device, str) else device, dtype)
+
+
+def find_tokenizer(name: str) -> Any:
+    """The class (or other callable) behind a name; nothing is built.
+
+    Raises ValueError for an unknown name and for a plug-in that cannot be imported.
+    """
+    installed = tokenizer_entry_points()
+    first, colon, rest = name.partition(":")
+    if first in installed and (not colon or rest):
+        return _import(name, installed[first].load)
+    if first and rest:
+        return _import(name, lambda: _attribute(first, rest))
+    raise unknown_name("tokenizer", name, [*installed, "module:Class"])
+
+
+def is_adapted(name: str) -> bool:
+    """Whether `name` is `adapter:ID`: an installed entry point that is given the id of a foreign model."""
+    first, colon, _ = name.partition(":")
+    return bool(colon) and first in tokenizer_entry_points()
+
+
+def missing_members(tokenizer: Any) -> list[str]:
+    """The protocol's members that `tokenizer` lacks."""
+    return [member for member in PROTOCOL_MEMBERS if not hasattr(tokenizer, member)]
+
+
+def shipped_weights(build: Any) -> Path | None:
+    """The weights that travel with a tokenizer: `assets/<name>.safetensors` in its top-level package, or None."""
+    package = importlib.import_module(getattr(build, "__module__", "arbench").partition(".")[0])
+    for folder in getattr(package, "__path__", ()):
+        path = Path(folder) / "assets" / f"{getattr(build, 'name', '')}.safetensors"
+        if path.is_file():
+            return path
+    return None
+
+
+def encode_images(tokenizer: Any, images: Tensor, *, rng: torch.Generator | None = None) -> Tensor:
+    """`tokenizer.encode`, its result checked. Raises ValueError, naming the tokenizer, for a wrong shape or dtype."""
+    tokens = tokenizer.encode(images, rng=rng)
+    height, width = (side // tokenizer.downsample for side in images.shape[2:])
+    discrete = tokenizer.kind == "discrete"
+    expected = (len(images), height, width) if discrete else (len(images), tokenizer.channels, height, width)
+    _require_tensor(tokenizer, "encode", tokens, expected)
+    if discrete != (tokens.dtype == torch.int64):
+        wanted = "int64 ids" if discrete else "floating-point latents"
+        raise ValueError(f"tokenizer {tokenizer.name!r}: encode returned {tokens.dtype}; expected {wanted}")
+    return tokens
+
+
+def decode_tokens(tokenizer: Any, tokens: Tensor) -> Tensor:
+    """`tokenizer.decode`, its result checked. Raises ValueError, naming the tokenizer, for a wrong shape."""
+    images = tokenizer.decode(tokens)
+    height, width = (side * tokenizer.downsample for side in tokens.shape[-2:])
+    _require_tensor(tokenizer, "decode", images, (len(tokens), 3, height, width))
+    return images
+
+
+def _require_tensor(tokenizer: Any, member: str, value: Any, shape: tuple[int, ...]) -> None:
+    found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+    if found != shape:
+        raise ValueError(f"tokenizer {tokenizer.name!r}: {member} returned {found}; expected a tensor of shape {shape}")
+
+
+def _import(name: str, load: Any) -> Any:
+    """Import a plug-in; whatever goes wrong in a stranger's module becomes one line that names it."""
+    try:
+        return load()
+    except Exception as error:  # a stranger's module may raise anything
+        raise ValueError(f"tokenizer {name!r} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def _attribute(module: str, attribute: str) -> Any:
+    value: Any = importlib.import_module(module)
+    for part in attribute.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _construct(build: Any, name: str, weights: Path | None, config: dict[str, Any]) -> Any:
+    """Build a tokenizer from `config`, with `weights` where given; a failure is one line that names it."""
+    make: Any = build
+    positional: tuple[Path, ...] = ()
+    if weights is not None:
+        if not hasattr(build, "from_weights"):
+            raise ValueError(f"tokenizer {name!r} cannot load {weights}: it has no from_weights(path)")
+        make, positional = build.from_weights, (weights,)
+    try:
+        inspect.signature(make).bind(*positional, **config)
+    except TypeError as error:
+        raise ValueError(f"tokenizer {name!r} cannot be built: {error}") from None
+    try:
+        return make(*positional, **config)
+    except (ValueError, OSError):
+        raise
+    except Exception as error:  # a stranger's constructor may raise anything
+        raise ValueError(f"tokenizer {name!r} cannot be built: {type(error).__name__}: {error}") from error
+
+
+def _place(tokenizer: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """Move a tokenizer that is a module to device and dtype, in evaluation mode; any other is left as it is."""
+    if isinstance(tokenizer, torch.nn.Module):
+        return tokenizer.to(device=device, dtype=dtype).eval()
+    return tokenizer
