@@ -59,6 +59,11 @@ class Diffusion:
         timesteps = np.array(kept_timesteps(num_steps))
         return cls(timesteps=timesteps, alpha_bar=np.cumprod(1 - cosine_betas())[timesteps])
 
+    def until(self, last: int) -> Diffusion:
+        """The same cosine process with the timesteps past `last` moved down to it."""
+        timesteps = np.unique(np.minimum(self.timesteps, last))
+        return Diffusion(timesteps=timesteps, alpha_bar=np.cumprod(1 - cosine_betas())[timesteps])
+
     @cached_property
     def alpha_bar_before(self) -> np.ndarray:
         return np.append(1.0, self.alpha_bar[:-1])
