@@ -20,14 +20,26 @@ from torch import Tensor
 BROKEN_PICKLE = (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, pickle.UnpicklingError)
 
 
-def load_npz(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an npz; pickled objects are refused. OSError where absent, ValueError where broken."""
+def load_npz(path: Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+    """Arrays of an npz, all or those `names`; pickled objects are refused.
+
+    OSError where there is no file, ValueError where it is broken.
+    """
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise ValueError("one array, not an npz")
-            return {name: file[name] for name in file.files}
+            return {name: file[name] for name in (file.files if names is None else names)}
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: not a readable npz ({error})") from error
+
+
+def npz_names(path: Path) -> list[str]:
+    """The names in an npz, nothing of it read. Raises as `load_npz`."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [name.removesuffix(".npy") for name in archive.namelist()]
+    except zipfile.BadZipFile as error:
         raise ValueError(f"{path}: not a readable npz ({error})") from error
 
 

@@ -1,0 +1,86 @@
+"""How a set of scores was made, and what in that should be questioned before it stands beside another."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+import arbench
+from arbench.evaluation import scores
+from arbench.evaluation.extractors import Extractor
+from arbench.evaluation.features import Features
+from arbench.evaluation.reference import Reference
+from arbench.evaluation.sources import ImageSource
+
+SORTED_AGREEMENT = 0.5  # neighbours of one class: a shuffled set of ten classes has 0.1
+
+
+def describe_protocol(
+    found: Features, reference: Reference, real: Features | None, extractor: Extractor, batch_size: int
+) -> dict[str, Any]:
+    """What two results must share to stand in one column; the same for any seed and any choice of scores.
+
+    `found` are the images' features, `real` the reference's where its images were read.
+    """
+    return {
+        "evaluator": "arbench",
+        "evaluator_version": arbench.__version__,
+        "torch_fidelity": version("torch-fidelity"),
+        "extractor": extractor.name,
+        "extractor_sha256": extractor.sha256,
+        "resize": extractor.resize,
+        "dtype": "float32 features, float64 statistics",
+        "batch_size": batch_size,
+        "reference": reference.name,
+        "reference_sha256": reference.sha256 or (real.sha256 if real else None),
+        "reference_count": reference.count,
+        "reference_images": reference.images.count if reference.images else None,  # for precision, recall and KID
+        "reference_split": reference.split,
+        "reference_crop": reference.crop,
+        "num_images": len(found),
+        "fid_name": fid_name(len(found)),
+        "image_size": list(found.image_size),
+        "is": f"{min(scores.IS_SPLITS, len(found))} splits after a shuffle with seed {scores.SHUFFLE_SEED}",
+        "kid": f"{scores.KID_SUBSETS} subsets of at most {scores.KID_SUBSET_SIZE}, seed {scores.SHUFFLE_SEED}",
+        "precision_recall": f"{scores.NEIGHBOURS} neighbours",
+    }
+
+
+def fid_name(count: int) -> str:
+    """A FID from N images is called FID-N: FID-50k, FID-500."""
+    return f"FID-{count // 1000}k" if count % 1000 == 0 else f"FID-{count}"
+
+
+def questions(found: Features, reference: Reference, extractor: Extractor, reconstructions: bool) -> list[str]:
+    """What makes these scores incomparable with the literature's, one sentence each."""
+    asked = []
+    if reference.split == "val" and not reconstructions:
+        asked.append(f"{reference.name} is of validation images; FID of generated images is against training images")
+    if reference.split == "train" and reconstructions:
+        asked.append(f"{reference.name} is of training images; FID of reconstructions is against validation images")
+    if reference.extractor_sha256 not in (None, extractor.sha256):
+        asked.append(f"{reference.name} was made with other weights of {extractor.name}")
+    if len(found) <= extractor.width:
+        asked.append(f"{len(found)} images for {extractor.width} features: a singular covariance, FID far too high")
+    return asked
+
+
+def notes(found: Features, source: ImageSource, labels: np.ndarray | None) -> list[str]:
+    """What a reader should know of this very set of images."""
+    told = list(source.notes)
+    if found.duplicates:
+        told.append(f"{found.duplicates} of {len(found)} images are exact copies of another")
+    if is_sorted_by_class(found.logits.argmax(axis=1) if labels is None else labels):
+        told.append(f"the images are sorted by class; shuffled with seed {scores.SHUFFLE_SEED} for the Inception Score")
+    return told
+
+
+def is_sorted_by_class(classes: np.ndarray) -> bool:
+    """Whether neighbours share their class far more often than they would in random order."""
+    if len(classes) < 2:
+        return False
+    agreement = float((classes[1:] == classes[:-1]).mean())
+    shares = np.unique(classes, return_counts=True)[1] / len(classes)
+    return agreement > SORTED_AGREEMENT and agreement > 2 * float(np.square(shares).sum())

@@ -1,0 +1,222 @@
+"""What images are compared with: named references, files of statistics, folders of real images."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from arbench.data import CROPS, ImageData, folder_data, image_files, open_data
+from arbench.evaluation.extractors import Extractor
+from arbench.evaluation.features import extract_features
+from arbench.evaluation.files import file_sha256, load_npz, npz_names, read_torch, save_npz
+from arbench.evaluation.reference_cards import REFERENCES
+from arbench.evaluation.sources import READ, SHARDS, ImageSource, array_source, open_images
+from arbench.evaluation.statistics import FrechetStatistics
+from arbench.registry import nearest, unknown_name
+
+DIGITS = {"digits-train": "train", "digits-heldout": "heldout"}
+SPLITS = ("train", "val")
+NUM_KEPT = 10_000  # images that an ADM reference keeps for precision and recall
+KEPT_SEED = 0
+META = "meta"  # our own entry of a reference npz: JSON text
+STATISTICS_OF_UNKNOWN_COUNT = 2  # any count from 2 on gives back the stored covariance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """A reference before any network has run: stored statistics, images, or both.
+
+    `count` is the number of images behind the statistics where it is known, `split` "train", "val", "heldout" or None,
+    `extractor` and `extractor_sha256` what made the statistics where the file says so.
+    """
+
+    name: str
+    sha256: str | None = None
+    count: int | None = None
+    split: str | None = None
+    crop: str | None = None
+    statistics: FrechetStatistics | None = None
+    spatial: FrechetStatistics | None = None
+    images: ImageSource | None = None
+    extractor: str | None = None
+    extractor_sha256: str | None = None
+
+
+def open_reference(reference: Any, *, size: tuple[int, int] | None = None, crop: str = "adm") -> Reference:
+    """`reference` by name ("digits-heldout", "adm-train-256" …), as a file, a folder or an array of images.
+
+    Files: npz with `mu sigma` (pytorch-fid), also `mu_s sigma_s arr_0` (ADM), or torch-fidelity's cached .pt. The
+    pictures of a folder are brought to `size` (height, width) by `crop` (`CROPS`). Raises ValueError for what cannot
+    be read and OSError for what is not there, with where to get it.
+    """
+    if isinstance(reference, Reference):
+        return reference
+    if isinstance(reference, np.ndarray):
+        source = array_source("array", reference)
+        return Reference(name="array", count=source.count, images=source)
+    name = str(reference)
+    if name in DIGITS:
+        images = open_data("digits", split=DIGITS[name]).images()
+        return Reference(name=name, count=len(images), split=DIGITS[name], images=array_source(name, images))
+    if name in REFERENCES:
+        return _named(name)
+    return _at_path(Path(name), size, crop)
+
+
+def _named(name: str) -> Reference:
+    card = REFERENCES[name]
+    if not card.path.exists():
+        raise FileNotFoundError(f"reference {name!r} is not on this machine; {card.how_to_get}")
+    return replace(_npz(card.path), name=name, split=card.split)
+
+
+def _at_path(path: Path, size: tuple[int, int] | None, crop: str) -> Reference:
+    if path.is_dir():
+        if (path / SHARDS).is_dir():
+            source = open_images(path)
+            return Reference(name=str(path), count=source.count, images=source)
+        return _folder(path, size, crop)
+    if not path.exists():
+        known = (*DIGITS, *REFERENCES)
+        if path.suffix or len(path.parts) > 1 or not nearest(str(path), known):
+            raise FileNotFoundError(f"reference {path}: no such file or folder, nor one of {', '.join(known)}")
+        raise unknown_name("reference", str(path), known)
+    if path.suffix == ".npz":
+        return _npz(path)
+    if path.suffix in (".pt", ".pth"):
+        return _torch_fidelity(path)
+    raise ValueError(
+        f"reference {path}: {path.suffix or 'no suffix'} is not read (a pickle could run code); expected .npz or .pt"
+    )
+
+
+def _npz(path: Path) -> Reference:
+    """`mu sigma`, `mu_s sigma_s` and `arr_0`, as many as there are; the images are not read yet."""
+    names = set(npz_names(path))
+    arrays = load_npz(path, names & {"mu", "sigma", "mu_s", "sigma_s", "count", META})
+    meta = _meta(path, arrays)
+    count = int(arrays["count"]) if "count" in arrays else None
+    reference = Reference(
+        name=meta.get("name", str(path)),
+        sha256=file_sha256(path),
+        count=count,
+        split=meta.get("split"),
+        crop=meta.get("crop"),
+        statistics=_moments(path, arrays, "mu", "sigma", count),
+        spatial=_moments(path, arrays, "mu_s", "sigma_s", count),
+        images=open_images(path) if "arr_0" in names else None,
+        extractor=meta.get("extractor"),
+        extractor_sha256=meta.get("extractor_sha256"),
+    )
+    if reference.statistics is None and reference.images is None:
+        raise ValueError(f"reference {path}: holds {', '.join(sorted(names))}; expected mu and sigma, or arr_0")
+    if reference.statistics is None and reference.images is not None:
+        return replace(reference, count=reference.images.count)
+    return reference
+
+
+def _meta(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    if META not in arrays:
+        return {}
+    try:
+        return dict(json.loads(str(arrays[META])))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"reference {path}: its {META!r} is not JSON ({error})") from error
+
+
+def _moments(
+    path: Path, arrays: dict[str, np.ndarray], mean: str, covariance: str, count: int | None
+) -> FrechetStatistics | None:
+    if mean not in arrays and covariance not in arrays:
+        return None
+    if mean not in arrays or covariance not in arrays:
+        raise ValueError(f"reference {path}: has only one of {mean} and {covariance}")
+    try:
+        return FrechetStatistics.from_moments(arrays[mean], arrays[covariance], count or STATISTICS_OF_UNKNOWN_COUNT)
+    except ValueError as error:
+        raise ValueError(f"reference {path}: {error}") from error
+
+
+def _torch_fidelity(path: Path) -> Reference:
+    """The statistics that torch-fidelity keeps in its cache: a dict of NumPy arrays `mu` and `sigma`."""
+    content = read_torch(path, _array_parts())
+    if not isinstance(content, dict) or not {"mu", "sigma"} <= set(content):
+        raise ValueError(f"reference {path}: expected torch-fidelity's statistics, a dict of mu and sigma")
+    arrays = {name: np.asarray(content[name]) for name in ("mu", "sigma")}
+    statistics = _moments(path, arrays, "mu", "sigma", None)
+    return Reference(name=str(path), sha256=file_sha256(path), statistics=statistics)
+
+
+def _array_parts() -> list[Any]:
+    """What a pickled float array is made of, under NumPy 1's and 2's names: all that such a file may call."""
+    reconstruct = np.zeros(0).__reduce__()[0]
+    names = ("numpy._core.multiarray._reconstruct", "numpy.core.multiarray._reconstruct")
+    dtypes = [type(np.dtype(kind)) for kind in (np.float32, np.float64)]
+    return [*((reconstruct, name) for name in names), (codecs.encode, "_codecs.encode"), np.ndarray, np.dtype, *dtypes]
+
+
+def _folder(path: Path, size: tuple[int, int] | None, crop: str) -> Reference:
+    """Real pictures, each brought to the size of those that are scored."""
+    if crop not in CROPS:
+        raise unknown_name("crop", crop, CROPS)
+    if size is not None and size[0] != size[1]:
+        raise ValueError(f"images of {size[0]}x{size[1]}: a folder as reference is cropped square; give an npz")
+    data = _pictures(path, size[0] if size else None, crop)
+    return Reference(name=str(path), count=len(data), crop=crop, images=_data_source(data))
+
+
+def _pictures(path: Path, size: int | None, crop: str) -> ImageData:
+    files = image_files(path)
+    if not files:
+        raise ValueError(f"reference {path}: no images in it")
+    return folder_data(str(path), files, np.zeros(len(files), np.int64), ["all"], size=size, crop=crop)
+
+
+def _data_source(data: ImageData) -> ImageSource:
+    def blocks() -> Iterator[np.ndarray]:
+        for start in range(0, len(data), READ):
+            yield data.images(range(start, min(start + READ, len(data))))
+
+    return ImageSource(name=data.name, count=len(data), blocks=blocks)
+
+
+def make_reference(
+    images: str | Path,
+    out: Path,
+    extractor: Extractor,
+    *,
+    size: int | None = None,
+    crop: str = "adm",
+    split: str | None = None,
+    num_kept: int = NUM_KEPT,
+    progress: Callable[[int], None] | None = None,
+) -> Reference:
+    """Write a reference npz of all pictures below the folder `images`; returns it as read back.
+
+    It holds `mu sigma count`, with Inception also `mu_s sigma_s`, and `arr_0`: up to `num_kept` of the images, chosen
+    with a fixed seed, in one array in memory (2 GB for 10,000 at 256 px). `split` ("train", "val") says what the
+    images are. Raises ValueError for an unknown crop or split, or fewer than two images.
+    """
+    if crop not in CROPS:
+        raise unknown_name("crop", crop, CROPS)
+    if split not in (None, *SPLITS):
+        raise unknown_name("split", str(split), SPLITS)
+    if out.suffix != ".npz":
+        raise ValueError(f"reference file {out}: expected a name that ends in .npz")
+    data = _pictures(Path(images), size, crop)
+    found = extract_features(_data_source(data), extractor, spatial=extractor.has_spatial, progress=progress)
+    arrays = {"mu": found.statistics.mean, "sigma": found.statistics.covariance, "count": np.int64(len(found))}
+    if found.spatial is not None:
+        arrays |= {"mu_s": found.spatial.mean, "sigma_s": found.spatial.covariance}
+    kept = np.random.RandomState(KEPT_SEED).permutation(len(data))[:num_kept]
+    arrays["arr_0"] = data.images(np.sort(kept))
+    meta = {"name": out.stem, "split": split, "crop": crop, "size": size, "extractor": extractor.name}
+    arrays[META] = np.array(json.dumps({**meta, "extractor_sha256": extractor.sha256}))
+    save_npz(out, arrays)
+    return _npz(out)
