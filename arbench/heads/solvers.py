@@ -62,7 +62,7 @@ class TrimmedAncestral(Ancestral):
 
     At the last timestep the cosine schedule leaves 5e-5 of the signal: the step away from it multiplies an error of the
     predicted noise by 300 (100 steps) to 1300 (25 steps), which only a network trained for very long survives. At 980
-    it is 3 percent, the error grows threefold at most, and starting from pure noise there goes unnoticed.
+    it is 3 percent, the error at most doubles (25 steps or more), and starting from pure noise there goes unnoticed.
     """
 
     def __init__(self, process: Diffusion, *, temperature: float) -> None:
