@@ -48,11 +48,13 @@ def sequential_clocks(num_tokens: int, parallel: int = 1) -> list[int]:
 def masked_sizes(num_tokens: int, num_iter: int) -> list[int]:
     """Tokens revealed by each of `num_iter` iterations, the hidden share falling as a cosine (MAR, section 3.3).
 
-    At least one is revealed a step and at least one stays for the last. Raises ValueError where there are more
-    iterations than tokens.
+    At least one is revealed a step and at least one stays for the last, so with as many iterations as tokens, or more,
+    each step reveals one; steps that would reveal nothing are left out. Raises ValueError for a count below 1.
     """
-    if not 1 <= num_iter <= num_tokens:
-        raise ValueError(f"num_iter {num_iter}: expected 1 to {num_tokens}, the number of tokens")
+    if num_iter < 1:
+        raise ValueError(f"num_iter {num_iter}: expected 1 or more")
+    if num_iter >= num_tokens:
+        return [1] * num_tokens
     sizes, hidden = [], num_tokens
     for step in range(1, num_iter):
         wanted = math.floor(num_tokens * math.cos(math.pi / 2 * step / num_iter))

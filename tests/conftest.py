@@ -1,0 +1,75 @@
+"""Shared by all tests: tiny models of every combination, and the recorded outputs of the original implementations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from arbench.generators.ar import AR, ARConfig
+from arbench.generators.mar import MAR, MARConfig
+from arbench.generators.par import PAR, PARConfig
+
+PARITY = Path(__file__).parent / "parity"
+GRID = 4
+GPT = {"width": 32, "depth": 2, "heads": 2, "num_classes": 5, "grid": GRID}
+MASKED = {
+    f"{part}_{name}": value
+    for part in ("encoder", "decoder")
+    for name, value in {"width": 32, "depth": 2, "heads": 2}.items()
+} | {"num_classes": 5, "grid": GRID, "buffer_size": 3}
+CODES = {"head": "categorical", "vocab_size": 17}
+LATENTS = {"head": "diffusion", "channels": 3, "head_depth": 2, "head_width": 24}
+
+# The four orders of MAR's Table 1, each with both heads; the fifth row is PAR.
+COMBINATIONS = {
+    "ar-raster": (AR, ARConfig, GPT | {"order": "raster"}),
+    "ar-random": (AR, ARConfig, GPT | {"order": "random"}),
+    "mar": (MAR, MARConfig, MASKED),
+    "par": (PAR, PARConfig, GPT | {"parallel": 4}),
+}
+
+
+def make_generator(name: str, head: str = "categorical", seed: int = 0, **changes: Any) -> Any:
+    """A tiny generator whose weights are all random: zero-initialised layers would hide what they do."""
+    generator_type, config_type, config = COMBINATIONS[name]
+    heads = CODES if head == "categorical" else LATENTS
+    torch.manual_seed(seed)
+    generator = generator_type(config_type(**(config | heads | changes)))
+    for parameter in generator.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return generator.eval()
+
+
+def make_tokens(generator: Any, batch: int = 3, seed: int = 0) -> torch.Tensor:
+    """Random tokens that fit `generator`."""
+    rng = torch.Generator().manual_seed(seed)
+    if generator.kind == "discrete":
+        return torch.randint(generator.vocab_size, (batch, *generator.grid), generator=rng)
+    return torch.randn(batch, generator.config.channels, *generator.grid, generator=rng)
+
+
+class Parity:
+    """One folder of recorded outputs: `meta` and `expected`."""
+
+    def __init__(self, name: str) -> None:
+        self.folder = PARITY / name
+        self.meta = json.loads((self.folder / "meta.json").read_text())
+        expected = self.folder / "expected.safetensors"
+        self.expected = load_file(expected) if expected.exists() else {}
+
+
+@pytest.fixture
+def parity() -> type[Parity]:
+    return Parity
+
+
+def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """max |a - b| / max |b|, the measure in which parity is stated."""
+    assert found.shape == expected.shape
+    found, expected = found.detach(), expected.detach()
+    return float((found - expected).abs().max() / expected.abs().max())

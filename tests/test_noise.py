@@ -1,0 +1,89 @@
+"""The random numbers of an image depend on (seed, image id) alone."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from arbench.noise import FixedNoise, ImageNoise, philox
+
+IDS = torch.tensor([0, 7, 123_456])
+POSITIONS = torch.arange(16).expand(3, -1)
+
+
+def test_philox_equals_its_published_vectors() -> None:
+    # Known answers of the authors' own test suite for philox4x32-10 (Random123, kat_vectors).
+    zero = torch.zeros(1, dtype=torch.int64)
+    words = [int(word) for word in philox((zero, zero, zero, zero), 0)]
+    assert words == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
+    ones = torch.full((1,), 0xFFFFFFFF)
+    words = [int(word) for word in philox((ones, ones, ones, ones), 0xFFFFFFFFFFFFFFFF)]
+    assert words == [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]
+
+
+def test_draws_do_not_depend_on_the_batch() -> None:
+    together = ImageNoise(3, IDS)
+    for row, image in enumerate(IDS):
+        alone = ImageNoise(3, image[None])
+        assert torch.equal(alone.orders(16)[0], together.orders(16)[row])
+        assert torch.equal(alone.uniform(POSITIONS[:1])[0], together.uniform(POSITIONS)[row])
+        assert torch.equal(alone.gaussian(5, POSITIONS[:1], 6)[0], together.gaussian(5, POSITIONS, 6)[row])
+
+
+def test_draws_belong_to_tokens_not_to_their_place_in_the_batch() -> None:
+    noise = ImageNoise(0, IDS)
+    some = torch.tensor([[3, 9], [0, 15], [7, 7]])
+    assert torch.equal(noise.uniform(some), noise.uniform(POSITIONS).gather(1, some))
+    index = some.unsqueeze(-1).expand(-1, -1, 5)
+    assert torch.equal(noise.gaussian(2, some, 5), noise.gaussian(2, POSITIONS, 5).gather(1, index))
+
+
+def test_seeds_images_steps_and_purposes_differ() -> None:
+    draws = [
+        ImageNoise(0, IDS).uniform(POSITIONS),
+        ImageNoise(1, IDS).uniform(POSITIONS),
+        ImageNoise(2**33, IDS).uniform(POSITIONS),
+        ImageNoise(0, IDS + 1).uniform(POSITIONS),
+    ]
+    gaussians = [ImageNoise(0, IDS).gaussian(step, POSITIONS, 4).double() for step in (0, 1, 2)]
+    for values in (draws, gaussians):
+        flat = torch.cat([value.flatten() for value in values])
+        assert len(flat.unique()) == len(flat)
+
+
+def test_dtypes() -> None:
+    noise = ImageNoise(0, IDS)
+    assert noise.orders(4).dtype == torch.int64
+    assert noise.uniform(POSITIONS).dtype == torch.float64
+    assert noise.gaussian(0, POSITIONS, 3).dtype == torch.float32
+
+
+def test_distributions() -> None:
+    ids = torch.arange(500)
+    places = torch.arange(64).expand(500, -1)
+    normal = ImageNoise(1, ids).gaussian(1, places, 4).flatten().numpy()
+    uniform = ImageNoise(1, ids).uniform(places).flatten().numpy()
+    # With 128,000 and 32,000 values a fair source passes at p > 1e-3 under this fixed seed.
+    assert stats.kstest(normal, "norm").pvalue > 1e-3
+    assert stats.kstest(uniform, "uniform").pvalue > 1e-3
+    assert abs(np.corrcoef(normal[:-1], normal[1:])[0, 1]) < 0.01  # 3.6 standard errors of 128,000 pairs
+
+
+def test_orders_are_permutations_that_vary() -> None:
+    orders = ImageNoise(0, torch.arange(200)).orders(16)
+    assert torch.equal(orders.sort(dim=1).values, torch.arange(16).expand(200, -1))
+    first = torch.bincount(orders[:, 0], minlength=16)
+    assert stats.chisquare(first.numpy()).pvalue > 1e-3
+
+
+def test_fixed_noise_gives_back_its_tape() -> None:
+    tape = torch.randn(3, 2, 4, 5, generator=torch.Generator().manual_seed(0))
+    noise = FixedNoise(orders=torch.tensor([[0, 1, 2, 3], [3, 2, 1, 0]]), gaussian=tape)
+    assert torch.equal(noise.gaussian(2, torch.tensor([[1, 3], [0, 2]]), 5)[1, 1], tape[2, 1, 2])
+    for call in (
+        lambda: noise.uniform(torch.zeros(2, 1, dtype=torch.int64)),
+        lambda: noise.gaussian(3, torch.zeros(2, 1, dtype=torch.int64), 5),
+        lambda: noise.orders(9),
+    ):
+        with pytest.raises(ValueError, match="FixedNoise"):
+            call()
