@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from arbench.weights.load import require_same
+from arbench.weights.keys import require_same
 from arbench_tokenizers.autoencoder import Decoder, Encoder
 from arbench_tokenizers.config import AutoencoderConfig, KLConfig, VQConfig, make_config, merge_config, read_config
 from arbench_tokenizers.quantize import VectorQuantizer

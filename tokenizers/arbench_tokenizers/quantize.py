@@ -21,7 +21,8 @@ class VectorQuantizer(nn.Module):
     def __init__(self, vocab_size: int, codebook_dim: int, *, unit_norm: bool = False) -> None:
         super().__init__()
         self.unit_norm = unit_norm
-        self.embedding = nn.Embedding(vocab_size, codebook_dim)
+        # a given weight spares the normal initialisation, which on the meta device costs seconds of imports
+        self.embedding = nn.Embedding(vocab_size, codebook_dim, _weight=torch.empty(vocab_size, codebook_dim))
         nn.init.uniform_(self.embedding.weight, -1.0 / vocab_size, 1.0 / vocab_size)
 
     def codebook(self) -> Tensor:
