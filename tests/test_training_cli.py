@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from arbench.cli.train import register
 from arbench.evaluation.digits_cnn import DigitsCNN
+from arbench.training.config import TrainConfig
 from arbench.training.jobs import digits_job, method_job, with_settings
 from arbench.training.recipes import DIGITS
 
@@ -112,6 +113,13 @@ def test_all_trains_generators_on_the_tokenizers_before_them():
     assert [job.target for job in jobs] == list(DIGITS)
     assert jobs[-1].tokenizer_weights == str(Path("out/digits-kl/digits-kl.safetensors"))
     assert jobs[0].tokenizer_weights is None
+
+
+def test_learning_rate_follows_the_batch_where_the_paper_says_so():
+    config = TrainConfig(steps=10, batch_size=256, learning_rate=1e-4)
+    assert with_settings(config, scale_rate=True, batch_size=64).learning_rate == pytest.approx(2.5e-5)
+    assert with_settings(config, scale_rate=True, batch_size=64, learning_rate=1e-3).learning_rate == 1e-3
+    assert with_settings(config, batch_size=64).learning_rate == 1e-4
 
 
 def test_given_settings_change_the_recipe_and_keep_the_warm_up_short():

@@ -70,6 +70,7 @@ def train(
     from dataclasses import replace
 
     from arbench.training.jobs import run_job, with_settings
+    from arbench.training.recipes import DIGITS
 
     changes = {
         "steps": steps,
@@ -87,10 +88,14 @@ def train(
         "device": resolve_device(device),
     }
     folder = out or DEFAULT_OUT
-    for job in plan_jobs(config, target, method, model, shared, folder):
-        job = replace(job, config=with_settings(job.config, **changes))
+    jobs = plan_jobs(config, target, method, model, shared, folder)
+    begun = [job.target for job in jobs if job.checkpoint_path(folder).exists()]
+    for job in jobs:
+        job = replace(job, config=with_settings(job.config, scale_rate=job.target not in DIGITS, **changes))
         with progress_bar(job.target, job.config.steps) as watch:
-            path = run_job(job, folder, resume=resume, watch=watch, say=typer.echo)
+            # Of several jobs, those after the interrupted one have nothing to resume yet.
+            go_on = resume and (job.target in begun or not begun)
+            path = run_job(job, folder, resume=go_on, watch=watch, say=typer.echo)
         typer.echo(f"{job.target}: {job.config.steps} steps done, weights in {path}")
 
 

@@ -198,7 +198,8 @@ def _encode(tokenizer: Tokenizer, images: Tensor) -> np.ndarray:
         small = tokenizer.vocab_size is not None and tokenizer.vocab_size <= 2**16
         return tokenizer.encode(images).cpu().numpy().astype(np.uint16 if small else np.uint32)
     if content == "moments":
-        return torch.cat(tokenizer.moments(images), dim=1).cpu().numpy().astype(np.float16)
+        moments = tokenizer.moments(images)  # type: ignore[attr-defined]
+        return torch.cat(moments, dim=1).cpu().numpy().astype(np.float16)
     return (tokenizer.encode(images) / tokenizer.scale).cpu().numpy().astype(np.float16)
 
 

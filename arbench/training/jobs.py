@@ -36,6 +36,12 @@ class Job:
     device: str = "cpu"
     model_config: dict[str, Any] = field(default_factory=dict)
 
+    def checkpoint_path(self, out: Path) -> Path:
+        """Where a run below `out` keeps its state."""
+        from arbench.training.checkpoint import FILE_NAME
+
+        return out / self.target / FILE_NAME
+
     def weights_path(self, out: Path) -> Path:
         """Where `run_job` leaves the averaged weights."""
         return out / self.target / f"{self.target}.safetensors"
@@ -76,8 +82,14 @@ def check_method(method: str, model: str) -> None:
         raise ValueError(f"model {model!r} is of method {found!r}, not {method!r}; expected --method {found}")
 
 
-def with_settings(config: TrainConfig, **settings: Any) -> TrainConfig:
-    """`config` with those settings that are not None; a warm-up of over half the run shrinks to a tenth of it."""
+def with_settings(config: TrainConfig, *, scale_rate: bool = False, **settings: Any) -> TrainConfig:
+    """`config` with those settings that are not None; a warm-up of over half the run shrinks to a tenth of it.
+
+    With `scale_rate` the learning rate, where it is not given, follows the batch size in proportion: the papers state
+    theirs as 1e-4 a batch of 256.
+    """
+    if scale_rate and settings.get("batch_size") and settings.get("learning_rate") is None:
+        settings["learning_rate"] = config.learning_rate * settings["batch_size"] / config.batch_size
     changed = dataclasses.replace(config, **{name: value for name, value in settings.items() if value is not None})
     if 2 * changed.warmup_steps > changed.steps:
         changed = dataclasses.replace(changed, warmup_steps=changed.steps // 10)
