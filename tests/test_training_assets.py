@@ -2,15 +2,19 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from scipy.spatial.distance import cdist, pdist
 
 import arbench
 from arbench.data import open_data
 from arbench.evaluation.digits_cnn import DigitsCNN
+from arbench.generators.presets import get_preset
 from arbench.images import to_float, to_uint8
+from arbench.sampling.labels import make_labels
 from arbench.training.recipes import DIGITS, KINDS, get_recipe
 
 ROOT = Path(__file__).parent.parent
@@ -64,3 +68,25 @@ def test_kl_latents_have_unit_deviation():
     latents = tokenizer.encode(to_float(open_data("digits").images(range(300))), rng=torch.Generator().manual_seed(0))
     # The scale was measured on all 1,437 training images; 300 of them differ by about a percent.
     assert latents.std().item() == pytest.approx(1, abs=0.03)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["ar-digits", "par-digits", "mar-digits"])
+def test_generators_draw_the_digit_that_was_asked_for(model):
+    preset = get_preset(model)
+    generator, tokenizer = arbench.load_generator(model), arbench.load_tokenizer(preset.tokenizer)
+    labels = make_labels(200, 10)
+    images = to_uint8(tokenizer.decode(arbench.generate(generator, labels, seed=1, **preset.sampling)))
+    classifier = DigitsCNN().eval()
+    classifier.load_state_dict(load_file(asset("digits-cnn")))
+    with torch.inference_mode():
+        read = classifier(to_float(images)).argmax(1).numpy()
+    assert (read == labels).mean() >= 0.95
+    grey = images.mean(axis=3).reshape(20, 10, -1)  # (N, ...) -> (images of a class, classes, pixels)
+    real = open_data("digits")
+    pixels = real.images().mean(axis=3).reshape(len(real), -1)
+    spread = np.mean([pdist(grey[:, label]).mean() for label in range(10)])
+    real_spread = np.mean([pdist(pixels[real.labels == label]).mean() for label in range(10)])
+    assert spread >= 0.7 * real_spread
+    nearest_real = np.sort(cdist(pixels, pixels), axis=1)[:, 1]  # the nearest other training image
+    assert np.median(cdist(grey.reshape(200, -1), pixels).min(axis=1)) > 0.5 * np.median(nearest_real)
