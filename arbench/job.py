@@ -25,11 +25,10 @@ from arbench.sampling.schedules import make_schedule
 DEFAULT_IMAGES = 500
 DEFAULT_OUT = Path("runs")
 AUTO = "auto"
-INCEPTION_METRICS = ("fid", "is", "precision", "recall", "kid")
 DIGITS_EVALUATION = {
     "reference": "digits-heldout",
     "extractor": "digits-cnn",
-    "metrics": [*INCEPTION_METRICS, "label_accuracy"],
+    "metrics": ["fid", "is", "precision", "recall", "kid", "label_accuracy"],
 }
 SAMPLING_NAMES = {f.name for kind in (MaskedDiffusionSampling, CategoricalSampling) for f in dataclasses.fields(kind)}
 
@@ -64,7 +63,7 @@ class RunRequest:
 
     @classmethod
     def of(cls, **given: Any) -> RunRequest:
-        """The request of these keywords, sampling settings among them. ValueError for an unknown one, with the nearest."""
+        """The request of these keywords, sampling settings among them. Raises ValueError for an unknown one."""
         names = {known.name for known in dataclasses.fields(cls)} - {"sampling"}
         for name in given:
             if name not in names | SAMPLING_NAMES:
@@ -176,8 +175,26 @@ def evaluation_settings(request: RunRequest, parts: Parts) -> dict[str, Any] | N
     return {
         "reference": str(reference),
         "extractor": request.extractor or own.get("extractor", "inception"),
-        "metrics": list(request.metrics or own.get("metrics", INCEPTION_METRICS)),
+        "metrics": request.metrics or own.get("metrics"),  # None: what the reference allows
     }
+
+
+def check_evaluation(settings: dict[str, Any] | None) -> None:
+    """Open the reference and load the extractor, so that a mistake shows before the images are made, not after.
+
+    Raises ValueError or OSError as `arbench.evaluate` would.
+    """
+    if settings is None:
+        return
+    from arbench.evaluation.extractors import load_extractor
+    from arbench.evaluation.metrics import METRICS
+    from arbench.evaluation.reference import open_reference
+
+    for name in settings["metrics"] or ():
+        if name not in METRICS:
+            raise unknown_name("metric", name, METRICS)
+    load_extractor(settings["extractor"])
+    open_reference(settings["reference"])
 
 
 def plain(value: Any) -> Any:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,8 @@ import torch
 from arbench.generators.base import make_settings
 from arbench.generators.presets import PRESETS, Preset, get_preset
 from arbench.registry import unknown_name
+from arbench.weights.cards import cards_for, find_weights, how_to_get
+from arbench.weights.download import file_sha256
 
 METHODS = ("mar", "par", "ar")
 DEFAULT_METHOD = "mar"
@@ -87,11 +87,9 @@ def load_parts(
     tokenizer_name = tokenizer or (preset.tokenizer if preset else None)
     if tokenizer_name is None:
         raise ValueError(f"model {name!r} is a family without a tokenizer of its own; expected --tokenizer NAME")
-    if weights is None and not (preset and preset.shipped):
-        raise ValueError(
-            f"model {name!r} has no weights here; expected --weights FILE (see `arbench weights`), "
-            "or --weights random to try the code"
-        )
+    weights = find_generator_weights(name, preset) if weights is None else weights
+    if tokenizer_weights is None:
+        tokenizer_weights = find_tokenizer_weights(tokenizer_name, may_be_random=str(weights) == RANDOM)
     decode_dtype = torch.float64 if dtype == torch.float64 else torch.float32
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_WEIGHTS_SEED)
@@ -110,8 +108,8 @@ def load_parts(
         tokenizer_name=tokenizer_name,
         weights={
             "which": which,
-            **weights_facts("", weights or shipped_file("arbench", name)),
-            **weights_facts("tokenizer_", tokenizer_weights or shipped_file(package_of(decoder), tokenizer_name)),
+            **weights_facts("", weights),
+            **weights_facts("tokenizer_", tokenizer_weights),
         },
         sampling=resolve_sampling(generator, preset, sampling or {}),
         device=device,
@@ -149,21 +147,44 @@ def check_fit(model: str, generator: Any, tokenizer_name: str, tokenizer: Any) -
     return generator.grid[0] * patch * tokenizer.downsample
 
 
+def find_generator_weights(name: str, preset: Preset | None) -> Path:
+    """The weights of `name` on this machine: shipped or downloaded. Raises ValueError where there are none."""
+    from arbench.weights.load import shipped_weights
+
+    found = shipped_weights(preset) if preset and preset.shipped else find_weights(name)
+    if found is None:
+        raise ValueError(f"model {name!r}: {lacking_weights('--weights', name)}")
+    return found
+
+
+def find_tokenizer_weights(name: str, *, may_be_random: bool) -> Path | str | None:
+    """The weights of tokenizer `name` on this machine, None for a stranger's that sees to its own.
+
+    Raises ValueError for an unknown tokenizer, and for a released one whose file is not here, unless it may be random.
+    """
+    from arbench.tokenizer import find_tokenizer, shipped_weights
+
+    found = shipped_weights(find_tokenizer(name)) or find_weights(name)
+    if found is not None or not cards_for(name):
+        return found
+    if may_be_random:
+        return RANDOM
+    raise ValueError(f"tokenizer {name!r}: {lacking_weights('--tokenizer-weights', name)}")
+
+
+def lacking_weights(option: str, name: str) -> str:
+    """What to do about weights that are not here."""
+    cards = cards_for(name)
+    hint = f" ({how_to_get(cards[0])})" if cards else ""
+    return f"no weights on this machine; expected {option} FILE{hint}, or {option} random to try the code"
+
+
 def weights_facts(prefix: str, weights: str | Path | None) -> dict[str, Any]:
-    """A record's entries for one weights file: its name and SHA-256; "random" where there is no file."""
+    """A record's entries for one weights file: its name and SHA-256; no hash for "random" or None."""
     if weights is None or str(weights) == RANDOM:
-        return {f"{prefix}file": RANDOM, f"{prefix}sha256": None}
+        return {f"{prefix}file": weights, f"{prefix}sha256": None}
     path = Path(weights)
     return {f"{prefix}file": path.name, f"{prefix}sha256": file_sha256(path)}
-
-
-def shipped_file(package: str, name: str) -> Path | None:
-    """The weights file of `name` that travels in `package`, or None."""
-    for folder in getattr(importlib.import_module(package), "__path__", ()):  # a lone module has none
-        path = Path(folder) / "assets" / f"{name}.safetensors"
-        if path.is_file():
-            return path
-    return None
 
 
 def class_names(parts: Parts) -> Sequence[str]:
@@ -173,17 +194,3 @@ def class_names(parts: Parts) -> Sequence[str]:
     if parts.generator.num_classes == imagenet.NUM_CLASSES:
         return imagenet.class_names()
     return [str(label) for label in range(parts.generator.num_classes)]
-
-
-def package_of(part: Any) -> str:
-    """The top-level package that a tokenizer's class comes from."""
-    return type(part).__module__.partition(".")[0]
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as stream:
-        digest = hashlib.sha256()
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -7,6 +7,7 @@ from typing import Any
 
 from arbench.hardware import describe_hardware, versions
 from arbench.job import Job
+from arbench.progress import image_progress
 from arbench.report.record import PHASES, Record, new_record
 from arbench.sampling.run_folder import RunFolder
 
@@ -28,14 +29,17 @@ def score(job: Job, folder: RunFolder) -> dict[str, Any]:
     from arbench.evaluation.metrics import evaluate
 
     folder.log("evaluating", **settings)
-    return evaluate(
-        folder.path,
-        settings["reference"],
-        extractor=settings["extractor"],
-        metrics=tuple(settings["metrics"]),
-        labels=job.labels,
-        device=str(job.parts.device),
-    )
+    with image_progress("scoring", job.request.num_images, 0) as progress:
+        return evaluate(
+            folder.path,
+            settings["reference"],
+            extractor=settings["extractor"],
+            metrics=settings["metrics"],
+            labels=job.labels,
+            device=job.parts.device,
+            num_images=job.request.num_images,
+            progress=progress,
+        )
 
 
 def make_record(job: Job, folder: RunFolder, scores: dict[str, Any]) -> Record:
@@ -52,7 +56,7 @@ def make_record(job: Job, folder: RunFolder, scores: dict[str, Any]) -> Record:
         num_images=images["num_images"],
         labels=images["labels"],
         metrics={name: value for name, value in scores.items() if name != PROTOCOL},
-        metric_protocol={**scores[PROTOCOL], "label_mode": images["labels"]} if scores else {},
+        metric_protocol={**scores[PROTOCOL], "label_mode": label_mode(images["labels"])} if scores else {},
         speed=speed(folder, job.steps),
         hardware={**describe_hardware(parts.device, job.mine.count), "dtype": images["dtype"]},
         versions=versions(),
@@ -62,6 +66,11 @@ def make_record(job: Job, folder: RunFolder, scores: dict[str, Any]) -> Record:
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         },
     )
+
+
+def label_mode(labels: str | list[int]) -> str:
+    """balanced, random or given: which classes the images were asked for decides FID and IS too."""
+    return labels if isinstance(labels, str) else "given"
 
 
 def speed(folder: RunFolder, steps: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 from arbench.bench.timing import PhaseTimer
 from arbench.distributed import tell_all
 from arbench.hardware import peak_memory_gib
-from arbench.job import AUTO, Job, RunRequest, prepare
+from arbench.job import AUTO, Job, RunRequest, check_evaluation, prepare
 from arbench.parts import class_names
 from arbench.progress import image_progress
 from arbench.recording import is_scored, make_record, score
@@ -69,6 +69,7 @@ def open_folder(job: Job) -> RunFolder:
 
 
 def _opened(opener: Callable[..., RunFolder], out: Path, model: str, job: Job) -> dict[str, Any]:
+    check_evaluation(job.settings["evaluation"])
     folder = opener(out, model, job.settings)
     folder.write_labels(job.labels)
     return {"path": str(folder.path), "shard_size": folder.shards.size}

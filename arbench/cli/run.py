@@ -85,6 +85,8 @@ def run(
 
     path, record = execute(request, say=say)
     if record:
+        for warning in record["metric_protocol"].get("warnings", ()):
+            say(f"note: {warning}")
         from arbench.report.tables import render_table
 
         print(render_table([record]))
