@@ -52,7 +52,8 @@ class Row:
     `task` is generate (images and scores), bench (time only), reconstruct (a tokenizer's round trip) or quoted
     (another group's method, never run here). `weights` and `tokenizer_weights` are names of weights cards, or
     "shipped", "random" (where only time is measured), "unreleased". `published` is `paper/table/row` of
-    `results/published`, None where nothing is printed. `unprinted` names the settings that the paper does not print.
+    `results/published`, None where nothing is printed. `unprinted` names the settings that the paper does not print,
+    `unsupported` what arbench lacks to run the row.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Row:
     training: Mapping[str, Any] = field(default_factory=dict)
     published: str | None = None
     unprinted: tuple[str, ...] = ()
+    unsupported: str = ""
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -96,7 +98,7 @@ class Row:
     @property
     def digest(self) -> str:
         """Eight hexadecimal digits that change with anything that decides what is measured."""
-        told = ("name", "label", "group", "published", "unprinted", "notes")
+        told = ("name", "label", "group", "published", "unprinted", "unsupported", "notes")
         deciding = {key: value for key, value in dataclasses.asdict(self).items() if key not in told}
         return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:8]
 

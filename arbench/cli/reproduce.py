@@ -1,0 +1,134 @@
+"""`arbench reproduce TABLE`: the plan of a paper's table, and with --yes the rows that can run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from arbench.cli import options
+
+if TYPE_CHECKING:
+    from arbench.experiment import Experiment, Row
+    from arbench.reproduce import RowPlan
+
+EXAMPLES = """Examples:
+
+  arbench reproduce mar/table4
+
+  arbench reproduce mar/table4 --rows mar-b,mar-b-no-cfg --yes
+
+Without a table the tables are listed. Without --yes nothing runs: the plan tells what can run, what has been measured
+and what is missing. A row that was interrupted goes on where it stopped.
+"""
+RUNS = Path("runs/reproduce")
+
+TableName = Annotated[Optional[str], typer.Argument(metavar="[TABLE]", help="A table or figure, e.g. mar/table4.")]
+Rows = Annotated[Optional[str], typer.Option("--rows", help="Some rows only, by name: a,b,c.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Run every row that can run and was not measured yet.")]
+Folder = Annotated[Path, typer.Option("--out", "-o", help="Where the runs go, one folder a row and seed.")]
+DtypeOption = Annotated[Optional[str], typer.Option("--dtype", help="Instead of the row's own.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add `reproduce` to the app."""
+    app.command("reproduce", epilog=EXAMPLES)(reproduce)
+
+
+def reproduce(
+    table: TableName = None,
+    rows: Rows = None,
+    yes: Yes = False,
+    out: Folder = RUNS,
+    num_images: options.NumImages = None,
+    batch_size: options.BatchSize = None,
+    device: options.Device = "auto",
+    dtype: DtypeOption = None,
+) -> None:
+    """Print the plan of a paper's table: what is printed, measured, missing; with --yes run what can run."""
+    from arbench.experiment import experiment_names, load_experiment
+
+    if table is None:
+        for name in experiment_names():
+            typer.echo(f"{name:18} {load_experiment(name).title}")
+        return
+    experiment = load_experiment(table)
+    names = [name.strip() for name in (rows or "").split(",") if name.strip()]
+    plans = make_plan(experiment, names, out)
+    if yes:
+        changes = {"num_images": num_images, "dtype": dtype, "device": device, "batch_size": parse_batch(batch_size)}
+        run_rows(experiment, plans, out, {name: value for name, value in changes.items() if value is not None})
+        plans = make_plan(experiment, names, out)
+    from arbench.report.plan_tables import render_plan
+
+    typer.echo(render_plan(experiment, plans), nl=False)
+    if not yes and any(plan.state == "can run" for plan in plans):
+        typer.echo(f"\nTo run what can run: arbench reproduce {experiment.name}{rows_option(rows)} --yes")
+
+
+def make_plan(experiment: Experiment, names: list[str], out: Path) -> list[RowPlan]:
+    """The plan of the named rows (all for none), with the records that come with the package and those under `out`."""
+    from arbench.report.collect import of_experiment, stored_records
+    from arbench.reproduce import plan
+
+    return plan(experiment, names, of_experiment(stored_records(out), experiment.name))
+
+
+def run_rows(experiment: Experiment, plans: list[RowPlan], out: Path, changes: dict[str, Any]) -> None:
+    """Run each seed of each row that can run and has no record yet; what finished stays when a later one fails."""
+    ready = [plan for plan in plans if plan.state == "can run"]
+    for plan in ready:
+        measured = {record["seed"] for record in plan.records}
+        for seed in plan.row.seeds:
+            if seed not in measured:
+                run_row(experiment, plan.row, seed, out, changes)
+    if not ready:
+        print("nothing to run: every row is measured, quoted, or lacks something (see below)", file=sys.stderr)
+
+
+def run_row(experiment: Experiment, row: Row, seed: int, out: Path, changes: dict[str, Any]) -> None:
+    """Run one row with one seed in its own folder, going on where an earlier run of it stopped."""
+    from arbench.cli.run import row_settings, say
+    from arbench.job import RunRequest
+    from arbench.report.record import write_record
+    from arbench.reproduce import named, weights_file
+    from arbench.runner import execute
+
+    folder = out / experiment.name / row.name / f"seed-{seed}"
+    settings = {
+        **row_settings(experiment.name, row.name),
+        "weights": weights_file(row.weights or "shipped"),
+        "tokenizer_weights": weights_file(row.tokenizer_weights or "shipped"),
+        "reference": row.protocol.reference or None,
+        "extractor": row.protocol.extractor,
+        "batch_size": row.batch_size or "auto",
+        "seed": seed,
+        "out": folder,
+        "resume": is_unfinished(folder),
+        **changes,
+    }
+    print(f"{experiment.name} {row.name}, seed {seed}", file=sys.stderr)
+    path, record = execute(RunRequest.of(**settings), say=say)
+    if record:
+        write_record(named(record, experiment, row), path)
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Whether a run in `folder` was started and has no record."""
+    from arbench.report.record import RECORD_FILE
+
+    return any(run.is_dir() and not (run / RECORD_FILE).is_file() for run in folder.glob("*"))
+
+
+def parse_batch(text: str | None) -> int | str | None:
+    """A number, "auto", or nothing."""
+    from arbench.cli.run import parse_batch_size
+
+    return None if text is None else parse_batch_size(text)
+
+
+def rows_option(rows: str | None) -> str:
+    """`--rows` as it was given, to stand in a command."""
+    return f" --rows {rows}" if rows else ""

@@ -1,0 +1,189 @@
+"""Planning a paper's table: what each row needs, what is there, what it will cost, and how far a rerun lies off."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from arbench.cost import Cost, Shape, image_flops, weight_count
+from arbench.evaluation.reference_cards import REFERENCES
+from arbench.experiment import RANDOM, SHIPPED, UNRELEASED, Experiment, Row
+from arbench.generators.base import as_grid
+from arbench.generators.presets import PRESETS
+from arbench.registry import tokenizer_entry_points
+from arbench.report.published import PublishedValue, published_row
+from arbench.report.record import Record
+from arbench.report.values import group_seeds
+from arbench.weights.cards import CARDS, WeightsCard, cards_for, get_card, how_to_get
+
+QUOTED, MEASURED, READY, BY_COMMAND, MISSING = "quoted", "measured", "can run", "by command", "missing"
+DEFAULT_BATCH = 64  # of the memory estimate, where a row names no batch
+DTYPE_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+HEAD_DEFAULTS = {"num_iter": 64, "cfg_scale": 1.0, "head_steps": 100}  # the generators' own, for what nobody says
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """Something that a row lacks on this machine, and how to come by it."""
+
+    what: str
+    how: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowPlan:
+    """A row, where it stands, what it lacks, what it costs, and the records of its earlier runs."""
+
+    row: Row
+    state: str
+    needs: tuple[Need, ...] = ()
+    cost: Cost | None = None
+    command: str = ""
+    records: tuple[Record, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """A measured value beside the printed one; `within` is None where the two cannot be judged together."""
+
+    printed: PublishedValue
+    measured: float
+    within: bool | None
+
+    @property
+    def difference(self) -> float:
+        return self.measured - float(self.printed.value)
+
+
+def plan(experiment: Experiment, rows: Sequence[str], measured: Mapping[str, Sequence[Record]]) -> list[RowPlan]:
+    """A plan for each of `rows` (all where none are named). Raises ValueError for an unknown row."""
+    chosen = [experiment.row(name) for name in rows] or list(experiment.rows)
+    return [plan_row(experiment, row, tuple(measured.get(row.name, ()))) for row in chosen]
+
+
+def plan_row(experiment: Experiment, row: Row, records: tuple[Record, ...] = ()) -> RowPlan:
+    """Where one row stands: quoted, measured with all its seeds, ready to run, run by its own command, or missing."""
+    if row.task == "quoted":
+        return RowPlan(row=row, state=QUOTED)
+    needs = tuple(row_needs(row))
+    seeds = {record["seed"] for record in records}
+    if set(row.seeds) <= seeds:
+        state = MEASURED
+    elif needs:
+        state = MISSING
+    else:
+        state = READY if row.task == "generate" else BY_COMMAND
+    command = row_command(experiment, row)
+    return RowPlan(row=row, state=state, needs=needs, cost=row_cost(row), command=command, records=records)
+
+
+def row_needs(row: Row) -> Iterable[Need]:
+    """Everything that this machine lacks to run `row`, in the order in which one would get it."""
+    if row.unsupported:
+        yield Need(what=row.unsupported, how="it is not in this version of arbench")
+    if row.model and row.model not in PRESETS:
+        yield Need(what=f"generator {row.model}", how="no such preset in this version of arbench")
+    if row.tokenizer and row.tokenizer not in tokenizer_entry_points():
+        yield Need(what=f"tokenizer {row.tokenizer}", how="no such plug-in is installed (arbench tokenizers)")
+    elif row.tokenizer_weights == UNRELEASED:
+        yield Need(what=f"weights of the tokenizer {_told(row.tokenizer, row.tokenizer_config)}", how="none released")
+    elif row.tokenizer_weights:
+        yield from _file_needs(row.tokenizer_weights)
+    if row.weights == UNRELEASED:
+        train = f"arbench train --method {row.method} --model {row.model}"
+        yield Need(what=f"weights of {_told(row.model, row.config)}", how=f"none released; train them: {train}")
+    elif row.weights:
+        yield from _file_needs(row.weights)
+    reference = REFERENCES.get(row.protocol.reference)
+    if row.metrics and reference is not None and not reference.path.is_file():
+        yield Need(what=f"reference {reference.name} ({reference.file})", how=reference.how_to_get)
+
+
+def weights_file(name: str) -> Path | str | None:
+    """The file that the card `name` means on this machine: its own, or another release of the same weights.
+
+    "random" stays itself; None where weights ship with the package or the file is not here.
+    """
+    if name == RANDOM:
+        return RANDOM
+    if name in (SHIPPED, UNRELEASED):
+        return None
+    cards = (get_card(name), *cards_for(name))
+    return next((card.path for card in cards if card.path.is_file()), None)
+
+
+def _file_needs(name: str) -> Iterable[Need]:
+    if name in CARDS and weights_file(name) is None:
+        card = get_card(name)
+        yield Need(what=f"weights {card.name} ({card.file})", how=_get_line(card))
+    elif name not in (*CARDS, SHIPPED, RANDOM):
+        get_card(name)  # tells the nearest
+
+
+def _get_line(card: WeightsCard) -> str:
+    line = f"arbench weights get {card.name}"
+    return line if card.urls else f"{line} ({how_to_get(card)})"
+
+
+def _told(name: str | None, config: Mapping[str, Any]) -> str:
+    told = ", ".join(f"{key} {value}" for key, value in config.items())
+    return f"{name} with {told}" if told else str(name)
+
+
+def row_command(experiment: Experiment, row: Row) -> str:
+    """The command line that runs one row."""
+    if row.task == "reconstruct":
+        return f"arbench tokenizers reconstruct {row.tokenizer} --data DIR"
+    if row.task == "bench":
+        settings = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in row.sampling.items())
+        batch = f" --batch-size {row.batch_size}" if row.batch_size else ""
+        return f"arbench bench --method {row.method} --model {row.model}{batch} {settings}".rstrip()
+    return f"arbench reproduce {experiment.name} --rows {row.name} --yes"
+
+
+def row_cost(row: Row) -> Cost | None:
+    """Operations and memory of a row, None where its generator is not in this version."""
+    if row.model is None or row.model not in PRESETS:
+        return None
+    from arbench.hardware import GIB
+    from arbench.sampling.memory import estimate_memory
+    from arbench.weights.load import FAMILIES
+
+    preset = PRESETS[row.model]
+    config = FAMILIES[preset.method][1](**{**preset.config, **row.config})
+    sampling = {**HEAD_DEFAULTS, **preset.sampling, **row.sampling}
+    image_size = preset.image_size * config.grid[0] // as_grid(preset.config.get("grid", config.grid))[0]
+    batch = row.batch_size or DEFAULT_BATCH
+    weights = weight_count(preset.method, config) * DTYPE_BYTES[row.dtype] / GIB
+    return Cost(
+        flops_per_image=image_flops(preset.method, config, sampling, image_size),
+        memory_gib=weights + estimate_memory(Shape(config=config), None, image_size).gib(batch),
+    )
+
+
+def differences(experiment: Experiment, row: Row, records: Sequence[Record]) -> dict[str, Difference]:
+    """Measured means over seeds beside the printed numbers of a row, by quantity.
+
+    A value lies within tolerance where it is off by at most the experiment's share of the printed one and one unit of
+    its last digit. Quantities without a tolerance, and scores from another number of images, are not judged.
+    """
+    found = {}
+    for group in group_seeds(records):
+        for name, printed in published_row(row.published).items():
+            measured = group.mean(name)
+            if not isinstance(measured, (int, float)) or printed.number is None or name not in experiment.columns:
+                continue
+            judged = name in experiment.tolerance and group.first["num_images"] == row.num_images
+            allowed = experiment.tolerance.get(name, math.inf) * printed.number + printed.last_digit
+            within = abs(measured - printed.number) <= allowed if judged else None
+            found[name] = Difference(printed=printed, measured=float(measured), within=within)
+    return found
+
+
+def named(record: Record, experiment: Experiment, row: Row) -> Record:
+    """`record` with the row that it is of, by which tables find it."""
+    source = {**record["source"], "experiment": experiment.name, "row": row.name, "label": row.label}
+    return {**record, "source": source}
