@@ -38,17 +38,17 @@ class Preset:
 
 
 DIGITS = {"num_classes": 10, "grid": 8}
-DIGITS_GPT = {"width": 128, "depth": 4, "heads": 4, "vocab_size": 256, **DIGITS}
+DIGITS_GPT = {"width": 96, "depth": 5, "heads": 3, "vocab_size": 256, **DIGITS}
 DIGITS_MASKED = {
     **{
         f"{part}_{key}": value
         for part in ("encoder", "decoder")
-        for key, value in (("width", 128), ("depth", 3), ("heads", 4))
+        for key, value in (("width", 96), ("depth", 3), ("heads", 3))
     },
     "buffer_size": 8,
     **DIGITS,
 }
-DIGITS_HEAD = {"channels": 4, "head_depth": 3, "head_width": 128}
+DIGITS_HEAD = {"channels": 4, "head_depth": 3, "head_width": 96}
 
 DIGITS_PRESETS = (
     Preset(
@@ -75,7 +75,7 @@ DIGITS_PRESETS = (
         config={**DIGITS_MASKED, **DIGITS_HEAD},
         tokenizer="digits-kl",
         image_size=32,
-        sampling={"num_iter": 8, "cfg_scale": 1.5, "head_steps": 25},
+        sampling={"num_iter": 8, "cfg_scale": 2.0, "head_steps": 25, "head_sampler": "ddpm-trimmed"},
         shipped=True,
     ),
 )
