@@ -69,7 +69,7 @@ DIGITS: dict[str, Recipe] = {
             tokenizer="digits-vq",
             asset="arbench/assets/ar-digits.safetensors",
             config=TrainConfig(
-                steps=4000, batch_size=64, learning_rate=1e-3, weight_decay=0.05, ema_rate=0.998, views=32,
+                steps=3000, batch_size=64, learning_rate=1e-3, weight_decay=0.05, ema_rate=0.998, views=32,
                 augmentation=MILD,
             ),
         ),
@@ -79,7 +79,7 @@ DIGITS: dict[str, Recipe] = {
             tokenizer="digits-vq",
             asset="arbench/assets/par-digits.safetensors",
             config=TrainConfig(
-                steps=4000, batch_size=64, learning_rate=1e-3, weight_decay=0.05, ema_rate=0.998, views=32,
+                steps=3000, batch_size=64, learning_rate=1e-3, weight_decay=0.05, ema_rate=0.998, views=32,
                 augmentation=MILD,
             ),
         ),
@@ -89,7 +89,7 @@ DIGITS: dict[str, Recipe] = {
             tokenizer="digits-kl",
             asset="arbench/assets/mar-digits.safetensors",
             config=TrainConfig(
-                steps=6000, batch_size=64, learning_rate=1e-3, weight_decay=0.02, clip_norm=3.0, ema_rate=0.998,
+                steps=6000, batch_size=32, learning_rate=1e-3, weight_decay=0.02, clip_norm=3.0, ema_rate=0.998,
                 views=32, augmentation=MILD,
             ),
         ),
