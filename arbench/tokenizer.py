@@ -60,6 +60,7 @@ def load_tokenizer(
     unknown name or setting, a plug-in that fails or lacks a member, and for weights that are broken or contradict
     `config`; OSError for a file that cannot be read.
     """
+    place = resolve_device(device) if isinstance(device, str) else device
     build = find_tokenizer(name)
     if is_adapted(name):
         config = {"model_id": name.partition(":")[2], **config}
@@ -70,7 +71,7 @@ def load_tokenizer(
         raise ValueError(f"tokenizer {name!r} lacks {', '.join(missing)}; see tokenizers/README.md for the protocol")
     if tokenizer.kind not in KINDS:
         raise unknown_name(f"kind of tokenizer {name!r}", tokenizer.kind, KINDS)
-    return _place(tokenizer, resolve_device(device) if isinstance(device, str) else device, dtype)
+    return _place(tokenizer, place, dtype)
 
 
 def find_tokenizer(name: str) -> Any:
