@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
+BUCKET_ELEMENTS = 25_000_000  # 100 MB of float32, past which a larger message is no faster
 SHARE_TIMEOUT = timedelta(minutes=10)  # loading the largest weights from a slow disk on rank 0 fits in
 
 
@@ -97,21 +97,32 @@ def process_group(mine: Processes, device: torch.device) -> Iterator[None]:
         torch.distributed.destroy_process_group()
 
 
-def data_parallel(model: nn.Module, mine: Processes, device: torch.device) -> nn.Module:
-    """`model` whose gradients are averaged over the processes; the model itself for a single one."""
+def average(tensors: Sequence[torch.Tensor], mine: Processes) -> None:
+    """Replace each of `tensors` by its mean over all processes, in place: gradients, before they are clipped.
+
+    They travel in buckets, so that the copy stays small beside a large model.
+    """
     if mine.count == 1:
-        return model
-    from torch.nn.parallel import DistributedDataParallel
-
-    return DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
-
-
-def mean_over_processes(value: torch.Tensor, mine: Processes) -> torch.Tensor:
-    """The mean of `value` over all processes, on each of them."""
-    if mine.count == 1:
-        return value
+        return
+    import torch
     import torch.distributed
 
-    total = value.clone()
-    torch.distributed.all_reduce(total)
-    return total / mine.count
+    for bucket in _buckets(tensors):
+        flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+        torch.distributed.all_reduce(flat)
+        flat /= mine.count
+        for tensor, part in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+
+def _buckets(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    """Neighbours of one dtype, at most `BUCKET_ELEMENTS` together."""
+    bucket: list[torch.Tensor] = []
+    for tensor in tensors:
+        full = sum(other.numel() for other in bucket) + tensor.numel() > BUCKET_ELEMENTS
+        if bucket and (full or tensor.dtype != bucket[0].dtype):
+            yield bucket
+            bucket = []
+        bucket.append(tensor)
+    if bucket:
+        yield bucket

@@ -1,0 +1,66 @@
+"""Processes: read from torchrun's variables, told one value, gradients averaged."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from arbench.distributed import Processes, processes, tell_all
+
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RESTART_COUNT")
+SCRIPT = """
+import json, sys, torch
+from arbench.distributed import average, process_group, processes, tell_all
+
+mine = processes()
+told = tell_all(mine, lambda: {"by": mine.rank})
+with process_group(mine, torch.device("cpu")):
+    tensors = [torch.full((3,), float(mine.rank)), torch.full((2, 2), 10.0 * mine.rank, dtype=torch.float64)]
+    average(tensors, mine)
+result = {"rank": mine.rank, "told": told, "means": [tensor.mean().item() for tensor in tensors]}
+print("RESULT " + json.dumps(result), flush=True)
+"""
+
+
+def torchrun(count: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_without_torchrun_this_is_the_only_process():
+    assert processes() == Processes(rank=0, count=1, local_rank=0, restarts=0)
+    assert tell_all(processes(), lambda: 3) == 3
+
+
+def test_torchrun_variables_are_read(monkeypatch):
+    for name, value in zip(VARIABLES, ("5", "8", "1", "2"), strict=True):
+        monkeypatch.setenv(name, value)
+    assert processes() == Processes(rank=5, count=8, local_rank=1, restarts=2)
+    assert not processes().is_first
+
+
+@pytest.mark.parametrize(("rank", "count"), [("x", "2"), ("2", "2"), ("1", "")])
+def test_wrong_variables_are_one_line(monkeypatch, rank, count):
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", count)
+    with pytest.raises(ValueError, match="RANK"):
+        processes()
+
+
+def test_processes_share_a_value_and_average_tensors(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    done = torchrun(2, str(script))
+    assert done.returncode == 0, done.stderr
+    results = [json.loads(line.split("RESULT ")[1]) for line in done.stdout.splitlines() if "RESULT " in line]
+    assert sorted(result["rank"] for result in results) == [0, 1]
+    assert all(result["told"] == {"by": 0} and result["means"] == [0.5, 5.0] for result in results)
