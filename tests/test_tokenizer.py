@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from arbench_tokenizers import base
+from arbench_tokenizers.quantize import VectorQuantizer, nearest_code
 from torch import nn
 
 import arbench
 from arbench.tokenizer import Tokenizer, decode_tokens, encode_images
-from arbench_tokenizers import base
-from arbench_tokenizers.quantize import VectorQuantizer, nearest_code
 
 # Float32 convolutions in another blocking; measured about 1e-6 of the largest value.
 BLOCKING = 1e-5

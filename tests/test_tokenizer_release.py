@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from arbench_tokenizers.release import ldm_names
 from safetensors.torch import save_file
 
 import arbench
-from arbench_tokenizers.release import ldm_names
 
 PARITY = Path(__file__).parent / "parity"
 FULL_SIZE = {  # folder with the names and shapes, tokenizer, channels, codes
