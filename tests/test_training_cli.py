@@ -127,3 +127,16 @@ def test_given_settings_change_the_recipe_and_keep_the_warm_up_short():
     assert (config.steps, config.seed) == (100, 3)
     assert config.warmup_steps == 10
     assert config.learning_rate == DIGITS["mar-digits"].config.learning_rate
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model(tmp_path):
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "arbench"]
+    command += ["train", "--method", "ar", *QUICK, "--views", "1", "--out", str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    whole = tmp_path / "ar-digits" / "ar-digits.safetensors"
+    assert {path.name for path in whole.parent.iterdir()} == {"checkpoint.pt", "log.jsonl", whole.name}
+    assert all(value.isfinite().all() for value in load_file(whole).values())

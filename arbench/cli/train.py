@@ -20,7 +20,9 @@ TRAIN_EXAMPLES = """Examples:
 
   arbench train --config digits --target all --out runs/train
 
-  arbench train --method mar --model mar-b --data DIR --tokenizer-weights kl16.ckpt --steps 400000
+  arbench train --method mar --model mar-b --data DIR --tokenizer-weights kl16.ckpt --dtype bfloat16
+
+  torchrun --nproc_per_node=8 -m arbench train --method mar --model mar-b --data DIR --tokenizer-weights kl16.ckpt
 """
 CACHE_EXAMPLES = """Examples:
 
@@ -69,6 +71,7 @@ def train(
     """Train a tokenizer, the digits classifier or a generator, and write its averaged weights as safetensors."""
     from dataclasses import replace
 
+    from arbench.distributed import processes
     from arbench.training.jobs import run_job, with_settings
     from arbench.training.recipes import DIGITS
 
@@ -88,6 +91,7 @@ def train(
         "device": resolve_device(device),
     }
     folder = out or DEFAULT_OUT
+    say = typer.echo if processes().is_first else lambda line: None
     jobs = plan_jobs(config, target, method, model, shared, folder)
     begun = [job.target for job in jobs if job.checkpoint_path(folder).exists()]
     for job in jobs:
@@ -95,8 +99,8 @@ def train(
         with progress_bar(job.target, job.config.steps) as watch:
             # Of several jobs, those after the interrupted one have nothing to resume yet.
             go_on = resume and (job.target in begun or not begun)
-            path = run_job(job, folder, resume=go_on, watch=watch, say=typer.echo)
-        typer.echo(f"{job.target}: {job.config.steps} steps done, weights in {path}")
+            path = run_job(job, folder, resume=go_on, watch=watch, say=say)
+        say(f"{job.target}: {job.config.steps} steps done, weights in {path}")
 
 
 def plan_jobs(

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -15,9 +15,11 @@ from arbench.training.recipes import METHODS, get_recipe
 
 if TYPE_CHECKING:
     from arbench.data import ImageData
+    from arbench.distributed import Processes
     from arbench.training.cache import CacheSpec, TokenCache
     from arbench.training.loop import Task, Watcher
 
+Prepared = TypeVar("Prepared")
 CACHE_FOLDER = "cache"  # below the output folder
 SCALE_IMAGES = 2000  # images that the deviation of a new tokenizer's latents is measured on, at most
 
@@ -110,19 +112,50 @@ def run_job(
     already there, a missing checkpoint; OSError for folders that cannot be read or written.
     """
     from arbench.data import open_data
+    from arbench.distributed import average, process_group, processes
     from arbench.training.export import export_weights
     from arbench.training.loop import train
 
-    device = torch.device(job.device)
+    mine = processes()
+    device = torch.device(job.device, mine.local_rank) if job.device == "cuda" else torch.device(job.device)
     data = open_data(job.data, size=job.size)
-    make_task = TASKS[job.kind](job, data, out, device, say)
-    trainer = train(make_task, job.config, out / job.target, resume=resume, watch=watch)
     path = job.weights_path(out)
-    trainer.task.model.load_state_dict(trainer.ema.weights)
-    if job.kind == "tokenizer":
-        _measure_scale(trainer.task.model, data, device)
-    export_weights(path, trainer.task.model.state_dict(), target=job.target, config=job.config)
+    with process_group(mine, device):
+        make_task = _in_turn(mine, device, lambda: TASKS[job.kind](job, data, out, device, say))
+        trainer = train(
+            make_task,
+            job.config,
+            out / job.target,
+            resume=resume,
+            watch=watch if mine.is_first else None,
+            reduce_gradients=lambda gradients: average(gradients, mine),
+            rank=mine.rank,
+            world_size=mine.count,
+        )
+        trainer.task.model.load_state_dict(trainer.ema.weights)
+        if job.kind == "tokenizer":
+            _measure_scale(trainer.task.model, data, device)
+        if mine.is_first:
+            export_weights(path, trainer.task.model.state_dict(), target=job.target, config=job.config)
+        _meet(mine, device)
     return path
+
+
+def _in_turn(mine: Processes, device: torch.device, prepare: Callable[[], Prepared]) -> Prepared:
+    """`prepare()` on the first process, then on all others, which find the token cache that it wrote."""
+    if not mine.is_first:
+        _meet(mine, device)
+    prepared = prepare()
+    if mine.is_first:
+        _meet(mine, device)
+    return prepared
+
+
+def _meet(mine: Processes, device: torch.device) -> None:
+    """Wait until every process is here."""
+    from arbench.distributed import average
+
+    average([torch.zeros(1, device=device)], mine)
 
 
 def open_tokenizer(name: str | None, weights: str | None, device: torch.device | str) -> Any:

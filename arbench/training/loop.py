@@ -20,6 +20,7 @@ from arbench.training.data import batch_indices
 from arbench.training.ema import EMA
 
 LOG_NAME = "log.jsonl"
+RANK_SEEDS = 1_000_003  # between the seeds of two processes, so that no two draw the same noise
 
 
 class Task(Protocol):
@@ -55,7 +56,7 @@ class Trainer:
             parameter_groups(task.model, config.weight_decay), lr=config.learning_rate, betas=config.betas
         )
         self.rng = torch.Generator(device=next(task.model.parameters()).device)
-        self.rng.manual_seed(config.seed + rank)
+        self.rng.manual_seed(config.seed + RANK_SEEDS * rank)
 
     def one_step(self, reduce_gradients: GradientHook | None = None) -> dict[str, float]:
         """One optimiser step on the next batch; returns the loss and what the task logs."""
@@ -101,9 +102,13 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, KeyError) as error:
             raise ValueError(f"the checkpoint belongs to another model: {str(error).splitlines()[0]}") from error
-        self.rng.set_state(state["rng"]["loss"])
-        set_global_rng_state(self.rng.device, state["rng"])
         self.step = int(state["step"])
+        if self.rank == 0:
+            self.rng.set_state(state["rng"]["loss"])
+            set_global_rng_state(self.rng.device, state["rng"])
+        else:  # the file holds the first process's randomness: the others go on with fresh, equally good noise
+            self.rng.manual_seed(self.rng.initial_seed() + RANK_SEEDS * self.step)
+            torch.manual_seed(self.rng.initial_seed())
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -129,16 +134,21 @@ def train(
     """Train to `config.steps`, with a checkpoint and a log in `folder`; returns the trainer at its end.
 
     `make_task` is called under the run's seed, which decides the weights' start. The caller's global random state is
-    left as it was. Ctrl-C finishes the step and saves a checkpoint first. Raises ValueError where `folder` already
-    holds a run and `resume` is false, or holds none and `resume` is true.
+    left as it was. Ctrl-C finishes the step and saves a checkpoint first. Process `rank` of `world_size` takes its
+    share of every batch; `reduce_gradients` averages them; the first process writes. Raises ValueError where `folder`
+    already holds a run and `resume` is false, or holds none and `resume` is true, or the batch cannot be shared.
     """
     path = folder / FILE_NAME
+    if config.batch_size % world_size:
+        raise ValueError(f"batch_size={config.batch_size} cannot be shared by {world_size} processes evenly")
     if path.exists() and not resume:
         raise ValueError(f"{path} exists: go on with --resume, or choose another --out")
     state = load_checkpoint(path) if resume else None
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         trainer = Trainer(make_task(), config, rank=rank, world_size=world_size)
+        if rank:
+            torch.manual_seed(config.seed + RANK_SEEDS * rank)  # dropout; the weights' start is the same everywhere
         if state is not None:
             trainer.load_state_dict(state)
         _run(trainer, path, watch, reduce_gradients)
