@@ -19,7 +19,8 @@ from typing import Any, TypeVar
 from arbench.registry import unknown_name
 
 TASKS = ("generate", "bench", "reconstruct", "quoted")
-SHIPPED, RANDOM, UNRELEASED = "shipped", "random", "unreleased"  # values of `weights` beside the names of weights cards
+# Values of `weights` beside the names of weights cards.
+SHIPPED, RANDOM, TRAINED, UNRELEASED = "shipped", "random", "trained", "unreleased"
 SAMPLING = (
     "num_iter",
     "cfg_scale",
@@ -51,9 +52,9 @@ class Row:
 
     `task` is generate (images and scores), bench (time only), reconstruct (a tokenizer's round trip) or quoted
     (another group's method, never run here). `weights` and `tokenizer_weights` are names of weights cards, or
-    "shipped", "random" (where only time is measured), "unreleased". `published` is `paper/table/row` of
-    `results/published`, None where nothing is printed. `unprinted` names the settings that the paper does not print,
-    `unsupported` what arbench lacks to run the row.
+    "shipped", "random" (where only time is measured), "trained" (from scratch, as `training` says) or "unreleased".
+    `published` is `paper/table/row` of `results/published`, None where nothing is printed. `unprinted` names the
+    settings that the paper does not print, `unsupported` what arbench lacks to run the row.
     """
 
     name: str

@@ -10,7 +10,7 @@ from typing import Any
 
 from arbench.cost import Cost, Shape, image_flops, weight_count
 from arbench.evaluation.reference_cards import REFERENCES
-from arbench.experiment import RANDOM, SHIPPED, UNRELEASED, Experiment, Row
+from arbench.experiment import RANDOM, SHIPPED, TRAINED, UNRELEASED, Experiment, Row
 from arbench.generators.base import as_grid
 from arbench.generators.presets import PRESETS
 from arbench.registry import tokenizer_entry_points
@@ -105,11 +105,11 @@ def row_needs(row: Row) -> Iterable[Need]:
 def weights_file(name: str) -> Path | str | None:
     """The file that the card `name` means on this machine: its own, or another release of the same weights.
 
-    "random" stays itself; None where weights ship with the package or the file is not here.
+    "random" stays itself; None where weights ship with the package, are yet to be trained, or are not here.
     """
     if name == RANDOM:
         return RANDOM
-    if name in (SHIPPED, UNRELEASED):
+    if name in (SHIPPED, TRAINED, UNRELEASED):
         return None
     cards = (get_card(name), *cards_for(name))
     return next((card.path for card in cards if card.path.is_file()), None)
@@ -119,7 +119,7 @@ def _file_needs(name: str) -> Iterable[Need]:
     if name in CARDS and weights_file(name) is None:
         card = get_card(name)
         yield Need(what=f"weights {card.name} ({card.file})", how=_get_line(card))
-    elif name not in (*CARDS, SHIPPED, RANDOM):
+    elif name not in (*CARDS, SHIPPED, RANDOM, TRAINED):
         get_card(name)  # tells the nearest
 
 
@@ -145,8 +145,8 @@ def row_command(experiment: Experiment, row: Row) -> str:
 
 
 def row_cost(row: Row) -> Cost | None:
-    """Operations and memory of a row, None where its generator is not in this version."""
-    if row.model is None or row.model not in PRESETS:
+    """Operations and memory of a row; None for the digits models, and for generators that are not in this version."""
+    if row.model is None or row.model not in PRESETS or PRESETS[row.model].shipped:
         return None
     from arbench.hardware import GIB
     from arbench.sampling.memory import estimate_memory

@@ -104,8 +104,8 @@ def test_another_release_of_the_same_weights_will_do(full_machine):
 
 def test_unreleased_weights_name_the_training_command():
     needs = list(row_needs(load_experiment("mar/table3").row("width-256")))
-    assert any("none released; train them: arbench train --method mar --model mar-l" in need.how for need in needs)
-    assert any("head_width 256" in need.what for need in needs)
+    assert any("none released; train them: arbench train --method mar --model mar-l-w256" in need.how for need in needs)
+    assert any(need.what == "weights of mar-l-w256" for need in needs)
 
 
 def test_a_measured_row_shows_difference_and_tolerance():
@@ -204,3 +204,30 @@ def test_operations_of_llamagen_l_agree_with_the_counted_floor():
 
     config = ARConfig(width=1024, depth=24, heads=16, grid=24)
     assert image_flops("ar", config, {"cfg_scale": 2.0}, 384) == pytest.approx(1.352e12, rel=0.02)
+
+
+def test_rows_that_differ_in_sampling_share_one_training():
+    from arbench.retrain import training_digest
+
+    table = load_experiment("digits/mar-table1")
+    one, guided = table.row("random-bidirect-one-diff"), table.row("random-bidirect-many-diff-no-cfg")
+    assert training_digest(one) == training_digest(guided)
+    assert training_digest(one) != training_digest(table.row("random-bidirect-one-ce"))
+
+
+def test_a_row_is_trained_once_with_its_own_settings(tmp_path):
+    from arbench.retrain import trained_weights, training_job
+    from arbench.weights.load import load_generator
+
+    row = dataclasses.replace(
+        load_experiment("digits/par-table4").row("c-causal"),
+        training={"steps": 2, "batch_size": 4, "views": 1},
+        config={"group_attention": False, "width": 32, "depth": 1, "heads": 2},
+    )
+    assert (training_job(row, 3).config.steps, training_job(row, 3).config.seed) == (2, 3)
+    path = trained_weights(row, 3, tmp_path)
+    written = path.stat().st_mtime_ns
+    assert trained_weights(row, 3, tmp_path).stat().st_mtime_ns == written
+    assert (
+        load_generator("par-digits", weights=path, group_attention=False, width=32, depth=1, heads=2).config.depth == 1
+    )

@@ -91,6 +91,7 @@ def run_rows(experiment: Experiment, plans: list[RowPlan], out: Path, changes: d
 def run_row(experiment: Experiment, row: Row, seed: int, out: Path, changes: dict[str, Any]) -> None:
     """Run one row with one seed in its own folder, going on where an earlier run of it stopped."""
     from arbench.cli.run import row_settings, say
+    from arbench.experiment import SHIPPED, TRAINED
     from arbench.job import RunRequest
     from arbench.report.record import write_record
     from arbench.reproduce import named, weights_file
@@ -99,8 +100,8 @@ def run_row(experiment: Experiment, row: Row, seed: int, out: Path, changes: dic
     folder = out / experiment.name / row.name / f"seed-{seed}"
     settings = {
         **row_settings(experiment.name, row.name),
-        "weights": weights_file(row.weights or "shipped"),
-        "tokenizer_weights": weights_file(row.tokenizer_weights or "shipped"),
+        "weights": trained(row, seed, out) if row.weights == TRAINED else weights_file(row.weights or SHIPPED),
+        "tokenizer_weights": weights_file(row.tokenizer_weights or SHIPPED),
         "reference": row.protocol.reference or None,
         "extractor": row.protocol.extractor,
         "batch_size": row.batch_size or "auto",
@@ -113,6 +114,16 @@ def run_row(experiment: Experiment, row: Row, seed: int, out: Path, changes: dic
     path, record = execute(RunRequest.of(**settings), say=say)
     if record:
         write_record(named(record, experiment, row), path)
+
+
+def trained(row: Row, seed: int, out: Path) -> Path:
+    """The weights of a row that is trained from scratch, trained now where they are not there yet."""
+    from arbench.cli.train import progress_bar
+    from arbench.retrain import trained_weights, training_job
+
+    job = training_job(row, seed)
+    with progress_bar(f"{row.name}, seed {seed}", job.config.steps) as watch:
+        return trained_weights(row, seed, out / "trained", watch)
 
 
 def is_unfinished(folder: Path) -> bool:

@@ -1,0 +1,43 @@
+"""Weights of experiment rows that are trained from scratch: one training for all rows that differ in sampling only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from arbench.experiment import Row
+from arbench.training.jobs import Job, digits_job, run_job, with_settings
+
+if TYPE_CHECKING:
+    from arbench.training.loop import Watcher
+
+
+def training_job(row: Row, seed: int) -> Job:
+    """The job that trains the generator of `row`: the recipe of its preset, with the row's own settings on top.
+
+    `training` of the row holds settings of the recipe (`steps`, `batch_size`, `learning_rate` …). Raises ValueError
+    where the model has no recipe or a setting is not one.
+    """
+    job = digits_job(str(row.model), tokenizer=row.tokenizer, model_config=dict(row.config))
+    unknown = [name for name in row.training if not hasattr(job.config, name)]
+    if unknown:
+        raise ValueError(f"row {row.name!r}: {unknown[0]!r} is no setting of training")
+    config = with_settings(job.config, **row.training, seed=seed)
+    return Job(**{**vars(job), "config": config})
+
+
+def trained_weights(row: Row, seed: int, out: Path, watch: Watcher | None = None) -> Path:
+    """The weights of `row` for one seed, trained now unless they lie under `out`; an interrupted training goes on."""
+    job = training_job(row, seed)
+    folder = out / f"{row.model}-{training_digest(row)}" / f"seed-{seed}"
+    if job.weights_path(folder).is_file():
+        return job.weights_path(folder)
+    return run_job(job, folder, resume=job.checkpoint_path(folder).exists(), watch=watch)
+
+
+def training_digest(row: Row) -> str:
+    """Eight hexadecimal digits that rows share whose generators are trained alike."""
+    deciding = [row.model, dict(row.config), row.tokenizer, dict(row.tokenizer_config), dict(row.training)]
+    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:8]
