@@ -7,6 +7,7 @@ where the format allows: the peak is about the size of the file, and of a copy w
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,8 @@ def load_generator(
     if weights is None and preset is not None and preset.shipped:
         weights = shipped_weights(preset)
     if weights is None or str(weights) == RANDOM:
-        generator = build_generator(method, given)
+        with torch.device("meta") if torch.device(device).type == "meta" else nullcontext():
+            generator = build_generator(method, given)
     else:
         generator = _from_file(method, given, Path(weights), which)
     return generator.to(device=device, dtype=dtype).eval()

@@ -1,0 +1,80 @@
+"""Every preset builds; at full size the models are the papers' models, tensor by tensor."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from arbench.generators.base import make_settings
+from arbench.generators.presets import PRESETS, get_preset
+from arbench.weights.load import load_generator
+
+# Tensor names and shapes of the released files.
+MANIFESTS = Path(__file__).parent / "parity" / "manifests"
+# Millions of parameters as the papers print them (LlamaGen Table 1; PAR Table 1; MAR section 4.1).
+PRINTED = {
+    "ar-b": 111,
+    "ar-l": 343,
+    "ar-xl": 775,
+    "ar-xxl": 1400,
+    "ar-3b": 3100,
+    "mar-b": 208,
+    "mar-l": 479,
+    "mar-h": 943,
+}
+
+
+def count(name: str) -> float:
+    return sum(parameter.numel() for parameter in load_generator(name, weights="random", device="meta").parameters())
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_preset_builds_with_settings_that_it_has(name: str) -> None:
+    preset = get_preset(name)
+    model = load_generator(name, weights="random", device="meta")
+    make_settings(model.sampling_type, dict(preset.sampling))
+    assert model.method == preset.method
+    assert preset.name == name
+    assert all(parameter.device.type == "meta" for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_parameter_counts_are_the_papers(name: str) -> None:
+    # Printed to three digits, or two for 1.4B and 3.1B.
+    assert count(name) / 1e6 == pytest.approx(PRINTED[name], rel=0.02)
+
+
+@pytest.mark.parametrize("path", sorted(MANIFESTS.glob("*.json")), ids=lambda path: path.stem)
+def test_names_and_shapes_are_the_releases(path: Path) -> None:
+    model = load_generator(path.stem, weights="random", device="meta")
+    shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    assert shapes == json.loads(path.read_text())
+
+
+def test_unknown_preset_names_the_nearest() -> None:
+    with pytest.raises(ValueError, match="did you mean 'mar-b'"):
+        get_preset("mar-bb")
+
+
+def test_published_values_are_those_of_the_tables() -> None:
+    rows = []
+    for file in (Path(__file__).parents[1] / "results" / "published").glob("*.csv"):
+        with file.open() as lines:
+            rows += list(csv.DictReader(lines))
+    fids = {row["value"].rstrip("0") for row in rows if row["metric"] == "fid"}
+    scores = {row["value"].rstrip("0") for row in rows if row["metric"] == "is_mean"}
+    for preset in PRESETS.values():
+        if preset.published is not None:
+            assert str(preset.published.fid) in fids
+            assert str(preset.published.inception_score) in scores
+
+
+def test_random_weights_come_from_the_global_seed() -> None:
+    torch.manual_seed(3)
+    first = load_generator("ar", width=32, depth=1, heads=2, grid=4, vocab_size=7)
+    torch.manual_seed(3)
+    second = load_generator("ar", width=32, depth=1, heads=2, grid=4, vocab_size=7)
+    for one, other in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(one, other)
