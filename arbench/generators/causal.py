@@ -8,6 +8,7 @@ predicted at once: the sequence is class, t1 .. tn, M1 .. M(n-1), t(n+1) .., att
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -180,7 +181,7 @@ class CausalBackbone(nn.Module):
         rotary = state.rotary_table[places].unsqueeze(1)  # (R, 1, n, W, 2)
         mask = self.step_mask(x.shape[1], state.cache.length + x.shape[1])
         mask = None if mask is None else mask.to(x.device)
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(cast("list[CausalBlock]", self.layers)):
             x = layer.step(x, rotary, state.cache, index, mask)
         state.cache.advance(x.shape[1])
         x = self.norm(x)
