@@ -69,7 +69,7 @@ class Checkpoint:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def group_name(self, which: str = "raw") -> str:
-        """The key of the state dict that `which` ("ema" or "raw") means; a file with one set has only that.
+        """The key of the state dict that `which` ("ema" or "raw") means; EMA is a single set where there is no other.
 
         Raises ValueError where the name is unknown or the file holds no such set.
         """
@@ -77,7 +77,9 @@ class Checkpoint:
             raise unknown_name("choice of weights", which, WHICH)
         raw = [name for name in RAW_GROUPS if name in self.groups]
         ema = [name for name in EMA_GROUPS if name in self.groups]
-        found = (ema or raw) if which == "ema" else (raw or ema)
+        found = (ema or raw) if which == "ema" else raw
+        if ema and not found:
+            raise ValueError(f"{self.path}: holds no raw weights, only {', '.join(ema)}; expected --which ema")
         if not found:
             held = ", ".join(self.groups) or "no tensors"
             raise ValueError(f"{self.path}: no model weights; found {held}, expected one of model, module, state_dict")
