@@ -11,7 +11,7 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
 from arbench.evaluation import scores
-from arbench.evaluation.intervals import fid_influences, fid_interval, is_interval
+from arbench.evaluation.intervals import fid_influences, fid_interval, is_interval, within_classes
 from arbench.evaluation.statistics import FrechetStatistics, frechet
 
 WIDTH = 16
@@ -147,3 +147,30 @@ def test_is_interval_has_the_spread_of_new_draws() -> None:
         assert low < means[-1] < high
         widths.append(high - low)
     assert np.mean(widths) == pytest.approx(3.92 * np.std(means), rel=0.25)
+
+
+def test_balanced_classes_are_resampled_within() -> None:
+    random = np.random.default_rng(7)
+    reference = FrechetStatistics.of(random.normal(size=(4000, 4)) * 3)
+    centres, labels = 6 * random.normal(size=(10, 4)), np.arange(400) % 10
+    widths, loose, distances = [], [], []
+    for _ in range(40):
+        drawn = centres[labels] + random.normal(size=(400, 4))
+        images = FrechetStatistics.of(drawn)
+        parts = frechet(images, reference)
+        distances.append(parts.distance)
+        low, high = fid_interval(drawn, images, reference, parts, labels)
+        widths.append(high - low)
+        low, high = fid_interval(drawn, images, reference, parts)
+        loose.append(high - low)
+    assert np.mean(widths) == pytest.approx(3.92 * np.std(distances), rel=0.3)  # a deviation from 40 draws: 11 %
+    assert np.mean(loose) > 2 * np.mean(widths)  # as if the number of images of each class were chance
+
+
+def test_unbalanced_or_tiny_classes_are_not_resampled_within() -> None:
+    influences = np.random.default_rng(8).normal(size=40)
+    for labels in (None, np.arange(40), np.minimum(np.arange(40), 1)):
+        assert within_classes(influences, labels) is influences
+    inside = within_classes(influences, np.arange(40) % 2)
+    assert inside[::2].mean() == pytest.approx(0, abs=1e-12)
+    assert inside[::2].std() == pytest.approx(influences[::2].std(ddof=1))

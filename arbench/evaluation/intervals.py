@@ -3,8 +3,9 @@
 Recomputing a 2,048-wide FID on a thousand resampled sets would take hours. Both scores are smooth functions of
 averages over the images, so to first order a resampled score is the score plus the resampled mean of the images'
 influences (the derivative of the score in the weight of each image; Hampel 1974, Efron's infinitesimal jackknife).
-Those means are what is drawn. The interval covers the drawing of the generated images; the reference is held fixed,
-and the upward bias of FID from few images is not removed.
+Those means are what is drawn. Where every class was asked for equally often, images are redrawn within their class:
+how many there are of each is then no accident. The interval covers the drawing of the images; the reference is held
+fixed, and the upward bias of FID from few images is not removed (resampling in full would add to it).
 """
 
 from __future__ import annotations
@@ -14,27 +15,44 @@ import numpy as np
 from arbench.evaluation.scores import SplitScores
 from arbench.evaluation.statistics import Frechet, FrechetStatistics
 
-METHOD = "95 % bootstrap over images, linearised (influence functions), 1000 draws, reference held fixed"
+METHOD = "95 % bootstrap over images (within balanced classes), linearised, 1000 draws, reference held fixed"
 DRAWS = 1000
 SEED = 0
 LEVELS = (2.5, 97.5)  # per cent
 ROWS = 1024  # features handled at once
+LEAST_IN_CLASS = 10  # with fewer images the spread within a class is not known
 
 
 def fid_interval(
-    features: np.ndarray, images: FrechetStatistics, reference: FrechetStatistics, parts: Frechet
+    features: np.ndarray,
+    images: FrechetStatistics,
+    reference: FrechetStatistics,
+    parts: Frechet,
+    labels: np.ndarray | None = None,
 ) -> list[float]:
     """[low, high] of the FID of `images` (the statistics of `features`) against `reference`; never below 0."""
     influences = fid_influences(features, images, reference, parts)
-    means = _resampled_means(influences, np.random.default_rng(SEED))
-    return _interval(parts.distance, means, floor=0.0)
+    return _interval(parts.distance, within_classes(influences, labels), floor=0.0)
 
 
-def is_interval(splits: SplitScores) -> list[float]:
+def is_interval(splits: SplitScores, labels: np.ndarray | None = None) -> list[float]:
     """[low, high] of the mean over splits; never below 1, which is the least the score can be."""
-    random = np.random.default_rng(SEED)
-    means = np.mean([_resampled_means(part, random) for part in splits.influences], axis=0)
-    return _interval(float(splits.scores.mean()), means, floor=1.0)
+    return _interval(float(splits.scores.mean()), within_classes(splits.influences, labels), floor=1.0)
+
+
+def within_classes(influences: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
+    """(N,) influences less their class's mean where classes are balanced, as they are where not.
+
+    Resampling what is left is, to first order, resampling within the classes; the factor makes up for the class's
+    mean being estimated from the same few images.
+    """
+    if labels is None:
+        return influences
+    _, member, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    if counts.min() < LEAST_IN_CLASS or counts.max() - counts.min() > 1:
+        return influences
+    means = np.bincount(member, weights=influences) / counts
+    return (influences - means[member]) * np.sqrt(counts / (counts - 1))[member]
 
 
 def fid_influences(
@@ -57,11 +75,10 @@ def fid_influences(
     return influences - influences.mean()
 
 
-def _resampled_means(values: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """(DRAWS,): the mean of `values` drawn anew with replacement."""
-    return np.array([values[random.integers(len(values), size=len(values))].mean() for _ in range(DRAWS)])
-
-
-def _interval(score: float, deviations: np.ndarray, floor: float) -> list[float]:
+def _interval(score: float, influences: np.ndarray, floor: float) -> list[float]:
+    """[low, high] around `score` from the means of influences drawn anew with replacement."""
+    random = np.random.default_rng(SEED)
+    count = len(influences)
+    deviations = [influences[random.integers(count, size=count)].mean() for _ in range(DRAWS)]
     low, high = score + np.percentile(deviations, LEVELS)
     return [max(float(low), floor), float(high)]

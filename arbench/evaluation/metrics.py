@@ -111,11 +111,11 @@ def _scores(
         assert pair.statistics is not None
         parts = frechet(found.statistics, pair.statistics)
         values["fid"] = parts.distance
-        spans["fid"] = intervals.fid_interval(found.features, found.statistics, pair.statistics, parts)
+        spans["fid"] = intervals.fid_interval(found.features, found.statistics, pair.statistics, parts, labels)
     if "is" in chosen:
         splits = scores.inception_splits(found.logits)
         values |= {"is_mean": float(splits.scores.mean()), "is_std": float(splits.scores.std())}
-        spans["is_mean"] = intervals.is_interval(splits)
+        spans["is_mean"] = intervals.is_interval(splits, labels)
     if "precision" in chosen or "recall" in chosen:
         assert real is not None
         both = scores.precision_recall(found.features, real, device=_float64_device(device))

@@ -30,10 +30,10 @@ class MeanStd(NamedTuple):
 
 
 class SplitScores(NamedTuple):
-    """The Inception Score of each split, and by image how far it moves its split's score (the influence)."""
+    """The Inception Score of each split, and how each image moves their mean (its influence, see `intervals`)."""
 
     scores: np.ndarray  # (splits,)
-    influences: list[np.ndarray]  # one (images of the split,) a split
+    influences: np.ndarray  # (N,) in image order, of mean 0
 
 
 class PrecisionRecall(NamedTuple):
@@ -53,7 +53,7 @@ def inception_splits(logits: np.ndarray, splits: int = IS_SPLITS, seed: int = SH
     order = np.random.RandomState(seed).permutation(len(logits))
     log_p = torch.from_numpy(np.asarray(logits)[order]).double().log_softmax(dim=1).numpy()
     bounds = np.arange(min(splits, len(log_p)) + 1) * len(log_p) // min(splits, len(log_p))
-    scores, influences = [], []
+    scores, influences = [], np.empty(len(log_p))
     for start, stop in itertools.pairwise(bounds):
         block = log_p[start:stop]
         p = np.exp(block)
@@ -61,7 +61,8 @@ def inception_splits(logits: np.ndarray, splits: int = IS_SPLITS, seed: int = SH
         log_q = np.log(p.mean(axis=0).clip(min=np.finfo(np.float64).tiny))
         divergence = (p * (block - log_q)).sum(axis=1)
         scores.append(np.exp(divergence.mean()))
-        influences.append(scores[-1] * (divergence - divergence.mean()))
+        share = len(log_p) / (len(bounds) - 1) / len(block)  # of one image of this split in the mean over splits
+        influences[order[start:stop]] = share * scores[-1] * (divergence - divergence.mean())
     return SplitScores(np.array(scores), influences)
 
 
