@@ -69,8 +69,7 @@ def plan_row(experiment: Experiment, row: Row, records: tuple[Record, ...] = ())
     if row.task == "quoted":
         return RowPlan(row=row, state=QUOTED)
     needs = tuple(row_needs(row))
-    seeds = {record["seed"] for record in records}
-    if set(row.seeds) <= seeds:
+    if set(row.seeds) <= measured_seeds(row, records):
         state = MEASURED
     elif needs:
         state = MISSING
@@ -80,10 +79,15 @@ def plan_row(experiment: Experiment, row: Row, records: tuple[Record, ...] = ())
     return RowPlan(row=row, state=state, needs=needs, cost=row_cost(row), command=command, records=records)
 
 
+def measured_seeds(row: Row, records: Iterable[Record]) -> set[int]:
+    """The seeds that were measured with all the images that the row asks for."""
+    return {record["seed"] for record in records if record["num_images"] == row.num_images}
+
+
 def row_needs(row: Row) -> Iterable[Need]:
     """Everything that this machine lacks to run `row`, in the order in which one would get it."""
     if row.unsupported:
-        yield Need(what=row.unsupported, how="it is not in this version of arbench")
+        yield Need(what=row.unsupported, how="nothing to get: not in this version of arbench")
     if row.model and row.model not in PRESETS:
         yield Need(what=f"generator {row.model}", how="no such preset in this version of arbench")
     if row.tokenizer and row.tokenizer not in tokenizer_entry_points():

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Rebuild results/tables and results/plots from results/published and results/records, byte for byte.
 
-Nothing is run. Every experiment gets its table as Markdown and, where its quantities allow, its curves as SVG and PNG;
+Nothing is run. Every experiment with a printed or measured value gets its table as Markdown and, where its quantities allow, its curves as SVG and PNG;
 files of experiments that are gone are removed.
 
     python scripts/rebuild_results.py [--check]
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from arbench.experiment import Experiment, experiment_names, load_experiment
 from arbench.report.collect import of_experiment
-from arbench.report.experiment_tables import experiment_table, published_curves
+from arbench.report.experiment_tables import experiment_table, printed_values, published_curves
 from arbench.report.formats import render
 from arbench.report.plots import plot_records
 from arbench.report.record import Record, load_record
@@ -36,6 +36,8 @@ def build(target: Path) -> None:
     for name in experiment_names():
         experiment = load_experiment(name)
         measured = of_experiment(records, name)
+        if not measured and not printed_values(experiment):
+            continue  # a table of dashes tells nothing
         file = target / "tables" / f"{name}.md"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(render(experiment_table(experiment, measured)), encoding="utf-8")

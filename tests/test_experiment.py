@@ -37,7 +37,6 @@ def test_every_file_loads_and_its_rows_are_complete(name):
         if row.task == "generate":
             assert row.tokenizer
             assert row.weights
-            assert row.sampling or row.method == "ar"
             assert set(row.unprinted) <= {*module.SAMPLING, "training"}
 
 
@@ -136,3 +135,26 @@ def test_a_row_is_frozen_and_its_digest_follows_what_is_measured():
 def test_a_row_needs_a_known_task():
     with pytest.raises(ValueError, match="task"):
         Row(name="a", label="a", task="make")
+
+
+@pytest.mark.parametrize("name", experiment_names())
+def test_rows_fit_the_generators_they_name(name):
+    """Presets exist, configurations are of their method, and every sampling setting is one of the head's."""
+    from arbench.generators import base
+    from arbench.generators.presets import get_preset
+    from arbench.weights.load import FAMILIES
+
+    settings = {
+        ("mar", "diffusion"): base.MaskedDiffusionSampling,
+        ("mar", "categorical"): base.MaskedCategoricalSampling,
+        ("ar", "diffusion"): base.DiffusionSampling,
+        ("ar", "categorical"): base.CategoricalSampling,
+        ("par", "categorical"): base.CategoricalSampling,
+    }
+    for row in load_experiment(name).rows:
+        if row.model is None:
+            continue
+        preset = get_preset(row.model)
+        assert preset.method == row.method
+        config = FAMILIES[preset.method][1](**{**preset.config, **row.config})
+        base.make_settings(settings[preset.method, config.head], dict(row.sampling))

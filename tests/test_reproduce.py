@@ -117,6 +117,11 @@ def test_a_measured_row_shows_difference_and_tolerance():
     assert "281.7 → 250.00 (-32) ✗" in text
 
 
+def test_a_trial_with_fewer_images_leaves_the_row_to_be_run(full_machine):
+    experiment = load_experiment("mar/table4")
+    assert plan_row(experiment, experiment.row("mar-b"), (record(num_images=1000),)).state == "can run"
+
+
 def test_scores_of_fewer_images_are_not_judged():
     experiment = load_experiment("mar/table4")
     found = differences(experiment, experiment.row("mar-b"), [record(num_images=1000, fid=9.0)])
@@ -136,7 +141,7 @@ def test_yes_runs_each_seed_once_and_goes_on_where_it_stopped(full_machine, tmp_
     from arbench.experiment import Experiment
 
     experiment = load_experiment("mar/table4")
-    row = dataclasses.replace(experiment.row("mar-b"), seeds=(0, 1))
+    row = dataclasses.replace(experiment.row("mar-b"), seeds=(0, 1), num_images=1000)
     monkeypatch.setattr(Experiment, "row", lambda self, name: row)
     requests = []
 
@@ -146,12 +151,12 @@ def test_yes_runs_each_seed_once_and_goes_on_where_it_stopped(full_machine, tmp_
         path.mkdir(parents=True, exist_ok=True)
         if request.seed == 1 and not request.resume:
             raise ValueError("interrupted")
-        return path, record(seed=request.seed)
+        return path, record(seed=request.seed, num_images=request.num_images)
 
     monkeypatch.setattr(runner, "execute", execute)
     with pytest.raises(ValueError, match="interrupted"):
-        cli.reproduce("mar/table4", rows="mar-b", yes=True, num_images=1000)
-    cli.reproduce("mar/table4", rows="mar-b", yes=True, num_images=1000)
+        cli.reproduce("mar/table4", rows="mar-b", yes=True)
+    cli.reproduce("mar/table4", rows="mar-b", yes=True)
     assert [(request.seed, request.resume) for request in requests] == [(0, False), (1, False), (1, True)]
     assert requests[0].weights == cards.get_card("mar-b").path
     assert requests[0].num_images == 1000
@@ -215,6 +220,7 @@ def test_rows_that_differ_in_sampling_share_one_training():
     assert training_digest(one) != training_digest(table.row("random-bidirect-one-ce"))
 
 
+@pytest.mark.slow
 def test_a_row_is_trained_once_with_its_own_settings(tmp_path):
     from arbench.retrain import trained_weights, training_job
     from arbench.weights.load import load_generator
@@ -231,3 +237,30 @@ def test_a_row_is_trained_once_with_its_own_settings(tmp_path):
     assert (
         load_generator("par-digits", weights=path, group_attention=False, width=32, depth=1, heads=2).config.depth == 1
     )
+
+
+def test_an_interrupted_training_goes_on_and_a_finished_one_stays(tmp_path, monkeypatch):
+    from arbench import retrain
+
+    row = load_experiment("digits/par-table4").row("c-causal")
+    resumed = []
+
+    def run_job(job, folder, *, resume, watch):
+        resumed.append(resume)
+        path = job.checkpoint_path(folder) if not resume else job.weights_path(folder)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        return path
+
+    monkeypatch.setattr(retrain, "run_job", run_job)
+    paths = [retrain.trained_weights(row, 0, tmp_path) for _ in range(3)]
+    assert resumed == [False, True]
+    assert paths[1] == paths[2]
+
+
+def test_an_unknown_training_setting_is_an_error():
+    from arbench.retrain import training_job
+
+    row = dataclasses.replace(load_experiment("digits/par-table4").row("c-causal"), training={"stepps": 2})
+    with pytest.raises(ValueError, match="'stepps' is no setting of training"):
+        training_job(row, 0)

@@ -78,9 +78,11 @@ def make_plan(experiment: Experiment, names: list[str], out: Path) -> list[RowPl
 
 def run_rows(experiment: Experiment, plans: list[RowPlan], out: Path, changes: dict[str, Any]) -> None:
     """Run each seed of each row that can run and has no record yet; what finished stays when a later one fails."""
+    from arbench.reproduce import measured_seeds
+
     ready = [plan for plan in plans if plan.state == "can run"]
     for plan in ready:
-        measured = {record["seed"] for record in plan.records}
+        measured = measured_seeds(plan.row, plan.records)
         for seed in plan.row.seeds:
             if seed not in measured:
                 run_row(experiment, plan.row, seed, out, changes)

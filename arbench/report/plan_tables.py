@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from arbench.experiment import Experiment
 from arbench.report.formats import render
-from arbench.report.published import PublishedValue, published_row
+from arbench.report.published import published_row
 from arbench.report.tables import Cell, Table
-from arbench.report.values import quantity
-from arbench.reproduce import MISSING, Difference, RowPlan, differences
+from arbench.report.values import Quantity, group_seeds, quantity
+from arbench.reproduce import BY_COMMAND, MEASURED, MISSING, RowPlan, differences
 
+COST_HEADS = ("est. A100 hours", "est. memory (GiB)")
 WITHIN = {True: " ✓", False: " ✗", None: ""}
 
 
@@ -19,6 +20,7 @@ def render_plan(experiment: Experiment, plans: Sequence[RowPlan]) -> str:
     parts = [f"{experiment.name}: {experiment.title}", f"{experiment.source}", ""]
     parts.append(render(plan_table(experiment, plans)))
     parts += _missing(plans)
+    parts += _by_command(plans)
     parts += _unprinted(plans)
     parts += ["What to know", *(f"  - {note}" for note in experiment.notes), ""] if experiment.notes else []
     parts += _row_notes(plans)
@@ -28,36 +30,50 @@ def render_plan(experiment: Experiment, plans: Sequence[RowPlan]) -> str:
 def plan_table(experiment: Experiment, plans: Sequence[RowPlan]) -> Table:
     """One row a plan: printed value, the measured one with its difference, state, cost."""
     columns = [quantity(name) for name in experiment.columns]
+    priced = any(plan.cost for plan in plans)
     rows = []
     for plan in plans:
-        printed = published_row(plan.row.published)
-        measured = differences(experiment, plan.row, plan.records)
-        cells = [_value_cell(printed.get(column.name), measured.get(column.name)) for column in columns]
-        rows.append((Cell(text=plan.row.label), *cells, Cell(text=_state(plan)), *_cost_cells(plan)))
-    heads = ("row", *(column.head for column in columns), "state", "est. A100 hours", "est. memory (GiB)")
+        cells = [_value_cell(experiment, plan, column) for column in columns]
+        rows.append(
+            (Cell(text=plan.row.label), *cells, Cell(text=_state(plan)), *(_cost_cells(plan) if priced else ()))
+        )
+    heads = ("row", *(column.head for column in columns), "state", *(COST_HEADS if priced else ()))
     footnotes = []
     if any(differences(experiment, plan.row, plan.records) for plan in plans):
         footnotes.append(("", "printed → measured (difference); ✓ within and ✗ outside tolerance, neither: not judged"))
-    if any(plan.cost for plan in plans):
+    if priced:
         footnotes.append(("", "hours: counted operations at a quarter of an A100's peak; memory: one batch"))
     return Table(heads=heads, rows=tuple(rows), footnotes=tuple(footnotes))
 
 
-def _value_cell(printed: PublishedValue | None, found: Difference | None) -> Cell:
-    if printed is None:
-        return Cell(text="–")
-    if found is None:
+def _value_cell(experiment: Experiment, plan: RowPlan, column: Quantity) -> Cell:
+    """The printed value, the measured one, or both with their difference."""
+    printed = published_row(plan.row.published).get(column.name)
+    found = differences(experiment, plan.row, plan.records).get(column.name)
+    if printed is not None and found is not None:
+        text = f"{printed.value} → {column.text(found.measured)} ({found.difference:+.2g}){WITHIN[found.within]}"
+        return Cell(text=text, value=found.measured)
+    if printed is not None:
         return Cell(text=printed.value, value=printed.number)
-    column = quantity(printed.metric)
-    text = f"{printed.value} → {column.text(found.measured)} ({found.difference:+.2g}){WITHIN[found.within]}"
-    return Cell(text=text, value=found.measured)
+    groups = group_seeds(plan.records)
+    measured = groups[-1].mean(column.name) if groups else None
+    if not isinstance(measured, (int, float)):
+        return Cell(text="–")
+    return Cell(text=column.with_spread(measured, groups[-1].spread(column.name)), value=float(measured))
 
 
 def _state(plan: RowPlan) -> str:
-    if plan.state != MISSING:
-        return plan.state
     count = len(plan.needs)
-    return f"missing {count} thing{'s' if count > 1 else ''}"
+    state = f"missing {count} thing{'s' if count > 1 else ''}" if plan.state == MISSING else plan.state
+    if plan.records and plan.state != MEASURED:
+        return f"{state}; shown: {plan.records[-1]['num_images']} images"
+    return state
+
+
+def _by_command(plans: Sequence[RowPlan]) -> list[str]:
+    """Rows that another command runs: times and reconstructions."""
+    lines = [f"  {plan.command}\n      for: {plan.row.name}" for plan in plans if plan.state == BY_COMMAND]
+    return ["By command", *lines, ""] if lines else []
 
 
 def _cost_cells(plan: RowPlan) -> tuple[Cell, Cell]:
