@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Rebuild results/tables and results/plots from results/published and results/records, byte for byte.
 
-Nothing is run. Every experiment with a printed or measured value gets its table as Markdown and, where its quantities allow, its curves as SVG and PNG;
-files of experiments that are gone are removed.
+Nothing is run. Every experiment with a printed or measured value gets its table as Markdown and, where its quantities
+allow, its curves as SVG and PNG; files of experiments that are gone are removed.
 
     python scripts/rebuild_results.py [--check]
 
