@@ -46,11 +46,19 @@ def test_shipped_weights_reconstruct(tokenizer, digits):
     assert (fresh.decode(fresh.encode(digits)) - digits).square().mean() > 10 * error
 
 
+@pytest.mark.parametrize("size", [1, 3, 5, 12])
+def test_the_batch_changes_no_bit(tokenizer, digits, size):
+    tokens = tokenizer.encode(digits)
+    assert torch.equal(torch.cat([tokenizer.encode(part) for part in digits.split(size)]), tokens)
+    images = tokenizer.decode(tokens)
+    assert torch.equal(torch.cat([tokenizer.decode(part) for part in tokens.split(size)]), images)
+
+
 @pytest.mark.parametrize("pixels", [1, 3 * 32 * 32, 5 * 32 * 32])
 def test_chunks_change_nothing(tokenizer, digits, monkeypatch, pixels):
     tokens = tokenizer.encode(digits)
     images = tokenizer.decode(tokens)
-    monkeypatch.setattr(base, "CHUNK_PIXELS", pixels)
+    monkeypatch.setattr(base, "CPU_CHUNK_PIXELS", pixels)
     found = tokenizer.encode(digits)
     if tokenizer.kind == "discrete":
         assert torch.equal(found, tokens)
@@ -59,7 +67,7 @@ def test_chunks_change_nothing(tokenizer, digits, monkeypatch, pixels):
 
 
 def test_chunks_are_bounded(tokenizer, digits, monkeypatch):
-    monkeypatch.setattr(base, "CHUNK_PIXELS", 4 * 32 * 32)
+    monkeypatch.setattr(base, "CPU_CHUNK_PIXELS", 5 * 32 * 32)
     sizes = []
     hooks = [
         part.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
@@ -68,7 +76,7 @@ def test_chunks_are_bounded(tokenizer, digits, monkeypatch):
     tokenizer.decode(tokenizer.encode(digits))
     for hook in hooks:
         hook.remove()
-    assert sizes == [4, 4, 4, 4, 4, 4]
+    assert sizes == [5, 5, 5, 5, 5, 5]
 
 
 def test_empty_batch(tokenizer):

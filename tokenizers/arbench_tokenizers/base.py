@@ -15,8 +15,10 @@ from arbench_tokenizers.config import AutoencoderConfig, KLConfig, VQConfig, mak
 from arbench_tokenizers.quantize import VectorQuantizer
 from arbench_tokenizers.release import read_release
 
-# Pixels encoded or decoded at once, so that memory does not grow with the batch
-CHUNK_PIXELS = 2 * 256 * 256
+# Pixels encoded or decoded at once, so that memory does not grow with the batch. On the CPU small chunks stay in its
+# caches, and all have one size (the last is filled up), which makes an image's bits independent of its batch.
+CPU_CHUNK_PIXELS = 16 * 32 * 32
+CHUNK_PIXELS = 16 * 256 * 256
 MAX_LOG_VARIANCE, MIN_LOG_VARIANCE = 20.0, -30.0  # LDM's clamp of the posterior's log-variance
 
 Self = TypeVar("Self", bound="ConvTokenizer")
@@ -110,11 +112,12 @@ class ConvTokenizer(nn.Module):
         return self._in_chunks(self.decode_raw, latents, latents.shape[2] * latents.shape[3] * self.downsample**2)
 
     def _in_chunks(self, function: Callable[[Tensor], Tensor], inputs: Tensor, pixels: int) -> Tensor:
-        """Apply `function` to at most CHUNK_PIXELS pixels at a time, channels last, in the weights' dtype."""
+        """Apply `function`, chunk by chunk and channels last, to images of `pixels` each, in the weights' dtype."""
         weight = self.post_quant_conv.weight
         inputs = inputs.to(weight.device, weight.dtype, memory_format=torch.channels_last)
-        chunks = inputs.split(max(1, CHUNK_PIXELS // max(1, pixels)))
-        outputs = [function(chunk) for chunk in chunks]
+        on_cpu = weight.device.type == "cpu"
+        size = max(1, (CPU_CHUNK_PIXELS if on_cpu else CHUNK_PIXELS) // max(1, pixels))
+        outputs = [function(_filled(chunk, size) if on_cpu else chunk)[: len(chunk)] for chunk in inputs.split(size)]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
@@ -186,6 +189,11 @@ class VQTokenizer(ConvTokenizer):
         if self.kind == "continuous":
             tokens = self.quantize((tokens / self.scale).to(self.post_quant_conv.weight.device))
         return self._decode_chunks(self.lookup(tokens))
+
+
+def _filled(chunk: Tensor, size: int) -> Tensor:
+    """`chunk` with zeros behind it up to `size` images."""
+    return chunk if len(chunk) == size else torch.cat((chunk, chunk.new_zeros(size - len(chunk), *chunk.shape[1:])))
 
 
 def split_moments(moments: Tensor) -> tuple[Tensor, Tensor]:
