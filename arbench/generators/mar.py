@@ -33,7 +33,8 @@ MIN_MASK_RATIO = 0.7
 @dataclass(frozen=True, kw_only=True)
 class MARConfig:
     """Shape of a masked generator. `channels`, `patch_size`, `head_depth`, `head_width` are for head "diffusion",
-    `vocab_size` is for head "categorical"."""
+    `vocab_size` is for head "categorical". `mask_ratio_deviation` and `min_mask_ratio` shape the share of tokens that
+    training hides: a normal around 1, truncated to [min_mask_ratio, 1]."""
 
     encoder_width: int
     encoder_depth: int
@@ -52,6 +53,8 @@ class MARConfig:
     vocab_size: int | None = None
     diffusion_batch_mul: int = 4
     dropout: float = 0.0
+    mask_ratio_deviation: float = MASK_RATIO_DEVIATION
+    min_mask_ratio: float = MIN_MASK_RATIO
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grid", as_grid(self.grid))
@@ -60,6 +63,10 @@ class MARConfig:
             require(width % heads == 0, f"{part}_width {width}: not a multiple of {part}_heads {heads}")
         if self.head not in HEADS:
             raise unknown_name("head", self.head, HEADS)
+        require(0 <= self.min_mask_ratio < 1, f"min_mask_ratio {self.min_mask_ratio}: expected 0 or more, below 1")
+        require(
+            self.mask_ratio_deviation > 0, f"mask_ratio_deviation {self.mask_ratio_deviation}: expected a number above 0"
+        )
         if self.head == "categorical":
             require(bool(self.vocab_size), f"vocab_size {self.vocab_size}: a categorical head needs 1 or more")
 
@@ -145,9 +152,9 @@ class MAR(MaskedBackbone):
     def _num_hidden(self, rng: torch.Generator | None, device: torch.device) -> int:
         """How many tokens of the batch are hidden: one truncated normal ratio, rounded up."""
         chance = float(torch.rand((), generator=rng, device=device))
-        low = (MIN_MASK_RATIO - 1) / MASK_RATIO_DEVIATION
-        ratio = stats.truncnorm.ppf(chance, low, 0, loc=1, scale=MASK_RATIO_DEVIATION)
-        return math.ceil(self.num_tokens * ratio)
+        deviation = self.config.mask_ratio_deviation
+        ratio = stats.truncnorm.ppf(chance, (self.config.min_mask_ratio - 1) / deviation, 0, loc=1, scale=deviation)
+        return max(1, math.ceil(self.num_tokens * ratio))
 
     def result(self, state: MaskedState) -> Tensor:
         """Scaled latents (B, C, H, W), or ids (B, h, w)."""
