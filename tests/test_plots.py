@@ -12,13 +12,13 @@ from arbench.report.values import group_seeds
 PROTOCOL = {"extractor": "digits-cnn", "reference": "digits-heldout"}
 
 
-def record(method, steps, seconds, fid, *, seed=0, protocol=PROTOCOL, model=None):
+def record(method, steps, seconds, fid, *, seed=0, protocol=PROTOCOL, model=None, **sampling):
     return new_record(
         method=method,
         model=model or f"{method}-digits",
         seed=seed,
         num_images=500,
-        sampling={"num_iter": steps},
+        sampling={"num_iter": steps, **sampling},
         metrics={"fid": fid},
         metric_protocol=protocol,
         speed={"seconds_per_image": seconds, "steps": steps},
@@ -55,6 +55,21 @@ def test_several_models_of_a_method_are_several_curves():
         curve.name for curve in curves([record("mar", 8, 1, 1, model="mar-b"), record("mar", 8, 1, 1, model="mar-l")])
     ]
     assert names == ["MAR mar-b", "MAR mar-l"]
+
+
+def test_settings_tell_points_of_equal_steps_apart():
+    (curve,) = curves([record("ar", 64, 0.01, 6.0, cfg_scale=1.0), record("ar", 64, 0.02, 5.0, cfg_scale=2.0)])
+    assert [point.label for point in curve.points] == ["64, guidance 1", "64, guidance 2"]
+
+
+def test_over_a_setting_the_others_are_curves():
+    records = [
+        record("mar", 8, 0.02, fid, temperature=temperature, cfg_scale=scale)
+        for scale, temperature, fid in ((1.0, 0.9, 5.0), (1.0, 1.0, 6.0), (2.0, 0.9, 4.0), (2.0, 1.0, 3.0))
+    ]
+    plain, guided = curves(records, x="temperature")
+    assert (plain.name, guided.name) == ("MAR, guidance 1", "MAR, guidance 2")
+    assert [(point.x, point.y, point.label) for point in guided.points] == [(0.9, 4.0, ""), (1.0, 3.0, "")]
 
 
 def test_protocols_are_never_one_curve():

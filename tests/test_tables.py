@@ -71,6 +71,14 @@ def test_seeds_are_one_row_with_their_spread():
     assert "over 3 seeds" in text
 
 
+def test_what_one_evaluation_found_is_no_other_protocol():
+    records = [
+        record(fid=fid, seed=seed, protocol={**PROTOCOL, "measured": {"images_sha256": str(seed)}, "warnings": [seed]})
+        for seed, fid in enumerate((3.0, 5.0))
+    ]
+    assert "4.00 ± 1.41" in render_table(records)
+
+
 def test_measuring_a_seed_again_replaces_it():
     (group,) = group_seeds([record(fid=9.0), record(fid=4.0)])
     assert group.mean("fid") == 4.0

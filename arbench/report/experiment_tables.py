@@ -9,7 +9,7 @@ from arbench.experiment import Experiment, Row
 from arbench.report.plots import Curve, Point
 from arbench.report.published import PublishedValue, published_row
 from arbench.report.record import Record
-from arbench.report.tables import Cell, Marks, Table, mark_best, protocol_text
+from arbench.report.tables import Cell, Marks, Table, mark_best, protocol_text, remarks
 from arbench.report.values import SCORES, Quantity, SeedGroup, group_seeds, protocol_key, quantity
 
 NOT_PRINTED = "–"
@@ -33,7 +33,9 @@ def experiment_table(experiment: Experiment, measured: Mapping[str, Sequence[Rec
     rows = [(*label, *row) for label, row in zip(labels, mark_best(cells, columns), strict=True)]
     heads = ("group", "row", *(column.head for column in columns))
     rows, heads = _without_empty_group(rows, heads)
-    return Table(heads=heads, rows=tuple(rows), title=_title(experiment), footnotes=_footnotes(experiment, marks))
+    return Table(
+        heads=heads, rows=tuple(rows), title=_title(experiment), footnotes=_footnotes(experiment, marks, measured)
+    )
 
 
 def published_curves(experiment: Experiment, x: str, y: str) -> list[Curve]:
@@ -80,7 +82,7 @@ def _measured_cell(group: SeedGroup, column: Quantity, marks: Marks) -> Cell:
     if not isinstance(value, (int, float)):
         return Cell(text=NOT_PRINTED if value is None else str(value))
     mark = marks.letter(protocol_key(group.first)) if column.name in SCORES else ""
-    text = column.with_spread(value, group.spread(column.name))
+    text = column.with_spread(value, group.spread(column.name) if column.better else None)
     return Cell(text=text, value=float(column.text(value)), mark=mark)
 
 
@@ -119,12 +121,16 @@ def _published_text(experiment: Experiment) -> str:
     return f"as printed in {experiment.source}: {', '.join(parts)}"
 
 
-def _footnotes(experiment: Experiment, marks: Marks) -> tuple[tuple[str, str], ...]:
+def _footnotes(
+    experiment: Experiment, marks: Marks, measured: Mapping[str, Sequence[Record]]
+) -> tuple[tuple[str, str], ...]:
+    groups = group_seeds(record for records in measured.values() for record in records)
     values = [value for value in printed_values(experiment) if value.hardware]
     timed = sorted({f"{value.hardware}, batch {value.batch}" for value in values})
     times = [("", f"printed times: {'; '.join(timed)}")] if timed else []
     protocols = list(marks.footnotes()) or [("", f"as printed in {experiment.source}")]
-    return (*protocols, *times, *(("", note) for note in experiment.notes), *_row_notes(experiment))
+    found = remarks(groups) if groups else []
+    return (*protocols, *found, *times, *(("", note) for note in experiment.notes), *_row_notes(experiment))
 
 
 def _row_notes(experiment: Experiment) -> list[tuple[str, str]]:

@@ -28,7 +28,6 @@ LATEX = {
     "↑": r"$\uparrow$",
     "±": r"$\pm$",
     "×": r"$\times$",
-    "⁻³": r"$^{-3}$",
     "–": "--",
     "<": r"$<$",
     ">": r"$>$",
@@ -142,8 +141,7 @@ def _pipe(text: str) -> str:
 
 
 def _latex(text: str) -> str:
-    text = text.replace("⁻³", "\0")  # two signs, one superscript
-    return "".join(LATEX["⁻³"] if sign == "\0" else LATEX.get(sign, sign) for sign in text)
+    return "".join(LATEX.get(sign, sign) for sign in text)
 
 
 def _latex_cell(cell: Cell) -> str:

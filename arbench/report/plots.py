@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from arbench.registry import unknown_name
 from arbench.report.record import Record
-from arbench.report.tables import Marks, protocol_marks
-from arbench.report.values import SCORES, SeedGroup, fid_name, group_seeds, protocol_key, quantity
+from arbench.report.tables import SAMPLING_COLUMNS, Marks, protocol_marks
+from arbench.report.values import SCORES, SeedGroup, fid_name, group_seeds, protocol_key, quantity, varying
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+SETTINGS = tuple(name for name in SAMPLING_COLUMNS if name != "num_iter")  # iterations are steps
 SUFFIXES = (".png", ".svg", ".pdf")
 # Okabe and Ito's colours, told apart by colour-blind readers (their yellow is lost on paper), each with its marker, so
 # that a curve is known in print without colour too.
@@ -82,28 +83,43 @@ def record_curves(groups: Sequence[SeedGroup], x: str, y: str, marks: Marks) -> 
 
     Scores of different protocols are never one curve: their names carry the mark of the protocol.
     """
-    x_name, y_name = quantity(x), quantity(y)
+    for name in (x, y):
+        quantity(name)  # tells the nearest where there is none
     scored = bool({x, y} & set(SCORES))
     models = {(group.first["method"], group.first["model"]) for group in groups}
-    points: dict[str, list[tuple[float, Point]]] = {}
+    # Over a setting, each combination of the others is a curve of its own.
+    split = [name for name in varying(groups, SETTINGS) if name != x] if x in SETTINGS else []
+    found: dict[str, list[SeedGroup]] = {}
     for group in groups:
-        across, up = group.mean(x), group.mean(y)
-        if not isinstance(across, (int, float)) or not isinstance(up, (int, float)):
-            continue
-        point = Point(
-            x=across * x_name.scale,
-            y=up * y_name.scale,
-            x_spread=_scaled(group.spread(x), x_name.scale),
-            y_spread=_scaled(group.spread(y), y_name.scale),
-            label=_point_label(group, x),
+        if isinstance(group.mean(x), (int, float)) and isinstance(group.mean(y), (int, float)):
+            mark = marks.letter(protocol_key(group.first)) if scored else ""
+            name = ", ".join([_curve_name(group, models), *_settings(group, split)])
+            found.setdefault(f"{name} ({mark})" if mark else name, []).append(group)
+    return [Curve(name=name, points=_points(members, x, y)) for name, members in found.items()]
+
+
+def _points(groups: Sequence[SeedGroup], x: str, y: str) -> tuple[Point, ...]:
+    """The points of one curve along their steps, each labelled with them."""
+    telling = _telling(groups, x)
+    across, up = quantity(x).scale, quantity(y).scale
+    return tuple(
+        Point(
+            x=group.mean(x) * across,
+            y=group.mean(y) * up,
+            x_spread=_scaled(group.spread(x), across),
+            y_spread=_scaled(group.spread(y), up),
+            label=_point_label(group, telling),
         )
-        mark = marks.letter(protocol_key(group.first)) if scored else ""
-        name = _curve_name(group, models) + (f" ({mark})" if mark else "")
-        points.setdefault(name, []).append((_rank(group, x), point))
-    return [
-        Curve(name=name, points=tuple(point for _, point in sorted(found, key=lambda item: item[0])))
-        for name, found in points.items()
-    ]
+        for group in sorted(groups, key=lambda group: _rank(group, x))
+    )
+
+
+def _telling(groups: Sequence[SeedGroup], x: str) -> list[str]:
+    """What tells the points of a curve apart beside the axis: their steps, and settings where steps do not."""
+    if x == "steps" or x in SETTINGS:
+        return []
+    several = len({group.mean("steps") for group in groups}) < len(groups)
+    return ["steps", *(varying(groups, SETTINGS) if several else ())]
 
 
 def axis_head(name: str, groups: Sequence[SeedGroup] = ()) -> str:
@@ -207,15 +223,24 @@ def _curve_name(group: SeedGroup, models: set[tuple[str, str]]) -> str:
     return method.upper() if sum(1 for known, _ in models if known == method) == 1 else f"{method.upper()} {model}"
 
 
-def _rank(group: SeedGroup, x: str) -> float:
+def _rank(group: SeedGroup, x: str) -> tuple[float, float]:
     """Curves run along their steps where those are known, so that a slower point is joined to its neighbours."""
     steps = group.mean("steps")
-    return float(steps if x == "seconds_per_image" and steps is not None else group.mean(x))
+    return (float(steps) if x == "seconds_per_image" and steps is not None else 0.0, float(group.mean(x)))
 
 
-def _point_label(group: SeedGroup, x: str) -> str:
-    steps = group.mean("steps")
-    return "" if steps is None or x == "steps" else f"{steps:g}"
+def _point_label(group: SeedGroup, telling: Sequence[str]) -> str:
+    """The number of steps, then each setting by name."""
+    steps = group.mean("steps") if "steps" in telling else None
+    settings = _settings(group, [name for name in telling if name != "steps"])
+    return ", ".join([*([] if steps is None else [f"{steps:g}"]), *settings])
+
+
+def _settings(group: SeedGroup, names: Sequence[str]) -> list[str]:
+    """Settings with their names, as `guidance 2`."""
+    values = ((name, group.mean(name)) for name in names)
+    told = ((name, f"{v:g}" if isinstance(v, (int, float)) else str(v)) for name, v in values if v is not None)
+    return [f"{quantity(name).title} {text}" for name, text in told]
 
 
 def _errors(spreads: list[float | None]) -> list[float] | None:

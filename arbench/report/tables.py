@@ -95,7 +95,7 @@ def records_table(records: Sequence[Record], title: str = "") -> Table:
     cells = [[_cell(group, column, marks) for column in columns] for group in groups]
     rows = [(*label, *row) for label, row in zip(texts, mark_best(cells, columns), strict=True)]
     heads = ("method", "model", *(_head(column, groups) for column in columns))
-    return Table(heads=heads, rows=tuple(rows), title=title, footnotes=(*marks.footnotes(), *_remarks(groups)))
+    return Table(heads=heads, rows=tuple(rows), title=title, footnotes=(*marks.footnotes(), *remarks(groups)))
 
 
 def protocol_marks(groups: Sequence[SeedGroup]) -> Marks:
@@ -185,7 +185,8 @@ def _head(column: Quantity, groups: Sequence[SeedGroup]) -> str:
     return column.head.replace("FID", fid_name(counts.pop()))
 
 
-def _remarks(groups: Sequence[SeedGroup]) -> list[tuple[str, str]]:
+def remarks(groups: Sequence[SeedGroup]) -> list[tuple[str, str]]:
+    """What to know about measured rows: over how many seeds, from how few images, timed on what."""
     remarks = []
     seeds = {group.num_seeds for group in groups}
     if max(seeds) > 1:

@@ -68,7 +68,7 @@ QUANTITIES: dict[str, Quantity] = {
         _quantity("is_mean", "IS", "", "higher", decimals=2),
         _quantity("precision", "precision", "", "higher", decimals=3),
         _quantity("recall", "recall", "", "higher", decimals=3),
-        _quantity("kid", "KID", "×10⁻³", "lower", decimals=2, scale=1e3),
+        _quantity("kid", "KID", "", "lower"),
         _quantity("label_accuracy", "label accuracy", "%", "higher", decimals=1, scale=100.0),
         _quantity("seconds_per_image", "time", "s/image", "lower"),
         _quantity("seconds_per_batch", "time", "s/batch", "lower"),
@@ -102,6 +102,8 @@ QUANTITIES: dict[str, Quantity] = {
         _quantity("head_sampler", "head sampler"),
     )
 }
+# Entries of metric_protocol that tell what one evaluation found, not how scores are made.
+OF_ONE_RUN = ("measured", "warnings", "fid_name")
 SCORES = ("fid", "sfid", "is_mean", "precision", "recall", "kid", "label_accuracy")
 
 
@@ -165,7 +167,8 @@ def group_seeds(records: Iterable[Record]) -> list[SeedGroup]:
 
 def protocol_key(record: Mapping[str, Any]) -> str:
     """A text that is equal for two records exactly when their scores may stand in one column."""
-    return json.dumps([record["metric_protocol"], record["num_images"]], sort_keys=True)
+    protocol = {name: value for name, value in record["metric_protocol"].items() if name not in OF_ONE_RUN}
+    return json.dumps([protocol, record["num_images"]], sort_keys=True)
 
 
 def fid_name(count: int | None) -> str:
@@ -189,8 +192,8 @@ def _identity(record: Record) -> str:
     """Everything that makes two records two rows: an experiment's row where there is one, else all settings."""
     source = record["source"]
     named = [source[key] for key in ("experiment", "row") if key in source]
-    deciding = ("method", "model", "tokenizer", "sampling", "num_images", "labels", "metric_protocol")
-    parts = [named, [record[name] for name in deciding], record["speed"].get("batch_size")]
+    deciding = ("method", "model", "tokenizer", "sampling", "num_images", "labels")
+    parts = [named, [record[name] for name in deciding], protocol_key(record), record["speed"].get("batch_size")]
     if not named:  # the seeds of one experiment row may each have been trained anew
         parts.append(record["weights"])
     return json.dumps(parts, sort_keys=True)
