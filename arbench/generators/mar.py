@@ -65,7 +65,7 @@ class MARConfig:
             raise unknown_name("head", self.head, HEADS)
         require(0 <= self.min_mask_ratio < 1, f"min_mask_ratio {self.min_mask_ratio}: expected 0 or more, below 1")
         require(
-            self.mask_ratio_deviation > 0, f"mask_ratio_deviation {self.mask_ratio_deviation}: expected a number above 0"
+            self.mask_ratio_deviation > 0, f"mask_ratio_deviation {self.mask_ratio_deviation}: expected more than 0"
         )
         if self.head == "categorical":
             require(bool(self.vocab_size), f"vocab_size {self.vocab_size}: a categorical head needs 1 or more")
