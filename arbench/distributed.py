@@ -6,19 +6,23 @@ claim shards there, so a dead process never holds the others up.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
 
 BUCKET_ELEMENTS = 25_000_000  # 100 MB of float32, past which a larger message is no faster
-SHARE_TIMEOUT = timedelta(minutes=10)  # loading the largest weights from a slow disk on rank 0 fits in
+SHARE_TIMEOUT = timedelta(hours=12)  # the first process may be scoring 50,000 images before it tells the next thing
+
+_TOLD = itertools.count()  # numbers what the processes are told, all of them in the same order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,21 +69,27 @@ def tell_all(mine: Processes, compute: Callable[[], Any]) -> Any:
     """
     if mine.count == 1:
         return compute()
-    import torch.distributed
-
-    store = next(torch.distributed.rendezvous("env://", timeout=SHARE_TIMEOUT))[0]
+    store, key = _store(), f"arbench/{next(_TOLD)}"
     if not mine.is_first:
-        answer = json.loads(store.get("arbench"))
+        answer = json.loads(store.get(key))
     else:
         try:
             answer = {"value": compute()}
         except (ValueError, OSError) as error:
-            store.set("arbench", json.dumps({"error": str(error)}))
+            store.set(key, json.dumps({"error": str(error)}))
             raise
-        store.set("arbench", json.dumps(answer))
+        store.set(key, json.dumps(answer))
     if "error" in answer:
         raise ValueError(answer["error"])
     return answer["value"]
+
+
+@cache
+def _store() -> Any:
+    """torchrun's key-value store: one connection a process."""
+    import torch.distributed
+
+    return next(torch.distributed.rendezvous("env://", timeout=SHARE_TIMEOUT))[0]
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -77,22 +78,44 @@ def free_memory(device: torch.device) -> int:
 
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            facts = dict(line.split(":", 1) for line in lines)
+    facts = _proc_facts("/proc/meminfo")
+    if "MemAvailable" in facts:
         return int(facts["MemAvailable"].split()[0]) << 10
-    except FileNotFoundError:  # not Linux
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Start `peak_memory_gib` anew, where the device or the system can (CUDA, Linux)."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif os.path.exists("/proc/self/clear_refs"):
+        # Locked-down containers forbid it: the peak then counts from the start of the process.
+        with contextlib.suppress(PermissionError), open("/proc/self/clear_refs", "w", encoding="ascii") as control:
+            control.write("5")  # proc(5): resets the high-water mark of the resident set
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """Most memory so far in GiB: allocated on a CUDA device, else resident in this process."""
+    """Most memory since the last reset in GiB: allocated on a CUDA device, else resident in this process."""
     import torch
 
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / GIB
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS and in KiB on Linux
+    facts = _proc_facts("/proc/self/status")
+    if "VmHWM" in facts:
+        return int(facts["VmHWM"].split()[0]) * 1024 / GIB
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS and in KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
+
+
+def _proc_facts(path: str) -> dict[str, str]:
+    """The `name: value` lines of a file under /proc, empty on systems without it."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as lines:
+            return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    except FileNotFoundError:
+        return {}
 
 
 def describe_hardware(device: torch.device, processes: int = 1) -> dict[str, Any]:
@@ -116,12 +139,7 @@ def num_cores() -> int:
 
 def cpu_name() -> str:
     """The processor's model name."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
-            names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    except FileNotFoundError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
+    return _proc_facts("/proc/cpuinfo").get("model name") or platform.processor() or platform.machine()
 
 
 def versions() -> dict[str, str]:

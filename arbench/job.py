@@ -25,6 +25,7 @@ from arbench.sampling.schedules import make_schedule
 DEFAULT_IMAGES = 500
 DEFAULT_OUT = Path("runs")
 AUTO = "auto"
+IF_STARTED = "if started"  # a value of `resume`: go on where there is a run to go on with, else start one
 DIGITS_EVALUATION = {
     "reference": "digits-heldout",
     "extractor": "digits-cnn",
@@ -53,12 +54,15 @@ class RunRequest:
     batch_size: int | str = AUTO
     device: str = AUTO
     dtype: str = "float32"
-    resume: bool = False
+    resume: bool | str = False
     evaluate: bool = True
     reference: str | Path | None = None
     extractor: str | None = None
     metrics: Sequence[str] | None = None
+    inception_weights: str | Path | None = None
     export_npz: bool = False
+    experiment: str | None = None  # the table and the row that the settings were taken from
+    row: str | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -176,6 +180,7 @@ def evaluation_settings(request: RunRequest, parts: Parts) -> dict[str, Any] | N
         "reference": str(reference),
         "extractor": request.extractor or own.get("extractor", "inception"),
         "metrics": request.metrics or own.get("metrics"),  # None: what the reference allows
+        "inception_weights": request.inception_weights,
     }
 
 
@@ -193,7 +198,7 @@ def check_evaluation(settings: dict[str, Any] | None) -> None:
     for name in settings["metrics"] or ():
         if name not in METRICS:
             raise unknown_name("metric", name, METRICS)
-    load_extractor(settings["extractor"])
+    load_extractor(settings["extractor"], weights=settings["inception_weights"])
     open_reference(settings["reference"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from datetime import datetime, timezone
 from typing import Any
 
@@ -35,6 +36,7 @@ def score(job: Job, folder: RunFolder) -> dict[str, Any]:
             settings["reference"],
             extractor=settings["extractor"],
             metrics=settings["metrics"],
+            inception_weights=settings["inception_weights"],
             labels=job.labels,
             device=job.parts.device,
             num_images=job.request.num_images,
@@ -60,12 +62,16 @@ def make_record(job: Job, folder: RunFolder, scores: dict[str, Any]) -> Record:
         speed=speed(folder, job.steps),
         hardware={**describe_hardware(parts.device, job.mine.count), "dtype": images["dtype"]},
         versions=versions(),
-        source={
-            "kind": "measured",
-            "run": folder.path.name,
-            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        },
+        source=describe_source(job, folder),
     )
+
+
+def describe_source(job: Job, folder: RunFolder) -> dict[str, Any]:
+    """Where the record comes from: the run folder, when, and the row of a paper's table that it measures."""
+    date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    row = {"experiment": job.request.experiment, "row": job.request.row}
+    named = {name: value for name, value in row.items() if value is not None}
+    return {"kind": "measured", "run": folder.path.name, "date": date, **named}
 
 
 def label_mode(labels: str | list[int]) -> str:
@@ -86,7 +92,7 @@ def speed(folder: RunFolder, steps: int) -> dict[str, Any]:
     return {
         "seconds_per_image": seconds,
         "images_per_second": 1 / seconds,
-        "batch_size": batches[-1]["batch_size"],
+        "batch_size": statistics.mode(batch["images"] for batch in batches),  # the last batch is smaller
         "phases": phases,
         "peak_memory_gib": max(peaks, default=None),
         "steps": steps,

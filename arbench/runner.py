@@ -8,8 +8,8 @@ from typing import Any
 
 from arbench.bench.timing import PhaseTimer
 from arbench.distributed import tell_all
-from arbench.hardware import peak_memory_gib
-from arbench.job import AUTO, Job, RunRequest, check_evaluation, prepare
+from arbench.hardware import peak_memory_gib, reset_peak_memory
+from arbench.job import AUTO, IF_STARTED, Job, RunRequest, check_evaluation, prepare
 from arbench.parts import class_names
 from arbench.progress import image_progress
 from arbench.recording import is_scored, make_record, score
@@ -17,7 +17,7 @@ from arbench.report.record import Record, load_record, write_record
 from arbench.sampling.grid import class_rows, save_grid
 from arbench.sampling.memory import automatic_batch, estimate_memory
 from arbench.sampling.produce import Pipeline, Worker
-from arbench.sampling.run_folder import RunFolder, resume_run, start_run
+from arbench.sampling.run_folder import RunFolder, resume_run, same_runs, start_run
 
 WARM_UP_IMAGES = 8  # on the CPU; on a GPU a whole batch, whose shape decides which kernels are chosen
 
@@ -30,8 +30,8 @@ def run(**request: Any) -> Record:
     `which` ("ema", "raw"), `config` and `tokenizer_config` (fields of the models' configurations). `num_images` (500)
     are asked for `labels`, or for classes by `label_mode` ("balanced", "random"), from `seed`. `out` ("runs") is where
     the run folder goes, `resume` continues it. `batch_size` is a number or "auto"; `device`, `dtype` are names.
-    `reference`, `extractor`, `metrics` are those of `arbench.evaluate`; `evaluate=False` only samples; `export_npz`
-    also writes samples.npz. Every other keyword is a sampling setting (`num_iter`, `cfg_scale` …).
+    `reference`, `extractor`, `metrics`, `inception_weights` are those of `arbench.evaluate`; `evaluate=False` only
+    samples; `export_npz` also writes samples.npz. Every other keyword is a sampling setting (`num_iter` …).
 
     The folder is `<out>/<model>-<hash of what decides the images>`; a finished run is never overwritten (the next one
     of the same settings gets `-2`), an unfinished one must be resumed. Under `torchrun` all processes share the work
@@ -62,15 +62,17 @@ def execute(request: RunRequest, *, say: Callable[[str], None] = lambda line: No
 def open_folder(job: Job) -> RunFolder:
     """The run folder, opened by the first process for all of them."""
     out, model = Path(job.request.out), job.parts.model
-    resumes = job.request.resume or job.mine.restarts > 0  # torchrun starts the group again with the same command
-    opened = tell_all(job.mine, lambda: _opened(resume_run if resumes else start_run, out, model, job))
+    opened = tell_all(job.mine, lambda: _opened(out, model, job))
     settings = {**job.settings, "shard_size": opened["shard_size"]}
     return RunFolder(Path(opened["path"]), settings, job.mine.rank)
 
 
-def _opened(opener: Callable[..., RunFolder], out: Path, model: str, job: Job) -> dict[str, Any]:
+def _opened(out: Path, model: str, job: Job) -> dict[str, Any]:
     check_evaluation(job.settings["evaluation"])
-    folder = opener(out, model, job.settings)
+    resumes = job.request.resume
+    if resumes == IF_STARTED or job.mine.restarts > 0:  # torchrun restarts a group with the command it began with
+        resumes = bool(same_runs(out, model, job.settings))
+    folder = (resume_run if resumes else start_run)(out, model, job.settings)
     folder.write_labels(job.labels)
     return {"path": str(folder.path), "shard_size": folder.shards.size}
 
@@ -101,6 +103,7 @@ def sample(job: Job, folder: RunFolder, say: Callable[[str], None]) -> None:
         image_size=parts.image_size,
     )
     written = folder.shards.num_written()
+    reset_peak_memory(parts.device)
     with image_progress(parts.model, job.request.num_images, written, shown=job.mine.is_first) as progress:
         worker = Worker(
             pipeline=pipeline,

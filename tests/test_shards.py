@@ -10,7 +10,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from arbench.sampling.shards import Claims, Shards, ShardWriter, claimed_groups
+from arbench.sampling.shards import Assembly, Claims, Shards, ShardWriter, claim_unfinished
 
 
 def pictures(count: int, seed: int = 0) -> np.ndarray:
@@ -106,17 +106,28 @@ def test_a_claim_is_exclusive_and_a_killed_process_gives_it_back(shards, tmp_pat
     other.start()
     assert started.wait(20)
     claims = Claims(tmp_path / ".claims")
-    assert list(claimed_groups(shards, claims, 4)) == [[0], [2]]
+    assert list(claim_unfinished(shards, claims)) == [0, 2]
     stop.set()
     other.join(20)
-    assert list(claimed_groups(shards, claims, 100)) == [[0, 1, 2]]
+    assert list(claim_unfinished(shards, claims)) == [0, 1, 2]
     claims.close(remove=True)
 
 
-def test_groups_fill_a_batch_and_pass_over_finished_shards(tmp_path):
+def test_finished_shards_are_not_claimed(tmp_path):
     shards = Shards(tmp_path / "shards", num_images=20, size=4)
     shards.write(1, pictures(4))
     claims = Claims(tmp_path / ".claims")
-    assert list(claimed_groups(shards, claims, 8)) == [[0, 2], [3, 4]]
-    assert list(claimed_groups(shards, claims, 1)) == [[0], [2], [3], [4]]
+    assert list(claim_unfinished(shards, claims)) == [0, 2, 3, 4]
     claims.close()
+
+
+@pytest.mark.parametrize("batch", [1, 3, 4, 7, 10])
+def test_batches_of_any_size_become_whole_shards(shards, batch):
+    images = pictures(10)
+    complete: dict[int, np.ndarray] = {}
+    assembly = Assembly(shards, complete.__setitem__)
+    assert [list(assembly.expect(index)) for index in range(3)] == [list(shards.ids(index)) for index in range(3)]
+    for first in range(0, 10, batch):
+        assembly.add(images[first : first + batch])
+    assert list(complete) == [0, 1, 2]
+    assert all(np.array_equal(part, images[list(shards.ids(index))]) for index, part in complete.items())

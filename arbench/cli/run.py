@@ -25,13 +25,12 @@ EXAMPLES = """Examples:
 
   torchrun --nproc_per_node=8 -m arbench run --method mar --num-images 50000
 """
-# Options that are no setting of a run, or whose text is parsed first.
-OWN = ("experiment", "row", "metrics", "batch_size")
 
 LabelMode = Annotated[str, typer.Option("--label-mode", help="Classes asked for: balanced or random.")]
 Evaluate = Annotated[bool, typer.Option("--evaluate/--no-evaluate", help="Score the images.")]
 Extractor = Annotated[Optional[str], typer.Option("--extractor", help="inception or digits-cnn.")]
 Metrics = Annotated[Optional[str], typer.Option("--metrics", help="Comma-separated: fid,is,precision,recall,kid …")]
+InceptionWeights = Annotated[Optional[str], typer.Option("--inception-weights", help="Inception's weights file.")]
 ExportNpz = Annotated[bool, typer.Option("--export-npz", help="Also write samples.npz for the ADM evaluator.")]
 ExperimentName = Annotated[Optional[str], typer.Option("--experiment", help="A paper's table, e.g. mar/table4.")]
 RowName = Annotated[Optional[str], typer.Option("--row", help="The row of the experiment.")]
@@ -64,6 +63,7 @@ def run(
     reference: options.Reference = None,
     extractor: Extractor = None,
     metrics: Metrics = None,
+    inception_weights: InceptionWeights = None,
     export_npz: ExportNpz = False,
     num_iter: options.NumIter = None,
     cfg_scale: options.CfgScale = None,
@@ -78,7 +78,7 @@ def run(
     """Sample, evaluate, write a run folder, print the table row; alone it runs a small model on handwritten digits."""
     asked = given_options(ctx)
     if method == ALL:
-        compare_methods(asked)
+        compare_methods({name: value for name, value in asked.items() if name != "method"})
         return
     request = build_request(asked)
     from arbench.runner import execute
@@ -103,16 +103,22 @@ def build_request(asked: Mapping[str, Any]) -> RunRequest:
     """The request of the given options, over those of the experiment's row where one is named."""
     from arbench.job import RunRequest
 
-    settings = {name: value for name, value in asked.items() if name not in OWN}
+    settings = parsed(asked)
+    if "experiment" in asked:
+        settings = {**row_settings(asked["experiment"], asked.get("row")), **settings}
+    elif "row" in asked:
+        raise ValueError(f"--row {asked['row']} needs an experiment; expected --experiment NAME --row {asked['row']}")
+    return RunRequest.of(**settings)
+
+
+def parsed(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The options as a run takes them: lists and numbers read from their text."""
+    settings = dict(asked)
     if "metrics" in asked:
         settings["metrics"] = [name.strip() for name in asked["metrics"].split(",") if name.strip()]
     if "batch_size" in asked:
         settings["batch_size"] = parse_batch_size(asked["batch_size"])
-    if "experiment" in asked:
-        return RunRequest.of(**{**row_settings(asked["experiment"], asked.get("row")), **settings})
-    if "row" in asked:
-        raise ValueError(f"--row {asked['row']} needs an experiment; expected --experiment NAME --row {asked['row']}")
-    return RunRequest.of(**settings)
+    return settings
 
 
 def parse_batch_size(text: str) -> int | str:
@@ -138,6 +144,8 @@ def row_settings(experiment: str, name: str | None) -> dict[str, Any]:
             f"generating row of {experiment}", row.name, [r.name for r in table.rows if r.task == "generate"]
         )
     settings: dict[str, Any] = {
+        "experiment": experiment,
+        "row": row.name,
         "method": row.method,
         "model": row.model,
         "config": row.config,
@@ -160,10 +168,9 @@ def compare_methods(asked: Mapping[str, Any]) -> None:
     """`--method all`: the three methods one after another, one table and one speed/accuracy plot."""
     from arbench.comparison import compare
 
-    settings = {name: value for name, value in asked.items() if name != "method"}
-    table, files = compare(lambda changes: build_request({**settings, **changes}), say=say)
-    print(table)
-    print("\n" + "\n".join(str(file) for file in files))
+    table, files = compare(parsed(asked), say=say)
+    if files:
+        print(table, *files, sep="\n")
 
 
 def say(line: str) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from arbench.hardware import GIB, free_memory
 
 SHARE_OF_FREE = 0.7  # of free memory; the rest is for fragments, workspaces and whoever else is there
-LARGEST_BATCH = {"cpu": 125, "mps": 64, "cuda": 256}  # past these, images per second no longer grow
+LARGEST_BATCH = {"cpu": 128, "mps": 64, "cuda": 256}  # past these, images per second no longer grow
 # Widest feature map of the convolutional decoders, in floats per output pixel: 128 channels (LDM's base width), held
 # about four times at once (input, normalised, convolved, skip).
 DECODER_FLOATS_PER_PIXEL = 4 * 128

@@ -14,7 +14,7 @@ import torch
 from arbench.images import check_finite, resize_bicubic, to_uint8
 from arbench.sampling.memory import is_out_of_memory
 from arbench.sampling.run_folder import RunFolder
-from arbench.sampling.shards import Claims, ShardWriter, claimed_groups
+from arbench.sampling.shards import Assembly, Claims, ShardWriter, claim_unfinished
 
 POLL_SECONDS = 0.2  # how often a waiting process looks whether another one has finished or died
 
@@ -111,21 +111,21 @@ class Worker:
             claims.close(remove=wait and not shards.unfinished())
 
     def _draw_free(self, claims: Claims, writer: ShardWriter) -> None:
-        """One pass over the shards: draw and hand over those that can be claimed."""
-        shards = self.folder.shards
-        for group in claimed_groups(shards, claims, self.batch_size):
-            images = self._draw_all([image for index in group for image in shards.ids(index)])
-            for index in group:
-                size = len(shards.ids(index))
-                writer.put(index, images[:size])
-                images = images[size:]
-
-    def _draw_all(self, ids: list[int]) -> np.ndarray:
-        parts: list[np.ndarray] = []
+        """One pass over the shards: claim, draw in full batches across shards, hand over what is complete."""
+        assembly = Assembly(self.folder.shards, writer.put)
+        ids: list[int] = []
+        for index in claim_unfinished(self.folder.shards, claims):
+            ids += assembly.expect(index)
+            while len(ids) >= self.batch_size:
+                ids = self._draw_next(ids, assembly)
         while ids:
-            parts.append(self._draw_timed(ids))
-            ids = ids[len(parts[-1]) :]
-        return np.concatenate(parts)
+            ids = self._draw_next(ids, assembly)
+
+    def _draw_next(self, ids: list[int], assembly: Assembly) -> list[int]:
+        """Draw the first batch of `ids`; returns the rest."""
+        images = self._draw_timed(ids)
+        assembly.add(images)
+        return ids[len(images) :]
 
     def _draw_timed(self, ids: Sequence[int]) -> np.ndarray:
         """The first batch of `ids`, its time logged by phase."""

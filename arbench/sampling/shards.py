@@ -194,21 +194,41 @@ class Claims:
             self._path.unlink(missing_ok=True)
 
 
-def claimed_groups(shards: Shards, claims: Claims, images: int) -> Iterator[list[int]]:
-    """Groups of claimed, unfinished shards holding about `images` images each, until nobody has left any.
+def claim_unfinished(shards: Shards, claims: Claims) -> Iterator[int]:
+    """Claim one unfinished shard after another, each when it is asked for; those of living processes are passed over.
 
-    Shards that other living processes hold are passed over; call again to find what a dead one gave back.
+    Go through it again to find what a process that died since has given back.
     """
-    group: list[int] = []
     for index in shards.unfinished():
         if not claims.take(index):
             continue
-        if shards.is_finished(index):  # finished by another process between the listing and the claim
+        if shards.is_finished(index):  # by another process, between the listing and the claim
             claims.release(index)
             continue
-        group.append(index)
-        if (len(group) + 1) * shards.size > images:
-            yield group
-            group = []
-    if group:
-        yield group
+        yield index
+
+
+class Assembly:
+    """Puts images, which come batch by batch, together to the shards they belong to."""
+
+    def __init__(self, shards: Shards, done: Callable[[int, np.ndarray], None]) -> None:
+        """`done(index, images)` is called with every shard that is complete."""
+        self._shards, self._done = shards, done
+        self._expected: deque[int] = deque()
+        self._images: list[np.ndarray] = []
+
+    def expect(self, index: int) -> range:
+        """Shard `index` comes next after those expected already; returns its image ids."""
+        self._expected.append(index)
+        return self._shards.ids(index)
+
+    def add(self, images: np.ndarray) -> None:
+        """The next images (n, H, W, 3), in the order in which their shards were expected."""
+        self._images.append(images)
+        while self._expected:
+            size = len(self._shards.ids(self._expected[0]))
+            if sum(len(part) for part in self._images) < size:
+                return
+            joined = np.concatenate(self._images)
+            self._images = [joined[size:]]
+            self._done(self._expected.popleft(), joined[:size])

@@ -1,0 +1,64 @@
+"""`arbench run --method all`: the three methods one after another, each at several speeds; one table and one plot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from arbench.job import DEFAULT_OUT, IF_STARTED, SAMPLING_NAMES, RunRequest
+from arbench.parts import METHODS, choose_model
+from arbench.report.plots import plot_records
+from arbench.report.record import Record
+from arbench.report.tables import render_table
+from arbench.runner import execute
+from arbench.sampling.shards import write_whole
+
+# What is run beside each method's default, for a curve instead of a dot. MAR trades speed for quality by its number of
+# iterations; AR and PAR have as many steps as they were trained for, and trade by how long guidance doubles the work.
+VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
+    "mar": ({"num_iter": 4}, {"num_iter": 16}),
+    "par": ({"cfg_scale": 1.0}, {"cfg_interval": 16}),
+    "ar": ({"cfg_scale": 1.0}, {"cfg_interval": 16}),
+}
+OWN = ("model", "tokenizer", "tokenizer_weights", "experiment", "row", *sorted(SAMPLING_NAMES))
+
+
+def compare(asked: Mapping[str, Any], *, say: Callable[[str], None] = lambda line: None) -> tuple[str, list[Path]]:
+    """Run all methods and their variants with the settings `asked`; returns the table and the files that were drawn.
+
+    The table has a row a method at its default setting; comparison.md has every point of the curves. Empty on any
+    process but the first. Raises ValueError for a setting that belongs to one method.
+    """
+    for name in asked:
+        if name in OWN:
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} belongs to one method; expected --method all without it, or one --method")
+    points: list[tuple[str, dict[str, Any]]] = [(method, {}) for method in METHODS]
+    points += [(method, variant) for method in METHODS for variant in variants(method)]
+    records: list[Record] = []
+    for number, (method, variant) in enumerate(points, 1):
+        setting = ", ".join(f"{name} {value}" for name, value in variant.items()) or "default setting"
+        say(f"[{number}/{len(points)}] {method.upper()}, {setting}")
+        resume = IF_STARTED if asked.get("resume") else False
+        records.append(execute(RunRequest.of(**{**asked, "method": method, **variant, "resume": resume}), say=say)[1])
+    if not all(records):
+        return "", []
+    return render_table(records[: len(METHODS)]), draw(records, Path(asked.get("out") or DEFAULT_OUT))
+
+
+def variants(method: str) -> list[dict[str, Any]]:
+    """The settings beside the default one; those that are the default already are left out."""
+    from arbench.generators.presets import get_preset
+
+    own = get_preset(choose_model(method, None)).sampling
+    return [variant for variant in VARIANTS[method] if any(own.get(name) != value for name, value in variant.items())]
+
+
+def draw(records: list[Record], out: Path) -> list[Path]:
+    """comparison.md with every record, and the speed/accuracy plot where the records have scores."""
+    table = out / "comparison.md"
+    write_whole(table, (render_table(records) + "\n").encode())
+    if not all("fid" in record["metrics"] for record in records):
+        return [table]
+    return [plot_records(records, out / "comparison.png", x="seconds_per_image", y="fid"), table]
