@@ -1,0 +1,51 @@
+"""What is trained: dead codes come back to life, and a masked generator hides the share that its configuration says."""
+
+import numpy as np
+import pytest
+import torch
+
+import arbench
+from arbench.data import ImageData
+from arbench.training.config import Augmentation, TrainConfig
+from arbench.training.data import ImageBatches
+from arbench.training.tasks import TokenizerTask
+
+TINY = {"width": 16, "depth": 1, "heads": 1, "head_width": 16, "head_depth": 1, "buffer_size": 2}
+
+
+def test_dead_codes_are_moved_onto_latents():
+    torch.manual_seed(0)
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
+    data = ImageData("noise", np.zeros(12), ["noise"], lambda i: pixels[i])
+    tokenizer = arbench.load_tokenizer("digits-vq", weights="random")
+    task = TokenizerTask(tokenizer, ImageBatches(data, Augmentation(), torch.device("cpu")))
+    config = TrainConfig(steps=100, batch_size=4, learning_rate=1e-3)
+    images = task.batches.images(torch.arange(12), torch.Generator())
+    before = len(tokenizer.encode(images).unique())
+    task.after_step(1, config, torch.Generator().manual_seed(0))
+    assert len(tokenizer.encode(images).unique()) == before
+    task.after_step(0, config, torch.Generator().manual_seed(0))
+    assert len(tokenizer.encode(images).unique()) > 2 * before
+
+
+@pytest.mark.parametrize(("deviation", "lowest"), [(0.25, 0.7), (0.5, 0.02)])
+def test_masked_generator_hides_the_configured_share(deviation, lowest):
+    generator = arbench.load_generator(
+        "mar", weights="random", grid=8, channels=4, mask_ratio_deviation=deviation, min_mask_ratio=lowest, **TINY
+    )
+    rng = torch.Generator().manual_seed(0)
+    shares = torch.tensor([generator._num_hidden(rng, torch.device("cpu")) / 64 for _ in range(2000)])
+    assert shares.min() >= lowest
+    assert shares.max() == 1
+    # Mean of a normal around 1 cut to [lowest, 1], by numerical integration; 2,000 draws have an error of under 0.01,
+    # and rounding up adds half a token of 64.
+    grid = torch.linspace(lowest, 1, 10_001)
+    weight = torch.exp(-0.5 * ((grid - 1) / deviation) ** 2)
+    mean = (grid * weight).sum().item() / weight.sum().item()
+    assert shares.mean().item() == pytest.approx(mean + 0.5 / 64, abs=0.02)
+
+
+def test_impossible_mask_ratios_are_refused():
+    for settings in ({"min_mask_ratio": 1.0}, {"mask_ratio_deviation": -1.0}):
+        with pytest.raises(ValueError, match=next(iter(settings))):
+            arbench.load_generator("mar", weights="random", grid=8, channels=4, **settings, **TINY)
