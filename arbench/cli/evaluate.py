@@ -35,6 +35,7 @@ MakeReference = Annotated[
 Crop = Annotated[str, typer.Option("--crop", help="How real pictures are brought to size: adm, resize or none.")]
 Size = Annotated[Optional[int], typer.Option("--size", help="With --make-reference: side in pixels.")]
 Split = Annotated[Optional[str], typer.Option("--split", help="With --make-reference: train or val.")]
+BatchSize = Annotated[Optional[int], typer.Option("--batch-size", min=1, help="Images the extractor sees at once.")]
 Reconstructions = Annotated[bool, typer.Option("--reconstructions", help="The images are reconstructions (rFID).")]
 Cache = Annotated[Optional[Path], typer.Option("--cache", help="Folder that keeps features between evaluations.")]
 
@@ -50,7 +51,7 @@ def evaluate(
     extractor: Extractor = None,
     metrics: Metrics = None,
     num_images: options.NumImages = None,
-    batch_size: options.BatchSize = None,
+    batch_size: BatchSize = None,
     inception_weights: InceptionWeights = None,
     device: options.Device = "auto",
     crop: Crop = "adm",
@@ -81,7 +82,7 @@ def evaluate(
         "crop": crop,
         "reconstructions": reconstructions,
         "cache": cache,
-        **({} if batch_size is None else {"batch_size": _whole(batch_size)}),
+        **({} if batch_size is None else {"batch_size": batch_size}),
     }
     result = _evaluate(images, reference, num_images, device, settings)
     _show(result)
@@ -152,12 +153,6 @@ def _protocol_line(protocol: dict[str, Any]) -> str:
 
 def _usual_extractor(reference: str) -> str:
     return "digits-cnn" if reference.startswith("digits-") else "inception"
-
-
-def _whole(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise ValueError(f"--batch-size {text}: expected a whole number of at least 1")
-    return int(text)
 
 
 def _write_json(out: Path, result: dict[str, Any]) -> None:

@@ -13,16 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from arbench.evaluation.digits_cnn import DigitsCNN
+from arbench.data import DIGITS_SIZE
+from arbench.evaluation.digits_cnn import FEATURE_WIDTH, NUM_CLASSES, DigitsCNN
 from arbench.evaluation.files import file_sha256, one_line, read_state
 from arbench.images import to_float
 from arbench.registry import unknown_name
 
 INCEPTION_WIDTH = 2048  # pool3
 SPATIAL_CHANNELS = 7  # ADM's sFID: the first channels of mixed_6/conv, 7 * 17 * 17 = 2023 features
-DIGITS_SIZE = 32
 DIGITS_WEIGHTS = "digits-cnn.safetensors"
-DIGITS_CLASSES = 10
 
 
 class Extracted(NamedTuple):
@@ -110,8 +109,8 @@ class Digits:
 
     name = "digits-cnn"
     resize = "none (32x32)"
-    width = 64
-    num_classes: int | None = DIGITS_CLASSES
+    width = FEATURE_WIDTH
+    num_classes: int | None = NUM_CLASSES
     has_spatial = False
 
     def __init__(self, state: Mapping[str, Tensor], sha256: str, device: torch.device | str = "cpu") -> None:

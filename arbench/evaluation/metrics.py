@@ -55,8 +55,8 @@ def evaluate(
     content hash, notes. Raises ValueError for what cannot be scored so, OSError for what is not there.
     """
     source = open_images(images).first(num_images)
-    network = _network(extractor, inception_weights, device)
     against = open_reference(reference, size=next(iter(source.blocks())).shape[1:3], crop=crop)
+    network = _network(extractor, inception_weights, device)
     chosen = _chosen(metrics, against)
     labels = source.labels if labels is None else np.asarray(labels)
     _check_possible(chosen, network, against, labels, source.count)

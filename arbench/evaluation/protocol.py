@@ -62,8 +62,9 @@ def questions(found: Features, reference: Reference, extractor: Extractor, recon
         asked.append(f"{reference.name} is of training images; FID of reconstructions is against validation images")
     if reference.extractor_sha256 not in (None, extractor.sha256):
         asked.append(f"{reference.name} was made with other weights of {extractor.name}")
-    if len(found) <= extractor.width:
-        asked.append(f"{len(found)} images for {extractor.width} features: a singular covariance, FID far too high")
+    for what, count in (("", len(found)), (f"{reference.name}: ", reference.count)):
+        if count is not None and count <= extractor.width:
+            asked.append(f"{what}{count} images for {extractor.width} features: a singular covariance, FID too high")
     return asked
 
 
