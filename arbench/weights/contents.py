@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from arbench.registry import tokenizer_entry_points
 from arbench.tokenizer import load_tokenizer
 from arbench.weights.configure import fitting_presets
 from arbench.weights.download import file_sha256
 from arbench.weights.keys import GENERATORS, detect_family, read_config, release_names
 from arbench.weights.load import check_complete
-from arbench.weights.read import read_tensors
+from arbench.weights.read import Checkpoint, read_tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class TensorSet:
 
     def __str__(self) -> str:
         key = f"{self.name!r}: " if self.name else ""
-        return f"{key}{self.num_tensors} tensors, {self.num_elements:,} parameters, {', '.join(self.dtypes)}"
+        return f"{key}{self.num_tensors} tensors, {self.num_elements:,} values, {', '.join(self.dtypes)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,8 @@ def describe(path: str | Path, *, which: str = "ema") -> Contents:
         check_complete(family, told, shapes, str(path))
         presets = tuple(fitting_presets(family, told))
     else:
-        told, presets = vars(load_tokenizer(family, weights=path).config), (family,)
+        name = _tokenizer_name(family, checkpoint)
+        told, presets = vars(load_tokenizer(name, weights=path).config), (name,)
     return Contents(
         path=path,
         format=checkpoint.format,
@@ -86,6 +88,12 @@ def describe(path: str | Path, *, which: str = "ema") -> Contents:
         presets=presets,
         num_bad=sum(_num_bad(tensor) for tensor in tensors.values()),
     )
+
+
+def _tokenizer_name(family: str, checkpoint: Checkpoint) -> str:
+    """The tokenizer that loads a file: the one it was trained as (our own exports say so), else its family's."""
+    target = checkpoint.metadata.get("target")
+    return target if target in tokenizer_entry_points() else family
 
 
 def _num_bad(tensor: Tensor) -> int:

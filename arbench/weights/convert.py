@@ -110,6 +110,7 @@ def _write_safetensors(tensors: Tensors, path: Path, metadata: dict[str, str]) -
             tensors[name] = tensor.clone()
         seen.add(tensor.data_ptr())
     save_file(tensors, path, metadata=metadata)
+    path.chmod(0o644)  # safetensors makes its files readable by the owner alone
 
 
 __all__ = ["LAYOUTS", "SUFFIXES", "convert"]
