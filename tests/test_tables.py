@@ -91,6 +91,11 @@ def test_settings_that_differ_become_columns():
     assert "temperature" not in head
 
 
+def test_what_only_methods_differ_in_is_no_column():
+    head = rows(render_table([record(cfg_schedule="linear"), record("ar-digits", cfg_schedule="constant", top_k=0)]))[0]
+    assert head == rows(render_table([record()]))[0]
+
+
 def test_csv_holds_the_same_cells_as_markdown():
     records = [record(fid=4.0), record("ar-digits", fid=3.5)]
     table = [line for line in csv.reader(io.StringIO(render_table(records, "csv"))) if not line[0].startswith("#")]

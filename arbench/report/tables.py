@@ -18,6 +18,7 @@ from arbench.report.values import (
     group_seeds,
     protocol_key,
     varying,
+    varying_within_methods,
 )
 
 SAMPLING_COLUMNS = (
@@ -154,7 +155,9 @@ def _columns(groups: Sequence[SeedGroup]) -> list[str]:
     def has(name: str) -> bool:
         return any(group.mean(name) is not None for group in groups)
 
-    settings = [name for name in varying(groups, SAMPLING_COLUMNS) if name != "num_iter"]
+    # Guidance is told wherever it differs; other settings only where one method was run with several.
+    told = {*varying_within_methods(groups, SAMPLING_COLUMNS), *varying(groups, ["cfg_scale"])} - {"num_iter"}
+    settings = [name for name in SAMPLING_COLUMNS if name in told]
     sizes = ["batch_size"] if len(varying(groups, ["batch_size"])) else []
     return [name for name in ("params_m", "steps", *settings, *sizes, *RESULT_COLUMNS) if has(name)]
 

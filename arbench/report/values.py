@@ -179,13 +179,16 @@ def fid_name(count: int | None) -> str:
 
 
 def varying(groups: Sequence[SeedGroup], names: Iterable[str]) -> list[str]:
-    """Those of `names` that some group has and on which groups disagree."""
-    different = []
-    for name in names:
-        values = {json.dumps(group.mean(name)) for group in groups}
-        if len(values) > 1:
-            different.append(name)
-    return different
+    """Those of `names` on which groups disagree that have them at all."""
+    return [name for name in names if len({json.dumps(g.mean(name)) for g in groups if g.mean(name) is not None}) > 1]
+
+
+def varying_within_methods(groups: Sequence[SeedGroup], names: Iterable[str]) -> list[str]:
+    """Those of `names` on which groups of one method disagree."""
+    methods = {group.first["method"] for group in groups}
+    return [
+        name for name in names if any(varying([g for g in groups if g.first["method"] == m], [name]) for m in methods)
+    ]
 
 
 def _identity(record: Record) -> str:
