@@ -35,7 +35,12 @@ class LatentStatistics:
 
 
 def latent_statistics(
-    tokenizer: Any, data: ImageData, *, batch_size: int = BATCH_SIZE, progress: Callable[[int], None] | None = None
+    tokenizer: Any,
+    data: ImageData,
+    *,
+    batch_size: int = BATCH_SIZE,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int], None] | None = None,
 ) -> LatentStatistics:
     """Statistics of the latents of `data`: of posterior samples where there is a posterior, else of what is encoded.
 
@@ -44,7 +49,7 @@ def latent_statistics(
     sums: list[tuple[Tensor, Tensor]] = []
     count = 0
     for start in range(0, len(data), batch_size):
-        images = to_float(data.images(range(start, min(start + batch_size, len(data)))))
+        images = to_float(data.images(range(start, min(start + batch_size, len(data))))).to(device)
         mean, variance = _latent_moments(tokenizer, images)
         sums.append((mean.sum(dim=(0, 2, 3)), (mean.square() + variance).sum(dim=(0, 2, 3))))
         count += mean.shape[0] * mean.shape[2] * mean.shape[3]

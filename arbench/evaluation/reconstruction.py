@@ -91,9 +91,10 @@ class Reconstructions:
         data: ImageData,
         *,
         batch_size: int = BATCH_SIZE,
+        device: torch.device | str = "cpu",
         progress: Callable[[int], None] | None = None,
     ) -> None:
-        self.tokenizer, self.data, self.batch_size = tokenizer, data, batch_size
+        self.tokenizer, self.data, self.batch_size, self.device = tokenizer, data, batch_size, device
         self._progress = progress or (lambda images: None)
         self._begin()
 
@@ -108,7 +109,7 @@ class Reconstructions:
         self._begin()
         for start in range(0, len(self.data), self.batch_size):
             originals = self.data.images(range(start, min(start + self.batch_size, len(self.data))))
-            images, tokens = reconstruct(self.tokenizer, originals)
+            images, tokens = reconstruct(self.tokenizer, originals, self.device)
             self._psnr.append(psnr(images, originals))
             self._ssim.append(ssim(images, originals))
             if self._usage is not None:
@@ -124,12 +125,14 @@ class Reconstructions:
         return found
 
 
-def reconstruct(tokenizer: Tokenizer, images: np.ndarray) -> tuple[np.ndarray, Tensor]:
-    """uint8 images (B, H, W, 3) through a tokenizer and back, and the tokens between.
+def reconstruct(
+    tokenizer: Tokenizer, images: np.ndarray, device: torch.device | str = "cpu"
+) -> tuple[np.ndarray, Tensor]:
+    """uint8 images (B, H, W, 3) through a tokenizer on `device` and back, and the tokens between.
 
     Raises ValueError where the tokenizer returns wrong shapes or values that are not finite.
     """
-    tokens = encode_images(tokenizer, to_float(images))
+    tokens = encode_images(tokenizer, to_float(images).to(device))
     return to_uint8(decode_tokens(tokenizer, tokens)), tokens
 
 
@@ -150,7 +153,7 @@ def measure_reconstruction(
     """
     if len(data) < 2:
         raise ValueError(f"{data.name}: {len(data)} images; expected at least 2 to reconstruct")
-    passes = Reconstructions(tokenizer, data, batch_size=batch_size, progress=progress)
+    passes = Reconstructions(tokenizer, data, batch_size=batch_size, device=device, progress=progress)
     if extractor is None:
         for _ in passes.blocks():
             pass
