@@ -69,12 +69,6 @@ def train(
     resume: options.Resume = False,
 ) -> None:
     """Train a tokenizer, the digits classifier or a generator, and write its averaged weights as safetensors."""
-    from dataclasses import replace
-
-    from arbench.distributed import processes
-    from arbench.training.jobs import run_job, with_settings
-    from arbench.training.recipes import DIGITS
-
     changes = {
         "steps": steps,
         "batch_size": batch_size,
@@ -91,8 +85,18 @@ def train(
         "device": resolve_device(device),
     }
     folder = out or DEFAULT_OUT
+    run_jobs(plan_jobs(config, target, method, model, shared, folder), folder, resume, changes)
+
+
+def run_jobs(jobs: list[Job], folder: Path, resume: bool, changes: dict[str, Any]) -> None:
+    """Train one after another with the recipes' settings changed by those of `changes` that are not None."""
+    from dataclasses import replace
+
+    from arbench.distributed import processes
+    from arbench.training.jobs import run_job, with_settings
+    from arbench.training.recipes import DIGITS
+
     say = typer.echo if processes().is_first else lambda line: None
-    jobs = plan_jobs(config, target, method, model, shared, folder)
     begun = [job.target for job in jobs if job.checkpoint_path(folder).exists()]
     for job in jobs:
         job = replace(job, config=with_settings(job.config, scale_rate=job.target not in DIGITS, **changes))

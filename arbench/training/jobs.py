@@ -37,6 +37,7 @@ class Job:
     tokenizer_weights: str | None = None
     device: str = "cpu"
     model_config: dict[str, Any] = field(default_factory=dict)
+    tokenizer_config: dict[str, Any] = field(default_factory=dict)
 
     def checkpoint_path(self, out: Path) -> Path:
         """Where a run below `out` keeps its state."""
@@ -158,13 +159,13 @@ def _meet(mine: Processes, device: torch.device) -> None:
     average([torch.zeros(1, device=device)], mine)
 
 
-def open_tokenizer(name: str | None, weights: str | None, device: torch.device | str) -> Any:
+def open_tokenizer(name: str | None, weights: str | None, device: torch.device | str, **config: Any) -> Any:
     """The frozen tokenizer whose tokens are cached."""
     from arbench.tokenizer import load_tokenizer
 
     if name is None:
         raise ValueError("no tokenizer named; expected --tokenizer NAME, see `arbench tokenizers`")
-    return load_tokenizer(name, weights=weights, device=device)
+    return load_tokenizer(name, weights=weights, device=device, **config)
 
 
 def open_cache(
@@ -227,7 +228,7 @@ def _generator_task(
 
     config = job.config
     cache = open_cache(
-        open_tokenizer(job.tokenizer, job.tokenizer_weights, device),
+        open_tokenizer(job.tokenizer, job.tokenizer_weights, device, **job.tokenizer_config),
         data,
         out / CACHE_FOLDER,
         views=config.views,

@@ -57,10 +57,21 @@ class TokenizerTask:
 
 
 class GeneratorTask:
-    """A generator's own loss on tokens of a cache; the label is dropped inside it for guidance."""
+    """A generator's own loss on tokens of a cache; the label is dropped inside it for guidance.
+
+    Raises ValueError where the tokens are of another kind or shape than the generator makes.
+    """
 
     def __init__(self, model: Any, cache: TokenCache) -> None:
         self.model, self.cache = model, cache
+        found = "discrete" if cache.spec.content == "codes" else "continuous"
+        if found != model.kind:
+            raise ValueError(f"tokenizer {cache.spec.tokenizer!r} makes {found} tokens; expected {model.kind} ones")
+        patch = getattr(model.config, "patch_size", 1) if found == "continuous" else 1
+        wanted = tuple(side * patch for side in model.grid)
+        if tuple(cache.spec.shape[-2:]) != wanted:
+            shape = "x".join(map(str, cache.spec.shape[-2:]))
+            raise ValueError(f"images become {shape} tokens; expected {wanted[0]}x{wanted[1]}; change --size")
 
     def __len__(self) -> int:
         return len(self.cache)
