@@ -1,0 +1,89 @@
+"""Work and the device that does it: operations, bytes, and how fast either can go at most."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from arbench.hardware import cpu_name
+
+MATMUL_SIDE = 1024  # of the product that measures a CPU: large enough for its peak, milliseconds long
+COPY_FLOATS = 1 << 25  # 128 MiB: more than a last-level cache
+ATTEMPTS = 5  # the best of as many counts, for a busy machine only ever slows one down
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peak:
+    """The most that a device can do in one dtype: operations and bytes a second, and where the figures are from."""
+
+    device: str
+    flops: float
+    bandwidth: float
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """Operations and compulsory bytes that may overlap; done `repeats` times one after another."""
+
+    flops: float
+    bytes: float
+    repeats: int = 1
+
+    def seconds(self, peak: Peak) -> float:
+        """The longer of arithmetic and traffic, for all repeats."""
+        return self.repeats * max(self.flops / peak.flops, self.bytes / peak.bandwidth)
+
+
+# NVIDIA's data sheets, SXM modules, dense: operations a second in half precision, in float32 (as TF32, so that the
+# bound holds where TF32 is allowed) and in float64 (tensor cores), then bytes a second. A slower variant of the same
+# name stays below these.
+GPU_PEAKS = {
+    "A100": (312.0e12, 156.0e12, 19.5e12, 2.039e12),
+    "H100": (989.4e12, 494.7e12, 66.9e12, 3.35e12),
+    "H200": (989.4e12, 494.7e12, 66.9e12, 4.8e12),
+}
+COLUMNS = {torch.bfloat16: 0, torch.float16: 0, torch.float32: 1, torch.float64: 2}
+
+
+def device_peak(device: torch.device, dtype: torch.dtype) -> Peak | None:
+    """The peak of `device` in `dtype`: from the table for GPUs, measured for the CPU; None for an unknown device."""
+    if device.type == "cpu":
+        return measure_cpu(dtype)
+    if device.type == "cuda":
+        return gpu_peak(torch.cuda.get_device_properties(device).name, dtype)
+    return None
+
+
+def gpu_peak(name: str, dtype: torch.dtype) -> Peak | None:
+    """The data sheet's peak of the GPU called `name`; None where it is not in the table."""
+    for model, row in GPU_PEAKS.items():
+        if model in name:
+            return Peak(device=name, flops=row[COLUMNS[dtype]], bandwidth=row[-1], source="data sheet, dense")
+    return None
+
+
+def measure_cpu(dtype: torch.dtype) -> Peak:
+    """What this CPU reaches with the threads it was given: a product of two square matrices, and a copy."""
+    a, b = (torch.randn(MATMUL_SIDE, MATMUL_SIDE).to(dtype) for _ in range(2))
+    source, target = torch.zeros(COPY_FLOATS), torch.empty(COPY_FLOATS)
+    return Peak(
+        device=cpu_name(),
+        flops=2 * MATMUL_SIDE**3 / best_seconds(lambda: a @ b),
+        bandwidth=2 * 4 * COPY_FLOATS / best_seconds(lambda: target.copy_(source)),
+        source=f"measured: {MATMUL_SIDE}² product, copy of {4 * COPY_FLOATS >> 20} MiB, {torch.get_num_threads()} threads",
+    )
+
+
+def best_seconds(function: Callable[[], object]) -> float:
+    """The shortest of a few calls, after one that does not count."""
+    function()
+    seconds = []
+    for _ in range(ATTEMPTS):
+        start = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
