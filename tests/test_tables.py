@@ -7,7 +7,8 @@ import io
 
 import pytest
 
-from arbench.report.record import new_record
+from arbench.report.collect import load_records
+from arbench.report.record import new_record, write_record
 from arbench.report.tables import render_table
 from arbench.report.values import group_seeds
 
@@ -124,3 +125,50 @@ def test_an_unknown_format_names_the_nearest():
 def test_no_records_is_an_error():
     with pytest.raises(ValueError, match="no records"):
         render_table([])
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """Two run folders under runs/, seen from the current folder."""
+    monkeypatch.chdir(tmp_path)
+    for model in ("mar-digits", "ar-digits"):
+        folder = tmp_path / "runs" / model
+        folder.mkdir(parents=True)
+        write_record(record(model), folder)
+    return tmp_path / "runs"
+
+
+def test_records_are_found_in_files_folders_and_folders_of_folders(runs):
+    one = runs / "mar-digits"
+    assert load_records([one]) == load_records([one / "record.json"])
+    assert [found["model"] for found in load_records([runs])] == ["ar-digits", "mar-digits"]
+
+
+def test_a_folder_without_records_and_a_missing_one_are_told(runs):
+    (runs / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"holds no record\.json"):
+        load_records([runs / "empty"])
+    with pytest.raises(FileNotFoundError, match="no such run folder"):
+        load_records([runs / "none"])
+
+
+def test_the_commands_show_what_is_stored(runs, capsys):
+    from arbench.cli import table as cli
+
+    cli.table()
+    assert "| MAR " in capsys.readouterr().out
+    cli.table(["runs/ar-digits"], format="csv", out=runs / "table.csv")
+    assert (runs / "table.csv").read_text().startswith("method,model,")
+    cli.plot(["runs"], out=runs / "curve.svg")
+    assert (runs / "curve.svg").read_text().startswith("<?xml")
+    cli.report(["runs"], out=runs / "report.html", title="arbench report")
+    assert "<h2>Results</h2>" in (runs / "report.html").read_text()
+
+
+def test_a_misspelt_table_names_the_nearest(runs):
+    from arbench.cli import table as cli
+
+    with pytest.raises(ValueError, match="did you mean 'mar/table4'"):
+        cli.table(["mar/tabel4"])
+    with pytest.raises(ValueError, match="one table or figure at a time"):
+        cli.plot(["mar/table4", "mar/table1"])
