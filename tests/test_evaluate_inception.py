@@ -6,11 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import torch_fidelity
 from PIL import Image
-from torch import nn
-from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from random_inception import write_random_inception
 
 from arbench.evaluation import scores
 from arbench.evaluation.extractors import load_extractor
@@ -24,18 +22,7 @@ TOLERANCE = 1e-4
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random Inception weights that keep the activations' scale and show different images different features."""
-    torch.manual_seed(0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
-        patch.setattr(torch, "load", lambda *_, **__: None)
-        network = FeatureExtractorInceptionV3("random", ["2048"], feature_extractor_weights_path="none")
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight)
-    file = tmp_path_factory.mktemp("weights") / "inception.pth"
-    torch.save(network.state_dict(), file)
-    return file
+    return write_random_inception(tmp_path_factory.mktemp("weights"))
 
 
 def blobs(folder: Path, count: int, seed: int) -> Path:

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from random_inception import write_random_inception
 from safetensors.torch import save_file
-from torch import nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from arbench.evaluation.digits_cnn import DigitsCNN
@@ -21,20 +21,9 @@ def random_images(count: int, size: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random Inception weights that keep the activations' scale, as torch-fidelity reads them."""
-    torch.manual_seed(0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
-        patch.setattr(torch, "load", lambda *_, **__: None)
-        network = FeatureExtractorInceptionV3("random", ["2048"], feature_extractor_weights_path="none")
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight)
-    file = tmp_path_factory.mktemp("weights") / "inception.pth"
-    torch.save(network.state_dict(), file)
-    return file
+    return write_random_inception(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="module")
