@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
+import arbench
 from arbench.weights.paddle import read_pdparams, write_pdparams
 
 PARITY = Path(__file__).parent / "parity" / "paddle"
@@ -144,3 +145,21 @@ def test_paddle_itself_reads_what_we_write(tmp_path: Path) -> None:
     linear.set_state_dict({"weight": state["z_proj.weight"], "bias": state["z_proj.bias"]})
     wanted = F.linear(expected["x"], weights["z_proj.weight"], weights["z_proj.bias"])
     np.testing.assert_allclose(linear(paddle.to_tensor(expected["x"].numpy())).numpy(), wanted.numpy(), rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_mar_that_paddle_itself_wrote_computes_what_the_original_computed(tmp_path: Path) -> None:
+    paddle = pytest.importorskip("paddle")
+    folder = PARITY.parent / "mar"
+    state, expected = load_file(folder / "model.safetensors"), load_file(folder / "expected.safetensors")
+    turned = {
+        name: tensor.T if tensor.ndim == 2 and name not in ("class_emb.weight", "fake_latent") else tensor
+        for name, tensor in state.items()
+    }
+    paddle.save(
+        {name: paddle.to_tensor(tensor.numpy()) for name, tensor in turned.items()}, str(tmp_path / "x.pdparams")
+    )
+    model = arbench.load_generator("mar", weights=tmp_path / "x.pdparams", heads=4)
+    z = model.condition(expected["latents"], expected["mask"], expected["labels"]).detach()
+    # Relative to the largest value: float32 sums in another order than the original's
+    torch.testing.assert_close(z, expected["z"], rtol=0, atol=1e-4 * float(expected["z"].abs().max()))
