@@ -3,13 +3,14 @@
 import pytest
 import torch
 from conftest import COMBINATIONS, Parity, make_generator, make_tokens, relative_error
+from scipy import stats
 from torch.nn import functional as F
 
 from arbench.generators.ar import AR, ARConfig
 from arbench.generators.base import patchify, unpatchify
 from arbench.generators.causal import group_mask
 from arbench.generators.layers import rotary_table, swiglu_width
-from arbench.generators.mar import MAR, MARConfig
+from arbench.generators.mar import MAR, MARConfig, truncated_normal
 from arbench.generators.par import PAR, PARConfig
 from arbench.heads.schedule import Diffusion
 from arbench.heads.variational import noise_and_variance_loss
@@ -203,6 +204,13 @@ def test_patches_are_channel_major_and_invertible() -> None:
     assert tokens.shape == (2, 6, 12)
     assert torch.equal(tokens[0, 0], latents[0, :, :2, :2].flatten())
     assert torch.equal(unpatchify(tokens, (2, 3), 2), latents)
+
+
+def test_mask_ratios_are_the_truncated_normal() -> None:
+    for deviation, low in ((0.25, 0.7), (0.5, 0.02)):
+        for chance in (0.0, 0.1, 0.5, 0.999):
+            expected = stats.truncnorm.ppf(chance, (low - 1) / deviation, 0, loc=1, scale=deviation)
+            assert truncated_normal(chance, deviation, low) == pytest.approx(expected, abs=1e-9)
 
 
 def test_rotary_table_and_widths() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import torch
-from scipy import stats
 from torch import Tensor, nn
 
 from arbench.generators.base import (
@@ -28,6 +28,13 @@ from arbench.registry import unknown_name
 # Share of hidden tokens in training: normal around 1, truncated at MIN_MASK_RATIO and 1 (MAR, section 3.3).
 MASK_RATIO_DEVIATION = 0.25
 MIN_MASK_RATIO = 0.7
+
+
+def truncated_normal(chance: float, deviation: float, low: float) -> float:
+    """The value below which a normal around 1, truncated to [low, 1], lies with probability `chance`."""
+    normal = NormalDist(1, deviation)
+    mass_below = normal.cdf(low)
+    return min(1.0, max(low, normal.inv_cdf(mass_below + chance * (0.5 - mass_below)))) if chance > 0 else low
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,8 +159,7 @@ class MAR(MaskedBackbone):
     def _num_hidden(self, rng: torch.Generator | None, device: torch.device) -> int:
         """How many tokens of the batch are hidden: one truncated normal ratio, rounded up."""
         chance = float(torch.rand((), generator=rng, device=device))
-        deviation = self.config.mask_ratio_deviation
-        ratio = stats.truncnorm.ppf(chance, (self.config.min_mask_ratio - 1) / deviation, 0, loc=1, scale=deviation)
+        ratio = truncated_normal(chance, self.config.mask_ratio_deviation, self.config.min_mask_ratio)
         return max(1, math.ceil(self.num_tokens * ratio))
 
     def result(self, state: MaskedState) -> Tensor:
