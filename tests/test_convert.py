@@ -103,6 +103,7 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path: Path) -> None:
     for source, target, options, message in (
         (AR, "there.pt", {}, "there.pt: is there already; give --force"),
         (AR, "x.safetensor", {}, r"unknown suffix '\.safetensor'; did you mean '\.safetensors'"),
+        (AR, "folder/x.pt", {}, "there is no folder"),
         (AR, "x.pt", {"layout": "dpp"}, "unknown layout 'dpp'; did you mean 'ddp'"),
         (AR, "x.pdparams", {"layout": "ddp"}, r"layout 'ddp': \.pdparams files have none"),
         (AR, "x.pt", {"which": "avg"}, "unknown choice of weights 'avg'"),

@@ -189,12 +189,29 @@ def test_presets_of_the_same_shape_tell_heads_and_grid(tmp_path: Path) -> None:
     assert again.config == digits.config
 
 
-def test_weights_of_another_model_are_named() -> None:
+def save_digits_of(num_classes: int, path: Path) -> None:
+    """Weights of ar-digits but for the number of classes."""
+    config = {**PRESETS["ar-digits"].config, "num_classes": num_classes}
+    save_file(build_generator("ar", config).state_dict(), path)
+
+
+def test_a_preset_s_defaults_have_to_agree_as_well(tmp_path: Path) -> None:
+    causal = build_generator("ar", {**PRESETS["ar-digits"].config, "order": "random"})
+    save_file(causal.state_dict(), tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match="its tensors say order random, not raster"):
+        arbench.load_generator("ar-digits", weights=tmp_path / "x.safetensors")
+
+
+def test_weights_of_another_model_are_named(tmp_path: Path) -> None:
     path = PARITY / "mar" / "model.safetensors"
     with pytest.raises(ValueError, match=r"model\.safetensors: holds mar weights, not par"):
         arbench.load_generator("par", weights=path)
     with pytest.raises(ValueError, match=r"its tensors say encoder_width 64, not \d+"):
         arbench.load_generator("mar-digits", weights=path)
+    save_digits_of(7, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match="its tensors say num_classes 7, not 10"):
+        arbench.load_generator("ar-digits", weights=tmp_path / "x.safetensors")
+    assert arbench.load_generator("ar-digits", weights=tmp_path / "x.safetensors", num_classes=7).num_classes == 7
     with pytest.raises(ValueError, match="unknown model 'mar-digit'; did you mean 'mar-digits'"):
         arbench.load_generator("mar-digit")
     with pytest.raises(FileNotFoundError):

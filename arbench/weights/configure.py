@@ -10,7 +10,7 @@ from arbench.generators.ar import AR, ARConfig
 from arbench.generators.base import as_grid
 from arbench.generators.mar import MAR, MARConfig
 from arbench.generators.par import PAR, PARConfig
-from arbench.generators.presets import PRESETS
+from arbench.generators.presets import PRESETS, Preset
 from arbench.registry import unknown_name
 
 FAMILIES: dict[str, tuple[type, type]] = {"ar": (AR, ARConfig), "par": (PAR, PARConfig), "mar": (MAR, MARConfig)}
@@ -34,6 +34,11 @@ def build_generator(method: str, config: dict[str, Any]) -> Any:
     if missing:
         raise ValueError(f"{method}: needs {', '.join(missing)}; give them, a preset's name, or a weights file")
     return generator_type(config_type(**config))
+
+
+def full_config(preset: Preset) -> dict[str, Any]:
+    """The configuration of a preset with what it leaves to the defaults: a file has to agree with that as well."""
+    return dataclasses.asdict(FAMILIES[preset.method][1](**preset.config))
 
 
 def expand_config(method: str, config: dict[str, Any]) -> dict[str, Any]:
@@ -129,11 +134,10 @@ def _find_untold(name: str, method: str, told: dict[str, Any], config: dict[str,
 
 def fitting_presets(method: str, told: dict[str, Any]) -> list[str]:
     """The presets of a method whose configuration agrees with all that the tensors tell."""
-    config_type = FAMILIES[method][1]
     names = []
     for preset in PRESETS.values():
         if preset.method == method:
-            full = dataclasses.asdict(config_type(**preset.config))
+            full = full_config(preset)
             full["num_tokens"] = prod(as_grid(full["grid"]))
             full["token_width"] = full["channels"] * full["patch_size"] ** 2
             if all(full[name] == value for name, value in told.items()):
@@ -141,4 +145,4 @@ def fitting_presets(method: str, told: dict[str, Any]) -> list[str]:
     return names
 
 
-__all__ = ["FAMILIES", "build_generator", "expand_config", "fitting_presets", "merge_config"]
+__all__ = ["FAMILIES", "build_generator", "expand_config", "fitting_presets", "full_config", "merge_config"]

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor
 
 from arbench.registry import nearest, unknown_name
@@ -65,13 +67,17 @@ def convert(
         write_pdparams(ema, target)
         return family
     part = target.with_name(f"{target.name}.part")
-    if target.suffix == ".safetensors":
-        _write_safetensors(ema, part, {"format": "pt", "family": family, "which": which or "ema"})
-    else:
-        raw_name, ema_name = (checkpoint.group_name(which or default) for default in ("raw", "ema"))
-        raw = ema if raw_name == ema_name else _released(checkpoint, which or "raw")
-        torch.save(LAYOUTS[layout or RELEASED_LAYOUT[family]](raw, ema), part)
-    os.replace(part, target)
+    try:
+        if target.suffix == ".safetensors":
+            _write_safetensors(ema, part, {"format": "pt", "family": family, "which": which or "ema"})
+        else:
+            raw_name, ema_name = (checkpoint.group_name(which or default) for default in ("raw", "ema"))
+            raw = ema if raw_name == ema_name else _released(checkpoint, which or "raw")
+            with open(part, "wb") as file:
+                torch.save(LAYOUTS[layout or RELEASED_LAYOUT[family]](raw, ema), file)
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
     return family
 
 
@@ -84,6 +90,8 @@ def _check_target(target: Path, layout: str | None, overwrite: bool) -> None:
         raise unknown_name("layout", layout, LAYOUTS)
     if layout is not None and target.suffix not in TORCH_SUFFIXES:
         raise ValueError(f"layout {layout!r}: {target.suffix} files have none; expected one of {TORCH_SUFFIXES}")
+    if not target.parent.is_dir():
+        raise ValueError(f"{target}: there is no folder {target.parent}")
     if target.exists() and not overwrite:
         raise ValueError(f"{target}: is there already; give --force to replace it")
 
@@ -102,14 +110,15 @@ def _alone(tensor: Tensor) -> Tensor:
 
 def _write_safetensors(tensors: Tensors, path: Path, metadata: dict[str, str]) -> None:
     """Tied weights are written twice: the format knows no sharing."""
-    from safetensors.torch import save_file
-
     seen: set[int] = set()
     for name, tensor in tensors.items():
         if tensor.data_ptr() in seen:
             tensors[name] = tensor.clone()
         seen.add(tensor.data_ptr())
-    save_file(tensors, path, metadata=metadata)
+    try:
+        save_file(tensors, path, metadata=metadata)
+    except SafetensorError as error:
+        raise OSError(f"{path}: {error}") from None
     path.chmod(0o644)  # safetensors makes its files readable by the owner alone
 
 

@@ -40,6 +40,7 @@ EMBEDDINGS = (
     "cls_embedding.embedding_table.weight",
     "tok_embeddings.weight",
     "spe_tok_embeddings.special_embeddings.weight",
+    "target_embeddings.weight",
     "quantize.embedding.weight",
 )
 

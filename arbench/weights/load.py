@@ -8,6 +8,8 @@ where the format allows: the peak is about the size of the file, and of a copy w
 from __future__ import annotations
 
 from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from arbench.generators.presets import PRESETS, Preset
 from arbench.registry import unknown_name
-from arbench.weights.configure import FAMILIES, build_generator, expand_config, merge_config
+from arbench.weights.configure import FAMILIES, build_generator, expand_config, full_config, merge_config
 from arbench.weights.keys import Shapes, detect_family, read_config, release_names, require_same
 from arbench.weights.read import read_tensors
 
@@ -50,7 +52,7 @@ def load_generator(
     if preset is None and name not in FAMILIES:
         raise unknown_name("model", name, [*PRESETS, *FAMILIES])
     method = preset.method if preset else name
-    given = {**(preset.config if preset else {}), **expand_config(method, config)}
+    given = {**(full_config(preset) if preset else {}), **expand_config(method, config)}
     if weights is None and preset is not None and preset.shipped:
         weights = shipped_weights(preset)
     if weights is None or str(weights) == RANDOM:
@@ -62,7 +64,7 @@ def load_generator(
 
 
 class _Uninitialised(TorchFunctionMode):
-    """Within it nothing is initialised: for tensors without memory `normal_` would import 150 MB of meta kernels."""
+    """Within it nothing is initialised."""
 
     RANDOM_FILLS = (Tensor.normal_, Tensor.uniform_)
 
@@ -71,6 +73,16 @@ class _Uninitialised(TorchFunctionMode):
         if func in self.RANDOM_FILLS or getattr(func, "__module__", None) == "torch.nn.init":
             return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)
+
+
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """Modules built within it have names and shapes, no memory and no values.
+
+    Initialisers do nothing: on the meta device alone, `normal_` imports kernels that take 150 MB and a second.
+    """
+    with torch.device("meta"), _Uninitialised():
+        yield
 
 
 def _from_file(method: str, given: dict[str, Any], path: Path, which: str) -> nn.Module:
@@ -89,7 +101,7 @@ def _from_file(method: str, given: dict[str, Any], path: Path, which: str) -> nn
 
 def _empty_generator(method: str, config: dict[str, Any], shapes: Shapes, where: str) -> nn.Module:
     """A generator without memory whose names and shapes are those of a file, else a ValueError with the lists."""
-    with torch.device("meta"), _Uninitialised():
+    with without_memory():
         generator = build_generator(method, config)
     require_same(shapes, {name: tuple(tensor.shape) for name, tensor in generator.state_dict().items()}, where)
     return generator
@@ -111,4 +123,11 @@ def _require_floats(tensors: dict[str, Tensor], where: str) -> None:
             raise ValueError(f"{where}: {name} holds {tensor.dtype}, expected floating-point weights")
 
 
-__all__ = ["build_generator", "check_complete", "load_generator", "require_same", "shipped_weights"]
+__all__ = [
+    "build_generator",
+    "check_complete",
+    "load_generator",
+    "require_same",
+    "shipped_weights",
+    "without_memory",
+]

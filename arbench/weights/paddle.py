@@ -122,9 +122,12 @@ def write_pdparams(tensors: Mapping[str, Tensor], path: str | Path) -> None:
     arrays: dict[str, Any] = {name: _to_array(name, tensor) for name, tensor in tensors.items()}
     arrays[NAME_TABLE] = {name: name for name in tensors}
     partial = Path(f"{path}.part")
-    with open(partial, "wb") as file:
-        pickle.dump(arrays, file, protocol=PROTOCOL)
-    os.replace(partial, path)
+    try:
+        with open(partial, "wb") as file:
+            pickle.dump(arrays, file, protocol=PROTOCOL)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _to_array(name: str, tensor: Tensor) -> np.ndarray:
