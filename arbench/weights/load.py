@@ -7,9 +7,8 @@ where the format allows: the peak is about the size of the file, and of a copy w
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -56,7 +55,7 @@ def load_generator(
     if weights is None and preset is not None and preset.shipped:
         weights = shipped_weights(preset)
     if weights is None or str(weights) == RANDOM:
-        with torch.device("meta") if torch.device(device).type == "meta" else nullcontext():
+        with without_memory() if torch.device(device).type == "meta" else nullcontext():
             generator = build_generator(method, given)
     else:
         generator = _from_file(method, given, Path(weights), which)
