@@ -6,12 +6,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from arbench.cost import Cost, Shape, image_flops, weight_count
 from arbench.evaluation.reference_cards import REFERENCES
 from arbench.experiment import RANDOM, SHIPPED, TRAINED, UNRELEASED, Experiment, Row
-from arbench.generators.base import as_grid
 from arbench.generators.presets import PRESETS
 from arbench.registry import tokenizer_entry_points
 from arbench.report.published import PublishedValue, published_row
@@ -19,10 +17,11 @@ from arbench.report.record import Record
 from arbench.report.values import group_seeds
 from arbench.weights.cards import CARDS, WeightsCard, cards_for, get_card, how_to_get
 
+if TYPE_CHECKING:
+    from arbench.cost import Cost
+
 QUOTED, MEASURED, READY, BY_COMMAND, MISSING = "quoted", "measured", "can run", "by command", "missing"
-DEFAULT_BATCH = 64  # of the memory estimate, where a row names no batch
-DTYPE_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
-HEAD_DEFAULTS = {"num_iter": 64, "cfg_scale": 1.0, "head_steps": 100}  # the generators' own, for what nobody says
+DEFAULT_BATCH = 64  # of the estimate, where a row names no batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,23 +148,13 @@ def row_command(experiment: Experiment, row: Row) -> str:
 
 
 def row_cost(row: Row) -> Cost | None:
-    """Operations and memory of a row; None for the digits models, and for generators that are not in this version."""
+    """What a row costs; None for the digits models, and for generators that are not in this version."""
     if row.model is None or row.model not in PRESETS or PRESETS[row.model].shipped:
         return None
-    from arbench.hardware import GIB
-    from arbench.sampling.memory import estimate_memory
-    from arbench.weights.load import FAMILIES
+    from arbench.cost import estimate_cost
 
-    preset = PRESETS[row.model]
-    config = FAMILIES[preset.method][1](**{**preset.config, **row.config})
-    sampling = {**HEAD_DEFAULTS, **preset.sampling, **row.sampling}
-    image_size = preset.image_size * config.grid[0] // as_grid(preset.config.get("grid", config.grid))[0]
-    batch = row.batch_size or DEFAULT_BATCH
-    weights = weight_count(preset.method, config) * DTYPE_BYTES[row.dtype] / GIB
-    return Cost(
-        flops_per_image=image_flops(preset.method, config, sampling, image_size),
-        memory_gib=weights + estimate_memory(Shape(config=config), None, image_size).gib(batch),
-    )
+    batch_size = row.batch_size or DEFAULT_BATCH
+    return estimate_cost(row.model, dict(row.config), dict(row.sampling), row.tokenizer, row.dtype, batch_size)
 
 
 def differences(experiment: Experiment, row: Row, records: Sequence[Record]) -> dict[str, Difference]:

@@ -20,7 +20,12 @@ def training_job(row: Row, seed: int) -> Job:
     `training` of the row holds settings of the recipe (`steps`, `batch_size`, `learning_rate` …). Raises ValueError
     where the model has no recipe or a setting is not one.
     """
-    job = digits_job(str(row.model), tokenizer=row.tokenizer, model_config=dict(row.config))
+    job = digits_job(
+        str(row.model),
+        tokenizer=row.tokenizer,
+        tokenizer_config=dict(row.tokenizer_config),
+        model_config=dict(row.config),
+    )
     unknown = [name for name in row.training if not hasattr(job.config, name)]
     if unknown:
         raise ValueError(f"row {row.name!r}: {unknown[0]!r} is no setting of training")

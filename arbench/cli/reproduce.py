@@ -61,7 +61,7 @@ def reproduce(
         changes = {"num_images": num_images, "dtype": dtype, "device": device, "batch_size": parse_batch(batch_size)}
         run_rows(experiment, plans, out, {name: value for name, value in changes.items() if value is not None})
         plans = make_plan(experiment, names, out)
-    from arbench.report.plan_tables import render_plan
+    from arbench.plan_text import render_plan
 
     typer.echo(render_plan(experiment, plans), nl=False)
     if not yes and any(plan.state == "can run" for plan in plans):

@@ -42,7 +42,7 @@ def plan_table(experiment: Experiment, plans: Sequence[RowPlan]) -> Table:
     if any(differences(experiment, plan.row, plan.records) for plan in plans):
         footnotes.append(("", "printed → measured (difference); ✓ within and ✗ outside tolerance, neither: not judged"))
     if priced:
-        footnotes.append(("", "hours: counted operations at a quarter of an A100's peak; memory: one batch"))
+        footnotes.append(("", "hours: a quarter of the speed that the roofline of one A100 allows; memory: one batch"))
     return Table(heads=heads, rows=tuple(rows), footnotes=tuple(footnotes))
 
 
@@ -81,7 +81,7 @@ def _cost_cells(plan: RowPlan) -> tuple[Cell, Cell]:
         return Cell(text="–"), Cell(text="–")
     if plan.row.task != "generate":
         return Cell(text="–"), _number(plan.cost.memory_gib)
-    return _number(plan.cost.a100_hours(plan.row.num_images * len(plan.row.seeds))), _number(plan.cost.memory_gib)
+    return _number(plan.cost.hours(plan.row.num_images * len(plan.row.seeds))), _number(plan.cost.memory_gib)
 
 
 def _number(value: float) -> Cell:
