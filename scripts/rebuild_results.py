@@ -45,12 +45,14 @@ def build(target: Path) -> None:
 
 
 def draw(experiment: Experiment, records: list[Record], target: Path) -> None:
-    """The curves of an experiment that says which quantities to plot and has points of them."""
+    """The curves of an experiment that says which quantities to plot, where they have more than one place along x."""
     if not experiment.plot:
         return
     x, y = experiment.plot["x"], experiment.plot["y"]
     curves = published_curves(experiment, x, y)
-    if not curves and not any(lookup(r, x) is not None and lookup(r, y) is not None for r in records):
+    places = {point.x for curve in curves for point in curve.points}
+    places |= {lookup(record, x) for record in records if lookup(record, y) is not None} - {None}
+    if len(places) < 2:
         return
     for suffix in SUFFIXES:
         file = target / "plots" / f"{experiment.name}.{suffix}"
