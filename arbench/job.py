@@ -198,8 +198,8 @@ def check_evaluation(settings: dict[str, Any] | None) -> None:
     for name in settings["metrics"] or ():
         if name not in METRICS:
             raise unknown_name("metric", name, METRICS)
-    load_extractor(settings["extractor"], weights=settings["inception_weights"])
     open_reference(settings["reference"])
+    load_extractor(settings["extractor"], weights=settings["inception_weights"])
 
 
 def plain(value: Any) -> Any:

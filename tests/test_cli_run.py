@@ -1,0 +1,79 @@
+"""`arbench run`: one command, one row, one folder; rows of experiments; the three methods together."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from tiny_runs import only_run
+
+from arbench import cli, comparison
+from arbench.cli.run import build_request, row_settings
+from arbench.experiment import load_experiment
+from arbench.report.record import load_record
+
+QUICK = ("--weights", "random", "--num-images", "12")
+
+
+@pytest.fixture(autouse=True)
+def in_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "COMMAND_MODULES", ("run",))
+
+
+def test_run_prints_its_row_and_its_folder(capsys, tmp_path):
+    assert cli.run_command(["run", "--method", "par", *QUICK, "--no-evaluate", "--temperature", "0.5"]) == 0
+    captured = capsys.readouterr()
+    run = only_run(tmp_path / "runs")
+    assert "par-digits" in captured.out
+    assert captured.out.splitlines()[-1] == f"runs/{run.name}"
+    assert "12 images in batches of 12 on 1 × cpu, about " in captured.err
+    assert load_record(run)["sampling"]["temperature"] == 0.5
+
+
+def test_the_default_is_scored_against_the_held_out_digits(tmp_path):
+    assert cli.run_command(["run", "--method", "par", *QUICK]) == 0
+    record = load_record(only_run(tmp_path / "runs"))
+    assert {"fid", "is_mean", "precision", "recall", "kid", "label_accuracy"} <= set(record["metrics"])
+    assert record["metric_protocol"]["reference"] == "digits-heldout"
+
+
+def test_chosen_metrics_and_npz(tmp_path):
+    assert cli.run_command(["run", "--method", "par", *QUICK, "--metrics", "is, fid", "--export-npz"]) == 0
+    run = only_run(tmp_path / "runs")
+    assert set(load_record(run)["metrics"]) == {"fid", "is_mean", "is_std", "duplicates"}
+    with np.load(run / "samples.npz") as archive:
+        assert archive["arr_0"].shape == (12, 32, 32, 3)
+
+
+def test_a_row_of_a_table_becomes_a_request():
+    table = load_experiment("mar/table4")
+    row = table.row("mar-b")
+    settings = row_settings("mar/table4", "mar-b")
+    request = build_request({"experiment": "mar/table4", "row": "mar-b", "num_images": 8, "cfg_scale": 1.0})
+    assert (request.experiment, request.row) == ("mar/table4", "mar-b")
+    assert (request.method, request.model, request.num_images) == (row.method, row.model, 8)
+    assert request.sampling == {**row.sampling, "cfg_scale": 1.0}
+    assert settings["num_images"] == row.num_images
+    with pytest.raises(ValueError, match="expected --row with one of"):
+        row_settings("mar/table4", None)
+
+
+def test_all_methods_make_one_table_and_one_plot(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(comparison, "VARIANTS", {"mar": ({"num_iter": 2},), "par": (), "ar": ({"cfg_scale": 1.0},)})
+    arguments = ["run", "--method", "all", "--num-images", "12", "--metrics", "fid", "--out", "here"]
+    assert cli.run_command(arguments) == 0
+    table = capsys.readouterr().out
+    assert [line.split("|")[1].strip() for line in table.splitlines() if "-digits" in line] == ["MAR", "PAR", "AR"]
+    assert len(list((tmp_path / "here").glob("*-digits-*"))) == 5
+    assert (tmp_path / "here" / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "here" / "comparison.md").read_text().count("-digits") >= 5
+    assert cli.run_command([*arguments, "--resume"]) == 0  # nothing is drawn anew
+    batches = [
+        line
+        for run in (tmp_path / "here").glob("*-digits-*")
+        for line in (run / "events.jsonl").read_text().splitlines()
+        if json.loads(line)["event"] == "batch"
+    ]
+    assert len(batches) == 5
