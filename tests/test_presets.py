@@ -9,6 +9,7 @@ import torch
 
 from arbench.generators.base import make_settings
 from arbench.generators.presets import PRESETS, get_preset
+from arbench.weights.cards import cards_for
 from arbench.weights.load import load_generator
 
 # Tensor names and shapes of the released files.
@@ -51,6 +52,12 @@ def test_names_and_shapes_are_the_releases(path: Path) -> None:
     model = load_generator(path.stem, weights="random", device="meta")
     shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     assert shapes == json.loads(path.read_text())
+
+
+def test_released_presets_are_those_with_a_card() -> None:
+    for preset in PRESETS.values():
+        cards = {card.name for card in cards_for(preset.name)}
+        assert preset.weights in cards if preset.weights else not cards
 
 
 def test_unknown_preset_names_the_nearest() -> None:

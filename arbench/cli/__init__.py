@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import Any
 
 USER_ERRORS = (ValueError, OSError)
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE, what a shell reports for other programs
 
 # Each module registers its commands on the app it is given: `def register(app: typer.Typer) -> None`.
 COMMAND_MODULES = (
@@ -92,6 +94,9 @@ def run_command(arguments: list[str]) -> int:
         return EXIT_INTERRUPTED
     except usage_error as usage:
         return fail(usage.format_message())
+    except BrokenPipeError:  # the reader of our output, `head` say, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
     except USER_ERRORS as error:
         if debug:
             raise
@@ -130,7 +135,6 @@ def describe(error: Exception) -> str:
 def main() -> None:
     """Entry point of the `arbench` command."""
     code = run_command(sys.argv[1:])
-    sys.stdout.flush()
     if code:
         sys.exit(code)
 
