@@ -129,9 +129,11 @@ MAR_TABLE = (
 )  # fmt: skip
 
 # Presets whose weights were released; the others are in the papers' tables, or close a row of sizes.
-RELEASED = frozenset(
-    "ar-b ar-l ar-l-384 ar-xl-384 ar-xxl-384 ar-3b-384 par-xl-4x par-xxl-4x par-3b-4x par-3b-16x mar-b mar-l mar-h".split()
-)
+RELEASED = {
+    *("ar-b", "ar-l", "ar-l-384", "ar-xl-384", "ar-xxl-384", "ar-3b-384"),
+    *("par-xl-4x", "par-xxl-4x", "par-3b-4x", "par-3b-16x"),
+    *("mar-b", "mar-l", "mar-h"),
+}
 
 MAR_CHANNELS = 16  # KL-16 latents
 NUM_CODES = 16384  # VQ-16 and LlamaGen VQ
