@@ -1,0 +1,205 @@
+"""Speed of one model: labels to uint8 images, one at a time and in batches, beside what the device could do at best.
+
+Every result says its tier (`arbench.bench.tiers`): E0 bit-identical, E1 same algorithm with floats re-associated, E2
+same distribution, A1 training-free approximation, A2 reduced precision, A3 other weights.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from arbench.bench.baselines import find_rivals
+from arbench.bench.measure import Timing, summary, time_alternately, time_batch
+from arbench.bench.roofline import Roofline, roofline
+from arbench.bench.tiers import describe_tier, find_tier
+from arbench.bench.timing import PhaseTimer
+from arbench.bench.work import Peak, device_peak
+from arbench.generators.presets import PRESETS
+from arbench.hardware import describe_hardware, versions
+from arbench.parts import RANDOM, Parts, find_tokenizer_weights
+from arbench.sampling.labels import make_labels
+from arbench.sampling.loop import generate
+from arbench.sampling.memory import LARGEST_BATCH, automatic_batch, estimate_memory
+from arbench.sampling.produce import Pipeline
+from arbench.weights.cards import find_weights
+from arbench.weights.load import shipped_weights
+
+INCLUDES = "labels to uint8 images in host memory, guidance and decode included"
+EXCLUDES = "loading, the warm-up batch (told apart), writing images"
+DEFAULT_BATCH = {"cuda": 64, "mps": 16, "cpu": 8}
+DEFAULT_SIZE = 256  # pixels a side that a tokenizer without a generator of its own is measured at
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """What the device could do at most, in the generator's dtype and in the decoder's; None where it is unknown."""
+
+    generator: Peak | None
+    decoder: Peak | None
+
+    def beside(self, work: Roofline, timing: Timing) -> dict[str, float | None]:
+        """The floor in seconds per image, and the shares of peak and of floor that were reached (1 is all of it)."""
+        if self.generator is None or self.decoder is None:
+            return {"floor_seconds_per_image": None, "share_of_peak": None, "share_of_floor": None}
+        peaks = {name: self.decoder if name == "decode" else self.generator for name in work.phases}
+        at_peak = sum(work.phase_flops(name) / peak.flops for name, peak in peaks.items())
+        floor = sum(work.floor(self.generator, self.decoder).values())
+        return {
+            "floor_seconds_per_image": floor,
+            "share_of_peak": at_peak / timing.median,
+            "share_of_floor": floor / timing.median,
+        }
+
+
+def weights_or_random(model: str) -> Path | str:
+    """The weights of `model` on this machine, "random" where there are none: speed hardly depends on them."""
+    preset = PRESETS.get(model)
+    found = shipped_weights(preset) if preset and preset.shipped else find_weights(model)
+    return found if found is not None and found.is_file() else RANDOM
+
+
+def tokenizer_weights_or_random(tokenizer: str | None, model: str) -> Path | str | None:
+    """The weights of `tokenizer`, or of the one that belongs to `model`; "random" where they are not here."""
+    name = tokenizer or (PRESETS[model].tokenizer if model in PRESETS else None)
+    return None if name is None else find_tokenizer_weights(name, may_be_random=True)
+
+
+def native_size(tokenizer: str) -> int:
+    """Pixels a side of the images of the first preset that uses `tokenizer`."""
+    return next((preset.image_size for preset in PRESETS.values() if preset.tokenizer == tokenizer), DEFAULT_SIZE)
+
+
+def bench_generation(
+    parts: Parts,
+    *,
+    batch_size: int | str | None = None,
+    repeats: int = 3,
+    seed: int = 0,
+    compare: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Time `parts` at batch 1 and at `batch_size` ("auto": what fits), as a dict that JSON holds.
+
+    `compare` adds the ratio to the plain way of doing the same, measured alternately. Raises ValueError for a batch
+    that does not fit and for `compare` where the model has no part with a plain counterpart.
+    """
+    batch = choose_batch(parts, batch_size)
+    if compare and not find_rivals(parts.generator):
+        raise ValueError(f"model {parts.model!r} has neither a diffusion head nor a KV cache; expected no --compare")
+    settings = parts.generator.sampling_type(**parts.sampling)
+    bounds = Bounds(generator=device_peak(parts.device, dtype_of(parts.generator)), decoder=decoder_peak(parts))
+    measured = {}
+    for size in sorted({1, batch}):
+        say(f"batch {size}: one warm-up, {repeats} repeats")
+        work = roofline(parts.generator, settings, parts.tokenizer, batch_size=size)
+        timing = time_batch(make_draw(parts, size, seed), size, parts.device, repeats)
+        measured[size] = {**summary(timing), **bounds.beside(work, timing)}
+    return {
+        **describe(parts, work, bounds, seed),
+        "latency": measured[1],
+        "throughput": measured[batch],
+        "compare": compare_rivals(parts, batch, repeats, seed, say) if compare else [],
+    }
+
+
+def choose_batch(parts: Parts, asked: int | str | None) -> int:
+    """The batch of the throughput: as asked, "auto" for what fits into free memory, else the device's default."""
+    if asked is None:
+        return DEFAULT_BATCH[parts.device.type]
+    if isinstance(asked, int):
+        return asked
+    estimate = estimate_memory(parts.generator, parts.tokenizer, parts.image_size)
+    return automatic_batch(estimate, parts.device, LARGEST_BATCH[parts.device.type])
+
+
+def dtype_of(part: Any) -> torch.dtype:
+    """The dtype a model runs in; float32 for a tokenizer that is no module."""
+    return next(part.parameters()).dtype if isinstance(part, torch.nn.Module) else torch.float32
+
+
+def decoder_peak(parts: Parts) -> Peak | None:
+    return device_peak(parts.device, dtype_of(parts.tokenizer))
+
+
+def make_draw(parts: Parts, batch_size: int, seed: int) -> Callable[[PhaseTimer], object]:
+    """Draw a batch as `arbench run` does."""
+    pipeline = Pipeline(
+        generator=parts.generator,
+        tokenizer=parts.tokenizer,
+        labels=make_labels(batch_size, parts.generator.num_classes),
+        sampling=parts.sampling,
+        seed=seed,
+        device=parts.device,
+        image_size=parts.image_size,
+    )
+    return lambda timer: pipeline.draw(range(batch_size), timer)
+
+
+def compare_rivals(
+    parts: Parts, batch_size: int, repeats: int, seed: int, say: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """Our generation beside each plain one, without decoding: medians of alternate runs, and their ratio."""
+    results = []
+    for rival in find_rivals(parts.generator):
+        say(f"{rival.name}: {repeats} alternate pairs at batch {batch_size}")
+        ways = [make_generation(parts, generator, batch_size, seed) for generator in (parts.generator, rival.generator)]
+        ours, plain = time_alternately(ways, parts.device, repeats)
+        results.append(compare_seconds(rival.name, batch_size, ours, plain))
+    return results
+
+
+def compare_seconds(name: str, batch_size: int, ours: Sequence[float], plain: Sequence[float]) -> dict[str, Any]:
+    """Two lists of seconds per batch as medians per image and their ratio, above 1 where ours is faster."""
+    fast, slow = statistics.median(ours), statistics.median(plain)
+    pairs = [after / before for before, after in zip(ours, plain, strict=True)]
+    return {
+        "against": name,
+        "tier": "E1",
+        "batch_size": batch_size,
+        "pairs": len(pairs),
+        "seconds_per_image": fast / batch_size,
+        "against_seconds_per_image": slow / batch_size,
+        "ratio": slow / fast,
+        "ratio_min": min(pairs),
+        "ratio_max": max(pairs),
+    }
+
+
+def make_generation(parts: Parts, generator: Any, batch_size: int, seed: int) -> Callable[[PhaseTimer], object]:
+    labels = torch.from_numpy(make_labels(batch_size, parts.generator.num_classes)).to(parts.device)
+    return lambda timer: generate(generator, labels, seed=seed, timer=timer, **parts.sampling)
+
+
+def describe(parts: Parts, work: Roofline, bounds: Bounds, seed: int) -> dict[str, Any]:
+    """What was measured, on what, and its operations."""
+    dtype = dtype_of(parts.generator)
+    own = parts.preset.sampling if parts.preset else {}
+    tier = find_tier(parts.sampling, parts.generator.sampling_type, own, dtype)
+    peak = bounds.generator
+    return {
+        "benchmark": "generation",
+        "method": parts.generator.method,
+        "model": parts.model,
+        "params_m": round(parts.params_m, 3),
+        "tokenizer": parts.tokenizer_name,
+        "weights": parts.weights,
+        "sampling": parts.sampling,
+        "seed": seed,
+        "image_size": parts.image_size,
+        "steps": work.steps,
+        "tier": tier,
+        "tier_meaning": describe_tier(tier),
+        "flops_per_image": work.flops_per_image,
+        "flops_per_image_by_phase": {name: work.phase_flops(name) for name in work.phases},
+        "peak": peak and {"flops_per_second": peak.flops, "bytes_per_second": peak.bandwidth, "source": peak.source},
+        "hardware": {**describe_hardware(parts.device), "dtype": str(dtype).removeprefix("torch.")},
+        "versions": versions(),
+        "includes": INCLUDES,
+        "excludes": EXCLUDES,
+    }

@@ -1,0 +1,40 @@
+"""How far a fast way may change the result: the tier that stands beside every speed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from arbench.generators.base import make_settings
+
+TIERS = {
+    "E0": "bit-identical",
+    "E1": "same algorithm, floats re-associated",
+    "E2": "same distribution",
+    "A1": "training-free approximation: fewer iterations or denoising steps, or another solver",
+    "A2": "reduced precision",
+    "A3": "other weights, which is another model",
+}
+# Settings that trade quality for time when they fall below those of the paper.
+STEP_COUNTS = ("num_iter", "head_steps")
+HALF = (torch.bfloat16, torch.float16)
+
+
+def find_tier(sampling: Mapping[str, Any], sampling_type: type, own: Mapping[str, Any], dtype: torch.dtype) -> str:
+    """The tier of drawing with `sampling`, measured against a preset's `own` settings in float32.
+
+    E1 where nothing is approximated: our fast paths re-associate floats and no more. "A1+A2" where both apply.
+    """
+    usual = dataclasses.asdict(make_settings(sampling_type, dict(own)))
+    fewer = any(sampling[name] < usual[name] for name in STEP_COUNTS if name in usual)
+    approximated = fewer or sampling.get("head_sampler") != usual.get("head_sampler")
+    found = [name for name, holds in (("A1", approximated), ("A2", dtype in HALF)) if holds]
+    return "+".join(found) or "E1"
+
+
+def describe_tier(tier: str) -> str:
+    """A tier, or several joined by "+", in words."""
+    return "; ".join(TIERS[name] for name in tier.split("+"))

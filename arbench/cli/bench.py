@@ -1,0 +1,145 @@
+"""`arbench bench`: speed alone; random weights do, and the last line of stdout is one JSON object."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from arbench.cli import options
+from arbench.cli.run import given_options, parse_batch_size, say
+
+if TYPE_CHECKING:
+    from arbench.parts import Parts
+
+EXAMPLES = """Examples:
+
+  arbench bench --method mar
+
+  arbench bench --method mar --model mar-l --num-iter 64 --batch-size 64 --dtype bfloat16 --compare
+
+  arbench bench --tokenizer kl16
+"""
+
+DEFAULT_REPEATS = 3
+TOKENIZER_OPTIONS = ("tokenizer", "tokenizer_weights", "batch_size", "repeats", "device", "dtype", "seed")
+
+Repeats = Annotated[int, typer.Option("--repeats", help="Timed batches after the warm-up.")]
+Compare = Annotated[
+    bool, typer.Option("--compare", help="Also the ratio to the plain head and to no KV cache, measured alternately.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add `bench` to the app."""
+    app.command("bench", epilog=EXAMPLES)(bench)
+
+
+def bench(
+    ctx: typer.Context,
+    method: options.Method = None,
+    model: options.Model = None,
+    tokenizer: options.Tokenizer = None,
+    weights: options.Weights = None,
+    tokenizer_weights: options.TokenizerWeights = None,
+    which: options.Which = "ema",
+    batch_size: options.BatchSize = None,
+    repeats: Repeats = DEFAULT_REPEATS,
+    compare: Compare = False,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "float32",
+    num_iter: options.NumIter = None,
+    cfg_scale: options.CfgScale = None,
+    cfg_schedule: options.CfgSchedule = None,
+    cfg_interval: options.CfgInterval = None,
+    temperature: options.Temperature = None,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    head_steps: options.HeadSteps = None,
+    head_sampler: options.HeadSampler = None,
+) -> None:
+    """Time generator, head and decoder at batch 1 and at --batch-size; a tokenizer alone with --tokenizer alone.
+
+    Weights that are not on this machine are replaced by random ones.
+    """
+    chosen = given_options(ctx)
+    from arbench.job import require_batch_size, require_whole
+
+    batch = None if batch_size is None else parse_batch_size(batch_size)
+    if batch is not None:
+        require_batch_size(batch)
+    require_whole("repeats", repeats, 1)
+    require_whole("seed", seed, 0)
+
+    if tokenizer is not None and method is None and model is None:
+        result = time_tokenizer(tokenizer, batch, chosen)
+    else:
+        result = time_generation(batch, repeats, seed, compare, chosen)
+    print(json.dumps(result, allow_nan=False))
+
+
+def time_generation(
+    batch: int | str | None, repeats: int, seed: int, compare: bool, chosen: dict[str, Any]
+) -> dict[str, Any]:
+    """Measure a generator with its tokenizer, print the table and return what was found."""
+    from arbench.bench.generation import bench_generation
+    from arbench.bench.table import render
+
+    parts = load_for_speed(chosen)
+    result = bench_generation(parts, batch_size=batch, repeats=repeats, seed=seed, compare=compare, say=say)
+    print(render(result))
+    return result
+
+
+def time_tokenizer(name: str, batch: int | str | None, chosen: dict[str, Any]) -> dict[str, Any]:
+    """Measure a tokenizer alone, at the size of the images that its first generator makes.
+
+    Raises ValueError for options that mean nothing without a generator.
+    """
+    foreign = [option for option in chosen if option not in TOKENIZER_OPTIONS]
+    if isinstance(batch, str):
+        foreign.append("batch_size")
+    if foreign:
+        option = f"--{foreign[0].replace('_', '-')}"
+        raise ValueError(f"{option} {chosen[foreign[0]]}: not for a tokenizer alone; expected --model NAME with it")
+    from arbench.bench.generation import native_size
+    from arbench.bench.table import render_tokenizer
+    from arbench.bench.tokenizer import bench_tokenizer
+    from arbench.hardware import resolve_dtype
+    from arbench.parts import find_tokenizer_weights
+
+    weights = chosen.get("tokenizer_weights") or find_tokenizer_weights(name, may_be_random=True)
+    result = bench_tokenizer(
+        name,
+        weights=weights,
+        image_size=native_size(name),
+        batch_size=batch or 1,
+        device=chosen.get("device", "auto"),
+        dtype=resolve_dtype(chosen.get("dtype", "float32")),
+        repeats=chosen.get("repeats", DEFAULT_REPEATS),
+    )
+    print(render_tokenizer(result))
+    return {"benchmark": "tokenizer", **result}
+
+
+def load_for_speed(chosen: dict[str, Any]) -> Parts:
+    """The models of the given options; whatever weights are missing are random."""
+    from arbench.bench.generation import tokenizer_weights_or_random, weights_or_random
+    from arbench.hardware import resolve_device, resolve_dtype
+    from arbench.parts import choose_model, load_parts
+
+    model, tokenizer = choose_model(chosen.get("method"), chosen.get("model")), chosen.get("tokenizer")
+    device, dtype = resolve_device(chosen.get("device", "auto")), resolve_dtype(chosen.get("dtype", "float32"))
+    return load_parts(
+        chosen.get("method"),
+        model,
+        tokenizer=tokenizer,
+        weights=chosen.get("weights") or weights_or_random(model),
+        tokenizer_weights=chosen.get("tokenizer_weights") or tokenizer_weights_or_random(tokenizer, model),
+        which=chosen.get("which", "ema"),
+        device=device,
+        dtype=dtype,
+        sampling={name: chosen[name] for name in options.SAMPLING_NAMES if name in chosen},
+    )

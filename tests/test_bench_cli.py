@@ -1,0 +1,70 @@
+"""`arbench bench` from the command line: the last line is JSON, and a mistake is one line."""
+
+import json
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from arbench.cli.bench import register
+
+QUICK = ["--repeats", "1", "--device", "cpu"]
+
+
+@pytest.fixture
+def cli():
+    app = typer.Typer()
+    register(app)
+
+    def run(*arguments):
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.stdout
+
+    return run
+
+
+def test_the_last_line_is_one_json_object(cli):
+    short = ["--num-iter", 1, "--head-steps", 2, "--weights", "random"]
+    output = cli("--method", "mar", "--batch-size", 2, *short, *QUICK)
+    result = json.loads(output.splitlines()[-1])
+    assert (result["model"], result["tier"], result["steps"]) == ("mar-digits", "A1", 1)
+    assert result["throughput"]["batch_size"] == 2
+    assert "roofline floor" in output
+
+
+def test_compare_adds_ratios(cli):
+    output = cli("--method", "par", "--batch-size", 1, "--compare", *QUICK)
+    (compared,) = json.loads(output.splitlines()[-1])["compare"]
+    assert compared["against"] == "no KV cache"
+    assert f"against no KV cache: {compared['ratio']:.2f}× as fast" in output
+
+
+def test_a_tokenizer_alone(cli):
+    output = cli("--tokenizer", "digits-vq", *QUICK)
+    result = json.loads(output.splitlines()[-1])
+    assert (result["benchmark"], result["image_size"]) == ("tokenizer", 32)
+    assert "encode" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "mar-x"], "did you mean 'mar-"),
+        (["--method", "mar", "--top-k", "3"], "unknown sampling setting of this generator 'top_k'"),
+        (["--method", "mar", "--batch-size", "0"], "batch_size is 0; expected a whole number of at least 1"),
+        (["--method", "mar", "--repeats", "0"], "repeats is 0; expected a whole number of at least 1"),
+        (["--tokenizer", "digits-kl", "--num-iter", "3"], "--num-iter 3: not for a tokenizer alone"),
+        (["--tokenizer", "digits-kl", "--batch-size", "auto"], "--batch-size auto: not for a tokenizer alone"),
+        (["--method", "mar", "--model", "ar-b"], "expected --method ar"),
+    ],
+)
+def test_a_mistake_is_one_line(cli, arguments, message):
+    with pytest.raises(ValueError, match=message) as error:
+        cli(*arguments, "--device", "cpu")
+    assert "\n" not in str(error.value)
+
+
+def test_help_shows_an_example(cli):
+    assert "arbench bench --method mar --model mar-l" in " ".join(cli("--help").split())
