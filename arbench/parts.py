@@ -119,7 +119,10 @@ def load_parts(
 
 def resolve_sampling(generator: Any, preset: Preset | None, given: Mapping[str, Any]) -> dict[str, Any]:
     """Every sampling setting of `generator`: as given, else the preset's, else the default."""
-    settings = make_settings(generator.sampling_type, {**(preset.sampling if preset else {}), **given})
+    names = {field.name for field in dataclasses.fields(generator.sampling_type)}
+    # A preset with another head than its own keeps the settings that this head has.
+    own = {name: value for name, value in (preset.sampling if preset else {}).items() if name in names}
+    settings = make_settings(generator.sampling_type, {**own, **given})
     values = dataclasses.asdict(settings)
     for field in dataclasses.fields(settings):
         if isinstance(field.default, float):
