@@ -1,0 +1,117 @@
+"""Several processes and killed ones: the same images and the same record as one undisturbed process."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_runs import images_of, only_run, tiny
+
+import arbench
+from arbench.report.record import load_record
+
+NUM_IMAGES = 320  # five shards
+SCRIPT = f"""
+import sys
+import arbench
+from tiny_runs import tiny
+asked = {{**tiny(num_images={NUM_IMAGES}), "evaluate": True}}
+arbench.run(**asked, out=sys.argv[1], batch_size=int(sys.argv[2]), resume=sys.argv[3:] == ["resume"])
+"""
+SEED = int(os.environ.get("ARBENCH_KILL_SEED", "0"))
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory):
+    path = tmp_path_factory.mktemp("script") / "run.py"
+    path.write_text(SCRIPT)
+    return path
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """One process, nothing in its way."""
+    out = tmp_path_factory.mktemp("undisturbed")
+    arbench.run(**{**tiny(num_images=NUM_IMAGES), "evaluate": True}, out=out, batch_size=64)
+    return only_run(out)
+
+
+def environment():
+    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+
+
+def assert_same(run, undisturbed):
+    assert np.array_equal(images_of(run), images_of(undisturbed))
+    ours, theirs = load_record(run), load_record(undisturbed)
+    assert ours["metrics"] == theirs["metrics"]
+    measured_anew = {"speed": 0, "source": 0, "hardware": 0}
+    assert {**ours, **measured_anew} == {**theirs, **measured_anew}
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_torchrun_makes_the_same_images_and_scores(tmp_path, script, undisturbed, count):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
+    done = subprocess.run(
+        [*launch, script, tmp_path, "64"], env=environment(), capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    run = only_run(tmp_path)
+    assert_same(run, undisturbed)
+    drawn = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    assert sum(event["images"] for event in drawn if event["event"] == "batch") == NUM_IMAGES  # none twice
+    assert load_record(run)["hardware"]["processes"] == count
+    assert not (run / ".claims").exists()
+
+
+def command(script, out):
+    """One process that starts the run, or goes on with it."""
+    return [sys.executable, script, out, "64", *(["resume"] if any(out.iterdir()) else [])]
+
+
+def kill_at_random(script, out, chance):
+    """SIGKILL at a random moment after sampling has begun."""
+    before = count_events(out)
+    with subprocess.Popen(command(script, out), env=environment(), stderr=subprocess.DEVNULL) as process:
+        while count_events(out) == before and process.poll() is None:
+            time.sleep(0.005)
+        time.sleep(chance.uniform(0, 0.6))
+        process.send_signal(signal.SIGKILL)
+
+
+def count_events(out):
+    return sum(text.read_text().count("\n") for text in out.glob("*/events.jsonl"))
+
+
+def kill_and_resume(script, out, undisturbed, kills, seed):
+    chance = random.Random(seed)
+    for number in range(kills):
+        kill_at_random(script, out, chance)
+        run = only_run(out)
+        shards = sorted((run / "shards").glob("*.npy"))
+        if shards and number % 2:  # what a crash of the machine or a full disk leaves
+            os.truncate(shards[0], 1000)
+            data = bytearray(shards[-1].read_bytes())
+            data[-1] ^= 1
+            shards[-1].write_bytes(data)
+    last = subprocess.run(command(script, out), env=environment(), capture_output=True, text=True, timeout=600)
+    assert last.returncode == 0, last.stderr
+    assert_same(only_run(out), undisturbed)
+    assert [path.name for path in only_run(out).rglob(".*")] == []
+
+
+def test_killed_three_times(tmp_path, script, undisturbed):
+    kill_and_resume(script, tmp_path, undisturbed, kills=3, seed=SEED)
+
+
+@pytest.mark.slow
+def test_killed_twenty_times(tmp_path, script, undisturbed):
+    kill_and_resume(script, tmp_path, undisturbed, kills=20, seed=SEED + 1)
