@@ -33,6 +33,7 @@ class Check:
     detail: str
 
 
+@torch.no_grad()
 def check_tokenizer(tokenizer: Any, images: Tensor, *, trained: bool = True) -> list[Check]:
     """Every check of the protocol on images (B, 3, H, W) in [-1, 1], B at least 2.
 

@@ -116,7 +116,7 @@ def encode_images(tokenizer: Any, images: Tensor, *, rng: torch.Generator | None
     discrete = tokenizer.kind == "discrete"
     expected = (len(images), height, width) if discrete else (len(images), tokenizer.channels, height, width)
     _require_tensor(tokenizer, "encode", tokens, expected)
-    if discrete != (tokens.dtype == torch.int64):
+    if not (tokens.dtype == torch.int64 if discrete else tokens.is_floating_point()):
         wanted = "int64 ids" if discrete else "floating-point latents"
         raise ValueError(f"tokenizer {tokenizer.name!r}: encode returned {tokens.dtype}; expected {wanted}")
     return tokens

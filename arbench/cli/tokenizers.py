@@ -218,10 +218,12 @@ def _open(name: str, weights: str | None, device: str, dtype: str, *, random_all
 
     Raises ValueError, with how to get them, where there are none and `random_allowed` is not set.
     """
+    from arbench.allocator import keep_freed_memory
     from arbench.hardware import resolve_dtype
     from arbench.tokenizer import find_tokenizer, load_tokenizer, shipped_weights
     from arbench.weights.cards import cards_for, find_weights, how_to_get
 
+    keep_freed_memory()
     build = find_tokenizer(name)
     chosen = weights or shipped_weights(build) or find_weights(name)
     needs_file = hasattr(build, "from_weights")

@@ -117,8 +117,13 @@ class ConvTokenizer(nn.Module):
         inputs = inputs.to(weight.device, weight.dtype, memory_format=torch.channels_last)
         on_cpu = weight.device.type == "cpu"
         size = max(1, (CPU_CHUNK_PIXELS if on_cpu else CHUNK_PIXELS) // max(1, pixels))
-        outputs = [function(_filled(chunk, size) if on_cpu else chunk)[: len(chunk)] for chunk in inputs.split(size)]
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        outputs = inputs.new_empty(0)
+        for start, chunk in zip(range(0, max(1, len(inputs)), size), inputs.split(size), strict=True):
+            found = function(_filled(chunk, size) if on_cpu else chunk)
+            if not start:
+                outputs = found.new_empty(len(inputs), *found.shape[1:])  # contiguous, allocated once
+            outputs[start : start + size] = found[: len(chunk)]
+        return outputs
 
 
 class KLTokenizer(ConvTokenizer):
