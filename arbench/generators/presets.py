@@ -77,7 +77,7 @@ DIGITS_PRESETS = (
         config={**DIGITS_MASKED, **DIGITS_HEAD, **DIGITS_MASKS},
         tokenizer="digits-kl",
         image_size=32,
-        sampling={"num_iter": 8, "cfg_scale": 2.0, "head_steps": 25, "head_sampler": "ddpm-trimmed"},
+        sampling={"num_iter": 8, "cfg_scale": 2.0, "head_steps": 15, "head_sampler": "ddpm-trimmed"},
         shipped=True,
     ),
 )
