@@ -113,7 +113,7 @@ def _drop_damaged(folder: RunFolder) -> list[int]:
             raise ValueError(f"{folder.path} is being written by another process; expected a run that has stopped")
         return folder.shards.drop_damaged()
     finally:
-        claims.close()
+        claims.close(remove=not folder.shards.unfinished())
 
 
 def run_path(out: Path, model: str, settings: Mapping[str, Any], number: int) -> Path:
