@@ -11,7 +11,7 @@ TOKENIZER_GROUP = "arbench.tokenizers"
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:
     """The choice most like `name`, or None where nothing is close."""
-    found = difflib.get_close_matches(str(name).lower(), list(choices), n=1, cutoff=0.5)
+    found = difflib.get_close_matches(str(name).lower(), list(choices), n=1, cutoff=0.6)
     return found[0] if found else None
 
 
