@@ -6,8 +6,10 @@ import statistics
 from datetime import datetime, timezone
 from typing import Any
 
+from arbench.bench.roofline import roofline
 from arbench.hardware import describe_hardware, versions
 from arbench.job import Job
+from arbench.parts import Parts
 from arbench.progress import image_progress
 from arbench.report.record import PHASES, Record, new_record
 from arbench.sampling.run_folder import RunFolder
@@ -59,7 +61,7 @@ def make_record(job: Job, folder: RunFolder, scores: dict[str, Any]) -> Record:
         labels=images["labels"],
         metrics={name: value for name, value in scores.items() if name != PROTOCOL},
         metric_protocol={**scores[PROTOCOL], "label_mode": label_mode(images["labels"])} if scores else {},
-        speed=speed(folder, job.steps),
+        speed={**speed(folder), "steps": job.steps, "flops_per_image": flops_per_image(parts)},
         hardware={**describe_hardware(parts.device, job.mine.count), "dtype": images["dtype"]},
         versions=versions(),
         source=describe_source(job, folder),
@@ -79,7 +81,14 @@ def label_mode(labels: str | list[int]) -> str:
     return labels if isinstance(labels, str) else "given"
 
 
-def speed(folder: RunFolder, steps: int) -> dict[str, Any]:
+def flops_per_image(parts: Parts) -> float | None:
+    """Operations an image, counted from the shapes; None with a tokenizer whose decoder's are not known."""
+    settings = parts.generator.sampling_type(**parts.sampling)
+    work = roofline(parts.generator, settings, parts.tokenizer)
+    return round(work.flops_per_image) if work.phases["decode"] else None
+
+
+def speed(folder: RunFolder) -> dict[str, Any]:
     """Seconds an image of one process, from the logged batches, apart by phase; memory is the largest of any process.
 
     The warm-up draw is not logged as a batch, and the shard writer runs beside: neither is in these times.
@@ -95,6 +104,5 @@ def speed(folder: RunFolder, steps: int) -> dict[str, Any]:
         "batch_size": statistics.mode(batch["images"] for batch in batches),  # the last batch is smaller
         "phases": phases,
         "peak_memory_gib": max(peaks, default=None),
-        "steps": steps,
         "excludes": EXCLUDED,
     }

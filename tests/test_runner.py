@@ -190,10 +190,10 @@ def test_labels_may_be_given_one_by_one(tmp_path):
 
 def test_the_automatic_batch_fits_the_free_memory(monkeypatch):
     monkeypatch.setattr("arbench.sampling.memory.free_memory", lambda device: 1000)
-    estimate = MemoryEstimate(weights=5000, per_image=100)
+    estimate = MemoryEstimate(fixed=5000, per_image=100)
     assert automatic_batch(estimate, torch.device("cpu"), 50) == 7  # 0.7 of 1000 over 100
     assert automatic_batch(estimate, torch.device("cpu"), 3) == 3
-    assert automatic_batch(MemoryEstimate(weights=0, per_image=10**6), torch.device("cpu"), 3) == 1
+    assert automatic_batch(MemoryEstimate(fixed=0, per_image=10**6), torch.device("cpu"), 3) == 1
 
 
 def test_only_memory_errors_are_taken_for_memory_errors():

@@ -12,6 +12,7 @@ from arbench.hardware import GIB, free_memory
 
 SHARE_OF_FREE = 0.7  # of free memory; the rest is for fragments, workspaces and whoever else is there
 LARGEST_BATCH = {"cpu": 128, "mps": 64, "cuda": 256}  # past these, images per second no longer grow
+RUNTIME = GIB // 2  # Python with PyTorch loaded; the context of a CUDA device is about as large
 # Widest feature map of the convolutional decoders, in floats per output pixel: 128 channels (LDM's base width), held
 # about four times at once (input, normalised, convolved, skip).
 DECODER_FLOATS_PER_PIXEL = 4 * 128
@@ -22,13 +23,13 @@ BLOCK_FLOATS = 16
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryEstimate:
-    """Bytes that sampling needs: once for the weights, and for every image of the batch."""
+    """Bytes that sampling needs: once for the libraries and the weights, and for every image of the batch."""
 
-    weights: int
+    fixed: int
     per_image: int
 
     def gib(self, batch_size: int) -> float:
-        return (self.weights + batch_size * self.per_image) / GIB
+        return (self.fixed + batch_size * self.per_image) / GIB
 
 
 def estimate_memory(generator: Any, tokenizer: Any, image_size: int) -> MemoryEstimate:
@@ -45,7 +46,7 @@ def estimate_memory(generator: Any, tokenizer: Any, image_size: int) -> MemoryEs
     logits = 3 * 2 * 4 * (getattr(generator, "vocab_size", 0) or 0)  # float32: raw, guided, sorted for top-k
     decoding = DECODER_FLOATS_PER_PIXEL * image_size**2 * 4
     return MemoryEstimate(
-        weights=_weight_bytes(generator) + _weight_bytes(tokenizer),
+        fixed=RUNTIME + _weight_bytes(generator) + _weight_bytes(tokenizer),
         per_image=max(activations + key_value_cache + logits, decoding) + 16 * image_size**2,
     )
 
@@ -59,7 +60,7 @@ def _weight_bytes(part: Any) -> int:
 def automatic_batch(estimate: MemoryEstimate, device: torch.device, num_images: int) -> int:
     """The largest batch that the estimate lets into the free memory of `device`, at least 1.
 
-    Weights are loaded already, so only what an image adds counts.
+    What is fixed is loaded already, so only what an image adds counts.
     """
     fits = int(SHARE_OF_FREE * free_memory(device)) // estimate.per_image
     return max(1, min(fits, LARGEST_BATCH[device.type], num_images))
