@@ -15,6 +15,7 @@ from arbench.images import check_finite, resize_bicubic, to_uint8
 from arbench.sampling.memory import is_out_of_memory
 from arbench.sampling.run_folder import RunFolder
 from arbench.sampling.shards import Assembly, Claims, ShardWriter, claim_unfinished
+from arbench.tokenizer import decode_tokens
 
 POLL_SECONDS = 0.2  # how often a waiting process looks whether another one has finished or died
 
@@ -49,7 +50,7 @@ class Pipeline:
         if tokens.is_floating_point():
             check_finite(tokens, "latents")
         with timer.phase("decode"):
-            images = self.tokenizer.decode(tokens)
+            images = decode_tokens(self.tokenizer, tokens)
             if self.image_size is not None and images.shape[-1] != self.image_size:
                 images = resize_bicubic(images, self.image_size)
             return to_uint8(images)
