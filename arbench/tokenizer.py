@@ -6,6 +6,7 @@ as `module:Class`. `tokenizers/README.md` writes one from nothing.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 from pathlib import Path
@@ -62,8 +63,6 @@ def load_tokenizer(
     """
     place = resolve_device(device) if isinstance(device, str) else device
     build = find_tokenizer(name)
-    if is_adapted(name):
-        config = {"model_id": name.partition(":")[2], **config}
     path = shipped_weights(build) if weights is None else None if str(weights) == RANDOM else Path(weights)
     tokenizer = _construct(build, name, path, config)
     missing = missing_members(tokenizer)
@@ -77,21 +76,20 @@ def load_tokenizer(
 def find_tokenizer(name: str) -> Any:
     """The class (or other callable) behind a name; nothing is built.
 
-    Raises ValueError for an unknown name and for a plug-in that cannot be imported.
+    `adapter:ID` is an installed entry point with a classmethod `from_id`, bound to the id of a foreign model. Raises
+    ValueError for an unknown name and for a plug-in that cannot be imported.
     """
     installed = tokenizer_entry_points()
-    first, colon, rest = name.partition(":")
-    if first in installed and (not colon or rest):
-        return _import(name, installed[first].load)
+    first, _, rest = name.partition(":")
+    if name in installed:
+        return _import(name, installed[name].load)
+    if rest and first in installed:
+        adapter = _import(first, installed[first].load)
+        if hasattr(adapter, "from_id"):
+            return functools.partial(adapter.from_id, rest)
     if first and rest:
         return _import(name, lambda: _attribute(first, rest))
     raise unknown_name("tokenizer", name, [*installed, "module:Class"])
-
-
-def is_adapted(name: str) -> bool:
-    """Whether `name` is `adapter:ID`: an installed entry point that is given the id of a foreign model."""
-    first, colon, _ = name.partition(":")
-    return bool(colon) and first in tokenizer_entry_points()
 
 
 def missing_members(tokenizer: Any) -> list[str]:

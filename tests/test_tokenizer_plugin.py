@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from arbench.cli import run_command
+
 PLUGIN = Path(__file__).parent / "plugins" / "quadrants"
+SHORT_RUN = ("run", "--method", "mar", "--num-iter", "2", "--head-steps", "2", "--device", "cpu", "--tokenizer")
 
 
 @pytest.fixture(scope="module")
@@ -26,32 +29,35 @@ def installed(tmp_path_factory):
 
 
 @pytest.fixture
-def arbench(installed):
-    """Run one command line with the plug-in installed."""
-    environment = {**os.environ, "PYTHONPATH": str(installed)}
+def arbench(installed, monkeypatch, capsys):
+    """Run one command line in this process with the plug-in installed: exit code, standard output, standard error."""
+    monkeypatch.syspath_prepend(str(installed))
+    for module in ("quadrants", "quadrants_broken"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
 
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "arbench", *arguments]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = run_command(list(arguments))
+        return code, *capsys.readouterr()
 
     return run
 
 
 def test_list_names_the_broken_and_keeps_the_rest(arbench):
-    result = arbench("tokenizers")
-    assert result.returncode == 0, result.stderr
-    rows = {line.split()[0]: line for line in result.stdout.splitlines() if line}
+    code, out, _ = arbench("tokenizers")
+    assert code == 0
+    rows = {line.split()[0]: line for line in out.splitlines() if line}
     assert "continuous" in rows["quadrants"]
     assert "arbench-quadrants" in rows["quadrants"]
     assert "No module named 'a_package_that_nobody_has'" in rows["quadrants-broken"]
-    assert {"digits-kl", "digits-vq", "kl16", "vq16", "llamagen-vq"} <= set(rows)
+    assert {"digits-kl", "digits-vq", "kl16", "vq16", "llamagen-vq", "diffusers:ID"} <= set(rows)
 
 
-def test_check_passes(arbench):
-    result = arbench("tokenizers", "check", "quadrants")
-    assert result.returncode == 0, result.stderr
-    assert "failed" not in result.stdout
-    assert "batch invariance  passed" in result.stdout
+@pytest.mark.parametrize("name", ["quadrants", "quadrants:Quadrants"])
+def test_check_passes(arbench, name):
+    code, out, err = arbench("tokenizers", "check", name)
+    assert code == 0, err
+    assert "failed" not in out
+    assert "batch invariance  passed" in out
 
 
 @pytest.mark.parametrize(
@@ -65,25 +71,24 @@ def test_check_passes(arbench):
     ],
 )
 def test_a_broken_plugin_is_one_line(arbench, name, told):
-    result = arbench("tokenizers", "check", name)
-    assert result.returncode == 2
-    assert result.stderr.count("\n") == 1
-    assert result.stderr.startswith("arbench: error: ")
-    assert told in result.stderr
-
-
-@pytest.mark.parametrize("name", ["quadrants", "quadrants:Quadrants"])
-def test_a_run_uses_it(arbench, tmp_path, name):
-    options = ["--tokenizer", name, "--num-images", "20", "--num-iter", "2", "--head-steps", "2", "--device", "cpu"]
-    result = arbench("run", "--method", "mar", *options, "--out", str(tmp_path))
-    assert result.returncode == 0, result.stderr
-    record = json.loads(next(tmp_path.rglob("record.json")).read_text())
-    assert record["tokenizer"] == name
-    assert record["num_images"] == 20
+    code, _, err = arbench("tokenizers", "check", name)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert err.startswith("arbench: error: ")
+    assert told in err
 
 
 def test_a_run_names_a_misshapen_one(arbench, tmp_path):
-    options = ["--tokenizer", "quadrants-misshapen", "--num-images", "2", "--num-iter", "2", "--head-steps", "2"]
-    result = arbench("run", "--method", "mar", *options, "--device", "cpu", "--out", str(tmp_path))
-    assert result.returncode == 2
-    assert "tokenizer 'quadrants-misshapen': decode returned (2, 3, 16, 16); expected" in result.stderr
+    code, _, err = arbench(*SHORT_RUN, "quadrants-misshapen", "--num-images", "8", "--out", str(tmp_path))
+    assert code == 2
+    assert "tokenizer 'quadrants-misshapen': decode returned (8, 3, 16, 16); expected" in err
+
+
+def test_a_run_of_its_own_uses_it(installed, tmp_path):
+    """As a user would: a new process that knows nothing but what is installed."""
+    command = [sys.executable, "-m", "arbench", *SHORT_RUN, "quadrants", "--num-images", "20", "--out", str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stderr
+    record = json.loads(next(tmp_path.rglob("record.json")).read_text())
+    assert (record["tokenizer"], record["num_images"]) == ("quadrants", 20)

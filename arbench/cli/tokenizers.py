@@ -86,12 +86,13 @@ def _describe(name: str, distribution: Any) -> tuple[str, ...]:
         build = find_tokenizer(name)
     except ValueError as error:
         return (name, "broken", "", "", package, " ".join(str(error).split()))
+    if hasattr(build, "from_id"):
+        return (f"{name}:ID", *["of the model"] * 3, package, "a folder or a Hugging Face id")
     known = {member: _plain(build, member) for member in ("kind", "downsample", "channels", "vocab_size")}
-    tokens = f"{known['channels']} channels" if known["channels"] else "of the model"
-    if known["vocab_size"]:
-        tokens = f"{known['vocab_size']} codes of {known['channels']}"
-    side = str(known["downsample"] or "of the model")
-    return (name, str(known["kind"] or "of the model"), side, tokens, package, _weights_state(name, build))
+    codes = f"{known['vocab_size']} codes of " if known["vocab_size"] else ""
+    tokens = f"{codes}{known['channels'] or '?'}{'' if codes else ' channels'}"
+    side = str(known["downsample"] or "?")
+    return (name, str(known["kind"] or "?"), side, tokens, package, _weights_state(name, build))
 
 
 def _plain(build: Any, member: str) -> Any:

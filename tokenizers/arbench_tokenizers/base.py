@@ -102,28 +102,15 @@ class ConvTokenizer(nn.Module):
         if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % side or images.shape[3] % side:
             shape = tuple(images.shape)
             raise ValueError(f"{self.name}: images have shape {shape}; expected (B, 3, H, W), sides of {side}·n")
-        return self._in_chunks(self.encode_raw, images, images.shape[2] * images.shape[3])
+        return in_chunks(self.encode_raw, images, images.shape[2] * images.shape[3], self.post_quant_conv.weight)
 
     def _decode_chunks(self, latents: Tensor) -> Tensor:
         """`decode_raw` over chunks of bounded size. Raises ValueError for a wrong shape."""
         if latents.ndim != 4 or latents.shape[1] != self.channels:
             shape = tuple(latents.shape)
             raise ValueError(f"{self.name}: latents have shape {shape}; expected (B, {self.channels}, h, w)")
-        return self._in_chunks(self.decode_raw, latents, latents.shape[2] * latents.shape[3] * self.downsample**2)
-
-    def _in_chunks(self, function: Callable[[Tensor], Tensor], inputs: Tensor, pixels: int) -> Tensor:
-        """Apply `function`, chunk by chunk and channels last, to images of `pixels` each, in the weights' dtype."""
-        weight = self.post_quant_conv.weight
-        inputs = inputs.to(weight.device, weight.dtype, memory_format=torch.channels_last)
-        on_cpu = weight.device.type == "cpu"
-        size = max(1, (CPU_CHUNK_PIXELS if on_cpu else CHUNK_PIXELS) // max(1, pixels))
-        outputs = inputs.new_empty(0)
-        for start, chunk in zip(range(0, max(1, len(inputs)), size), inputs.split(size), strict=True):
-            found = function(_filled(chunk, size) if on_cpu else chunk)
-            if not start:
-                outputs = found.new_empty(len(inputs), *found.shape[1:])  # contiguous, allocated once
-            outputs[start : start + size] = found[: len(chunk)]
-        return outputs
+        pixels = latents.shape[2] * latents.shape[3] * self.downsample**2
+        return in_chunks(self.decode_raw, latents, pixels, self.post_quant_conv.weight)
 
 
 class KLTokenizer(ConvTokenizer):
@@ -194,6 +181,23 @@ class VQTokenizer(ConvTokenizer):
         if self.kind == "continuous":
             tokens = self.quantize((tokens / self.scale).to(self.post_quant_conv.weight.device))
         return self._decode_chunks(self.lookup(tokens))
+
+
+def in_chunks(function: Callable[[Tensor], Tensor], inputs: Tensor, pixels: int, weight: Tensor) -> Tensor:
+    """Apply `function`, chunk by chunk and channels last, to images of `pixels` each; device and dtype are `weight`'s.
+
+    The result is contiguous and allocated once, so memory beyond it is that of one chunk.
+    """
+    inputs = inputs.to(weight.device, weight.dtype, memory_format=torch.channels_last)
+    on_cpu = weight.device.type == "cpu"
+    size = max(1, (CPU_CHUNK_PIXELS if on_cpu else CHUNK_PIXELS) // max(1, pixels))
+    outputs = inputs.new_empty(0)
+    for start, chunk in zip(range(0, max(1, len(inputs)), size), inputs.split(size), strict=True):
+        found = function(_filled(chunk, size) if on_cpu else chunk)
+        if not start:
+            outputs = found.new_empty(len(inputs), *found.shape[1:])
+        outputs[start : start + size] = found[: len(chunk)]
+    return outputs
 
 
 def _filled(chunk: Tensor, size: int) -> Tensor:
