@@ -6,9 +6,12 @@ import torch
 
 import arbench
 from arbench.data import ImageData
+from arbench.training.cache import build_cache, describe_cache
 from arbench.training.config import Augmentation, TrainConfig
 from arbench.training.data import ImageBatches
-from arbench.training.tasks import TokenizerTask
+from arbench.training.loop import train
+from arbench.training.start import TABLE_DEVIATION, start_positions
+from arbench.training.tasks import GeneratorTask, TokenizerTask
 
 TINY = {"width": 16, "depth": 1, "heads": 1, "head_width": 16, "head_depth": 1, "buffer_size": 2}
 
@@ -49,3 +52,54 @@ def test_impossible_mask_ratios_are_refused():
     for settings in ({"min_mask_ratio": 1.0}, {"mask_ratio_deviation": -1.0}):
         with pytest.raises(ValueError, match=next(iter(settings))):
             arbench.load_generator("mar", weights="random", grid=8, channels=4, **settings, **TINY)
+
+
+def tiny_cache(folder):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+    data = ImageData("noise", np.arange(6) % 2, ["a", "b"], lambda i: pixels[i])
+    tokenizer = arbench.load_tokenizer("digits-kl", weights="random")
+    return build_cache(tokenizer, data, describe_cache(tokenizer, data), folder)
+
+
+def test_training_aids_leave_no_trace_in_the_weights(tmp_path):
+    generator = arbench.load_generator("mar", weights="random", grid=8, channels=4, num_classes=2, **TINY)
+    names = list(generator.state_dict())
+    config = TrainConfig(steps=3, batch_size=4, learning_rate=1e-3, sinusoidal_positions=True, read_out_weight=1.0)
+    cache = tiny_cache(tmp_path / "cache")
+    trainer = train(lambda: GeneratorTask(generator, cache, config), config, tmp_path / "run")
+    assert list(trainer.task.weights()) == names
+    assert set(generator.state_dict()) - set(names) == {"diffloss.read_out.weight", "diffloss.read_out.bias"}
+
+
+def test_read_out_counts_in_training_alone(tmp_path):
+    torch.manual_seed(0)
+    generator = arbench.load_generator("mar", weights="random", grid=8, channels=4, num_classes=2, **TINY)
+    tokens, labels = torch.randn(2, 4, 8, 8), torch.tensor([0, 1])
+
+    def loss():
+        return generator.loss(tokens, labels, rng=torch.Generator().manual_seed(0)).item()
+
+    generator.eval()
+    judged = loss()
+    generator.train()
+    plain = loss()
+    config = TrainConfig(steps=1, batch_size=1, learning_rate=1, read_out_weight=2)
+    GeneratorTask(generator, tiny_cache(tmp_path), config)
+    assert loss() > plain
+    generator.eval()
+    assert loss() == judged
+
+
+def test_sinusoidal_positions_tell_neighbours_from_others():
+    generator = arbench.load_generator("mar-digits", weights="random")
+    buffer = generator.encoder_pos_embed_learned[0, : generator.buffer_size].clone()
+    start_positions(generator)
+    assert torch.equal(generator.encoder_pos_embed_learned[0, : generator.buffer_size], buffer)
+    table = generator.decoder_pos_embed_learned.detach()[0, generator.buffer_size :]
+    assert table.std().item() == pytest.approx(TABLE_DEVIATION)
+    distances = torch.cdist(table, table).fill_diagonal_(torch.inf).view(64, 8, 8)
+    nearest = distances.flatten(1).argmin(1)
+    places = torch.arange(64)
+    assert ((nearest // 8 - places // 8).abs() + (nearest % 8 - places % 8).abs()).max() == 1
+    with pytest.raises(ValueError, match="AR has no learned positions"):
+        start_positions(arbench.load_generator("ar-digits", weights="random"))

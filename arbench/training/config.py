@@ -52,12 +52,14 @@ class TrainConfig:
     log_every: int = 50
     views: int = 1  # augmented views of an image in the token cache of a generator
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
+    sinusoidal_positions: bool = False  # masked generators: `start_positions`
+    read_out_weight: float = 0.0  # diffusion heads: `DiffusionHead.add_read_out`; 0 is the papers' loss
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "learning_rate", "clip_norm", "checkpoint_every", "log_every", "views"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)}: expected a number above 0")
-        for name in ("warmup_steps", "weight_decay", "seed"):
+        for name in ("warmup_steps", "weight_decay", "seed", "read_out_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
         if not 0 <= self.ema_rate < 1:

@@ -137,7 +137,7 @@ def run_job(
         if job.kind == "tokenizer":
             _measure_scale(trainer.task.model, data, device)
         if mine.is_first:
-            export_weights(path, trainer.task.model.state_dict(), target=job.target, config=job.config)
+            export_weights(path, trainer.task.weights(), target=job.target, config=job.config)
         _meet(mine, device)
     return path
 
@@ -238,7 +238,9 @@ def _generator_task(
         say=say,
     )
     settings = {"num_classes": data.num_classes, **job.model_config}
-    return lambda: GeneratorTask(load_generator(job.target, weights="random", device=device, **settings), cache)
+    return lambda: GeneratorTask(
+        load_generator(job.target, weights="random", device=device, **settings), cache, config
+    )
 
 
 TASKS = {"classifier": _classifier_task, "tokenizer": _tokenizer_task, "generator": _generator_task}

@@ -34,6 +34,9 @@ class Task(Protocol):
     def loss(self, indices: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Scalar loss of the examples `indices` (B,) int64, and scalars to log; all randomness comes from `rng`."""
 
+    def weights(self) -> dict[str, Tensor]:
+        """The tensors of `model` that are handed on after training."""
+
     def after_step(self, step: int, config: TrainConfig, rng: torch.Generator) -> None:
         """Called after optimiser step `step` (0-based), e.g. to re-seed dead codes."""
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from arbench.training.cache import TokenCache
 from arbench.training.config import TrainConfig
 from arbench.training.data import ImageBatches
+from arbench.training.start import start_positions
 
 REVIVE_UNTIL = 0.6  # share of a run during which dead codes are re-seeded; the rest settles what there is
 REVIVE_EVERY = 50  # steps
@@ -25,6 +26,9 @@ class ClassifierTask:
 
     def __len__(self) -> int:
         return len(self.batches)
+
+    def weights(self) -> dict[str, Tensor]:
+        return self.model.state_dict()
 
     def loss(self, indices: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         images, labels = self.batches.batch(indices, rng)
@@ -45,6 +49,9 @@ class TokenizerTask:
     def __len__(self) -> int:
         return len(self.batches)
 
+    def weights(self) -> dict[str, Tensor]:
+        return self.model.state_dict()
+
     def loss(self, indices: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         return self.model.training_loss(self.batches.images(indices, rng), rng)
 
@@ -59,11 +66,22 @@ class TokenizerTask:
 class GeneratorTask:
     """A generator's own loss on tokens of a cache; the label is dropped inside it for guidance.
 
-    Raises ValueError where the tokens are of another kind or shape than the generator makes.
+    `config` may ask for a better start and a better-conditioned loss, which short trainings need. Raises ValueError
+    where the tokens are of another kind or shape than the generator makes, or it has not what `config` asks for.
     """
 
-    def __init__(self, model: Any, cache: TokenCache) -> None:
+    def __init__(self, model: Any, cache: TokenCache, config: TrainConfig) -> None:
         self.model, self.cache = model, cache
+        self._check_fit()
+        if config.sinusoidal_positions:
+            start_positions(model)
+        if config.read_out_weight:
+            if not hasattr(model, "diffloss"):
+                raise ValueError("read_out_weight is for generators with a diffusion head; expected 0 for this one")
+            model.diffloss.add_read_out(config.read_out_weight)
+
+    def _check_fit(self) -> None:
+        model, cache = self.model, self.cache
         found = "discrete" if cache.spec.content == "codes" else "continuous"
         if found != model.kind:
             raise ValueError(f"tokenizer {cache.spec.tokenizer!r} makes {found} tokens; expected {model.kind} ones")
@@ -75,6 +93,10 @@ class GeneratorTask:
 
     def __len__(self) -> int:
         return len(self.cache)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The generator's tensors without those that only training needs."""
+        return {name: value for name, value in self.model.state_dict().items() if ".read_out." not in name}
 
     def loss(self, indices: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         tokens = self.cache.tokens(indices, rng)
