@@ -16,6 +16,7 @@ from torch import Tensor
 from arbench.data import DIGITS_SIZE
 from arbench.evaluation.digits_cnn import FEATURE_WIDTH, NUM_CLASSES, DigitsCNN
 from arbench.evaluation.files import file_sha256, one_line, read_state
+from arbench.hardware import exact_float32
 from arbench.images import to_float
 from arbench.registry import unknown_name
 
@@ -142,19 +143,6 @@ EXTRACTORS: dict[str, Callable[[Path | None, torch.device], Extractor]] = {
     Inception.name: Inception.load,
     Digits.name: Digits.load,
 }
-
-
-@contextlib.contextmanager
-def exact_float32(device: torch.device) -> Iterator[None]:
-    """No TF32 and no autocast inside; what was set before comes back. Features vary with both."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = False
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 def _inception_network(state: Mapping[str, Tensor]) -> Any:

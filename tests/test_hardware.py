@@ -1,0 +1,80 @@
+"""Devices and dtypes by name, exact float32, time by phase, and pictures brought to another size."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from tiny_runs import TINY_GPT
+
+from arbench import hardware
+from arbench.bench.timing import PhaseTimer
+from arbench.images import resize_bicubic, to_uint8
+from arbench.parts import load_parts
+from arbench.sampling import loop
+from arbench.sampling.produce import Pipeline
+
+CPU = torch.device("cpu")
+
+
+def test_devices_and_dtypes_by_name():
+    assert hardware.resolve_device("cpu") == CPU
+    assert hardware.resolve_device("auto").type == hardware.available_devices()[0]
+    assert hardware.resolve_dtype("bfloat16") is torch.bfloat16
+    with pytest.raises(ValueError, match="did you mean 'float32'"):
+        hardware.resolve_dtype("flaot32")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_device_that_is_not_here_is_told():
+    with pytest.raises(ValueError, match="'cuda' is not available here; expected one of: auto"):
+        hardware.resolve_device("cuda")
+
+
+def test_the_peak_of_memory_is_that_since_the_reset():
+    hardware.reset_peak_memory(CPU)
+    before = hardware.peak_memory_gib(CPU)
+    block = np.ones(50_000_000)  # 0.37 GiB, written to and so resident
+    assert hardware.peak_memory_gib(CPU) - before > 0.3
+    del block
+    hardware.reset_peak_memory(CPU)
+    assert hardware.peak_memory_gib(CPU) - before < 0.1
+
+
+def test_exact_float32_gives_back_what_was_set():
+    flags = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [flag.allow_tf32 for flag in flags]
+    with hardware.exact_float32(CPU):
+        assert [flag.allow_tf32 for flag in flags] == [False, False]
+    assert [flag.allow_tf32 for flag in flags] == before
+
+
+def test_an_inner_phase_is_not_counted_in_the_outer_one(monkeypatch):
+    clock = iter([0.0, 1.0, 3.0, 10.0, 20.0, 50.0])
+    monkeypatch.setattr("arbench.bench.timing.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    timer = PhaseTimer(CPU)
+    with timer.phase("generator"), timer.phase("head"):  # from 0 to 10, the inner one from 1 to 3
+        pass
+    with timer.phase("generator"):  # from 20 to 50, and nothing from 10 to 20
+        pass
+    assert timer.seconds() == {"generator": 1.0 + 7.0 + 30.0, "head": 2.0}
+
+
+def test_images_are_resized_as_floats_before_they_become_bytes():
+    parts = load_parts("par", weights="random", device=CPU, config=TINY_GPT)
+    labels = np.arange(3)
+    pipeline = Pipeline(
+        generator=parts.generator,
+        tokenizer=parts.tokenizer,
+        labels=labels,
+        sampling=parts.sampling,
+        seed=0,
+        device=CPU,
+        image_size=24,
+    )
+    ids = loop.generate(parts.generator, labels, seed=0, image_ids=labels, **parts.sampling)
+    expected = to_uint8(resize_bicubic(parts.tokenizer.decode(ids), 24))
+    assert expected.shape == (3, 24, 24, 3)
+    assert np.array_equal(pipeline.draw(range(3), PhaseTimer(CPU)), expected)
