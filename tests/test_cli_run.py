@@ -9,7 +9,7 @@ import pytest
 from tiny_runs import only_run
 
 from arbench import cli, comparison
-from arbench.cli.run import build_request, row_settings
+from arbench.cli.run import build_request
 from arbench.experiment import load_experiment
 from arbench.report.record import load_record
 
@@ -47,17 +47,28 @@ def test_chosen_metrics_and_npz(tmp_path):
         assert archive["arr_0"].shape == (12, 32, 32, 3)
 
 
-def test_a_row_of_a_table_becomes_a_request():
-    table = load_experiment("mar/table4")
-    row = table.row("mar-b")
-    settings = row_settings("mar/table4", "mar-b")
-    request = build_request({"experiment": "mar/table4", "row": "mar-b", "num_images": 8, "cfg_scale": 1.0})
+def test_a_row_of_a_table_becomes_a_request(tmp_path, monkeypatch):
+    monkeypatch.setenv("ARBENCH_WEIGHTS", str(tmp_path))
+    row = load_experiment("mar/table4").row("mar-b")
+    asked = {"experiment": "mar/table4", "row": "mar-b", "num_images": 8, "cfg_scale": 1.0}
+    request = build_request(asked)
     assert (request.experiment, request.row) == ("mar/table4", "mar-b")
     assert (request.method, request.model, request.num_images) == (row.method, row.model, 8)
     assert request.sampling == {**row.sampling, "cfg_scale": 1.0}
-    assert settings["num_images"] == row.num_images
-    with pytest.raises(ValueError, match="expected --row with one of"):
-        row_settings("mar/table4", None)
+    assert request.weights is None
+    assert request.reference == row.protocol.reference
+    (tmp_path / "mar-base.safetensors").touch()
+    assert build_request(asked).weights == tmp_path / "mar-base.safetensors"
+    assert build_request({**asked, "weights": "random"}).weights == "random"
+
+
+def test_a_row_that_cannot_be_run_is_told():
+    with pytest.raises(ValueError, match="expected --row with one of: "):
+        build_request({"experiment": "mar/table4"})
+    trained = load_experiment("digits/mar-table1").rows[0]
+    assert trained.weights == "trained"
+    with pytest.raises(ValueError, match="expected --weights FILE"):
+        build_request({"experiment": "digits/mar-table1", "row": trained.name})
 
 
 def test_all_methods_make_one_table_and_one_plot(capsys, tmp_path, monkeypatch):

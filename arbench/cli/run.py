@@ -12,6 +12,7 @@ from arbench.cli import options
 from arbench.registry import unknown_name
 
 if TYPE_CHECKING:
+    from arbench.experiment import Row
     from arbench.job import RunRequest
 
 ALL = "all"
@@ -105,7 +106,8 @@ def build_request(asked: Mapping[str, Any]) -> RunRequest:
 
     settings = parsed(asked)
     if "experiment" in asked:
-        settings = {**row_settings(asked["experiment"], asked.get("row")), **settings}
+        row = find_row(asked["experiment"], asked.get("row"))
+        settings = {**row_settings(asked["experiment"], row.name), **row_files(row, settings), **settings}
     elif "row" in asked:
         raise ValueError(f"--row {asked['row']} needs an experiment; expected --experiment NAME --row {asked['row']}")
     return RunRequest.of(**settings)
@@ -126,24 +128,50 @@ def parse_batch_size(text: str) -> int | str:
     return int(text) if text.lstrip("-").isdigit() else text
 
 
-def row_settings(experiment: str, name: str | None) -> dict[str, Any]:
-    """A run's settings as a row of a table says them. Weights are named on the command line, unless they ship.
+def find_row(experiment: str, name: str | None) -> Row:
+    """A row of a table that makes images; its only row where none is named.
 
-    Raises ValueError for an unknown experiment or row, and for a row that makes no images.
+    Raises ValueError for an unknown experiment or row, and for one that makes no images or cannot be run here.
     """
-    from arbench.experiment import SHIPPED, load_experiment
+    from arbench.experiment import load_experiment
 
     table = load_experiment(experiment)
+    names = [row.name for row in table.rows if row.task == "generate"]
     if name is None and len(table.rows) > 1:
-        raise ValueError(
-            f"--experiment {experiment}: expected --row with one of: {', '.join(r.name for r in table.rows)}"
-        )
+        raise ValueError(f"--experiment {experiment}: expected --row with one of: {', '.join(names)}")
     row = table.rows[0] if name is None else table.row(name)
     if row.task != "generate":
-        raise unknown_name(
-            f"generating row of {experiment}", row.name, [r.name for r in table.rows if r.task == "generate"]
-        )
-    settings: dict[str, Any] = {
+        raise unknown_name(f"generating row of {experiment}", row.name, names)
+    if row.unsupported:
+        raise ValueError(f"row {row.name} of {experiment} cannot be run: {row.unsupported}")
+    return row
+
+
+def row_files(row: Row, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The weights and the reference that the row names, as far as the command line leaves them open.
+
+    Raises ValueError for weights that nobody has released.
+    """
+    from arbench.experiment import SHIPPED, TRAINED, UNRELEASED
+    from arbench.reproduce import weights_file
+
+    files: dict[str, Any] = {}
+    for option, name in (("weights", row.weights), ("tokenizer_weights", row.tokenizer_weights)):
+        if option in settings:
+            continue
+        if name in (TRAINED, UNRELEASED):
+            how = "trained from scratch, as `arbench reproduce` does" if name == TRAINED else "not released"
+            raise ValueError(f"row {row.name}: its {option} are {how}; expected --{option.replace('_', '-')} FILE")
+        files[option] = weights_file(name or SHIPPED)
+    if row.protocol.reference and "reference" not in settings:
+        files.update(reference=row.protocol.reference, extractor=row.protocol.extractor)
+    return files
+
+
+def row_settings(experiment: str, name: str) -> dict[str, Any]:
+    """A run's settings as a row of a table says them, all but files."""
+    row = find_row(experiment, name)
+    return {
         "experiment": experiment,
         "row": row.name,
         "method": row.method,
@@ -159,9 +187,6 @@ def row_settings(experiment: str, name: str | None) -> dict[str, Any]:
         "metrics": row.metrics,
         **row.sampling,
     }
-    if row.weights == SHIPPED and row.protocol.reference:
-        settings.update(reference=row.protocol.reference, extractor=row.protocol.extractor)
-    return settings
 
 
 def compare_methods(asked: Mapping[str, Any]) -> None:
