@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from arbench.allocator import keep_freed_memory
 from arbench.hardware import describe_hardware, peak_memory_gib, resolve_device, synchronize, versions
 from arbench.tokenizer import decode_tokens, encode_images, load_tokenizer
 
@@ -35,9 +36,10 @@ def bench_tokenizer(
 
     `bare` is the time of the same convolutions on inputs of the same shapes and layout, each alone and median of
     `repeats`, summed; `ratio` is how many times longer the whole takes. A tokenizer without convolutions has neither.
-    Random weights are as fast as trained ones. Raises ValueError as `load_tokenizer` does, and for an image size that
-    the tokenizer does not take.
+    Random weights are as fast as trained ones. Freed memory stays with the process (`keep_freed_memory`). Raises
+    ValueError as `load_tokenizer` does, and for an image size that the tokenizer does not take.
     """
+    keep_freed_memory()
     place = resolve_device(device) if isinstance(device, str) else device
     tokenizer = load_tokenizer(name, weights=weights, device=place, dtype=dtype, **config)
     rng = torch.Generator().manual_seed(SEED)

@@ -159,6 +159,7 @@ def reconstruct(
 
     --out is the picture; the scores and their protocol lie beside it as JSON.
     """
+    from arbench.data import DIGITS
     from arbench.evaluation.reconstruction import measure_reconstruction
     from arbench.hardware import resolve_device
     from arbench.progress import image_progress
@@ -166,7 +167,7 @@ def reconstruct(
     place = resolve_device(device)
     tokenizer, weights = _open(name, tokenizer_weights, device, dtype)
     images = _data(data, split or "heldout", size, num_images)
-    network = extractor or ("digits-cnn" if images.name.startswith("digits") else "inception")
+    network = extractor or ("digits-cnn" if images.name.startswith(DIGITS) else "inception")
     with image_progress(f"{name} on {images.name}", len(images), 0) as progress:
         scores = measure_reconstruction(
             tokenizer,
@@ -244,6 +245,7 @@ def _data(source: str | None, split: str, size: int | None, num_images: int | No
 
     if source in (None, DIGITS):
         images = open_data(DIGITS, split=split, size=size)
+        images.name = f"{DIGITS}-{split}"
     else:
         images = open_data(str(source), size=size or DEFAULT_SIZE)
     if num_images is None or num_images == len(images):

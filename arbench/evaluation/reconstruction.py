@@ -20,7 +20,7 @@ from arbench.tokenizer import Tokenizer, decode_tokens, encode_images
 
 LEVELS = 255.0
 IDENTICAL_DB = 100.0  # PSNR given to an image that comes back exactly
-# SSIM as LlamaGen measures it, by scikit-image's defaults: a 7x7 mean, sample covariance, each colour by itself.
+# SSIM by scikit-image's defaults: a 7x7 mean, sample covariance, each colour by itself, on levels 0 to 255.
 SSIM_WINDOW = 7
 SSIM_K1, SSIM_K2 = 0.01, 0.03  # Wang et al. 2004, section III-C
 BATCH_SIZE = 16
