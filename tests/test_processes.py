@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from subprocess import PIPE
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from tiny_runs import images_of, only_run, tiny
 
 import arbench
 from arbench.report.record import load_record
+from arbench.sampling import loop
 
 NUM_IMAGES = 320  # five shards
 SCRIPT = f"""
@@ -25,6 +27,15 @@ import arbench
 from tiny_runs import tiny
 asked = {{**tiny(num_images={NUM_IMAGES}), "evaluate": True}}
 arbench.run(**asked, out=sys.argv[1], batch_size=int(sys.argv[2]), resume=sys.argv[3:] == ["resume"])
+"""
+HOLDER = """
+import sys
+from pathlib import Path
+from arbench.sampling.shards import Claims
+claims = Claims(Path(sys.argv[1]))
+assert claims.take(2)
+print("held", flush=True)
+sys.stdin.read()
 """
 SEED = int(os.environ.get("ARBENCH_KILL_SEED", "0"))
 
@@ -70,6 +81,27 @@ def test_torchrun_makes_the_same_images_and_scores(tmp_path, script, undisturbed
     assert sum(event["images"] for event in drawn if event["event"] == "batch") == NUM_IMAGES  # none twice
     assert load_record(run)["hardware"]["processes"] == count
     assert not (run / ".claims").exists()
+
+
+def test_the_first_process_draws_what_a_dead_one_leaves(tmp_path, monkeypatch, undisturbed):
+    """Another process holds a shard; the first one does all others, waits, and takes it over once that is killed."""
+    draw, other, calls = loop.generate, [], []
+
+    def generate(*positional, **named):
+        calls.append(1)
+        if len(calls) == 1:  # the warm-up draw
+            claims = only_run(tmp_path) / ".claims"
+            other.append(subprocess.Popen([sys.executable, "-c", HOLDER, claims], stdin=PIPE, stdout=PIPE, text=True))
+            assert other[0].stdout.readline() == "held\n"
+        if len(calls) == 5:  # the last of the four free shards
+            other[0].kill()
+        return draw(*positional, **named)
+
+    monkeypatch.setattr(loop, "generate", generate)
+    arbench.run(**{**tiny(num_images=NUM_IMAGES), "evaluate": True}, out=tmp_path, batch_size=64)
+    with other[0]:
+        assert len(calls) == 6
+    assert_same(only_run(tmp_path), undisturbed)
 
 
 def command(script, out):
