@@ -25,6 +25,7 @@ def image_progress(title: str, total: int, done: int, shown: bool = True) -> Ite
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
+        TextColumn("left"),
     )
     with Progress(*columns, console=Console(stderr=True)) as bars:
         task = bars.add_task(title, total=total, completed=done, rate="")

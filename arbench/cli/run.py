@@ -90,7 +90,7 @@ def run(
             say(f"note: {warning}")
         from arbench.report.tables import render_table
 
-        print(render_table([record]))
+        print(render_table([record]).rstrip())
         print(f"\n{path}")
 
 
@@ -195,7 +195,7 @@ def compare_methods(asked: Mapping[str, Any]) -> None:
 
     table, files = compare(parsed(asked), say=say)
     if files:
-        print(table, *files, sep="\n")
+        print(table.rstrip(), "", *files, sep="\n")
 
 
 def say(line: str) -> None:
