@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from arbench.experiment import Row
 from arbench.training.jobs import Job, digits_job, run_job, with_settings
+from arbench.training.loop import LOG_NAME
 
 if TYPE_CHECKING:
     from arbench.training.loop import Watcher
@@ -40,6 +41,17 @@ def trained_weights(row: Row, seed: int, out: Path, watch: Watcher | None = None
     if job.weights_path(folder).is_file():
         return job.weights_path(folder)
     return run_job(job, folder, resume=job.checkpoint_path(folder).exists(), watch=watch)
+
+
+def training_facts(row: Row, seed: int, out: Path) -> dict[str, float]:
+    """What a record tells of the training of `row` for one seed under `out`: its steps, and the seconds they took.
+
+    Raises OSError where the row was not trained there.
+    """
+    folder = out / f"{row.model}-{training_digest(row)}" / f"seed-{seed}"
+    log = training_job(row, seed).checkpoint_path(folder).with_name(LOG_NAME)
+    last = json.loads(log.read_text(encoding="utf-8").splitlines()[-1])
+    return {"steps": last["step"], "seconds": round(last["step"] * last["seconds_per_step"], 1)}
 
 
 def training_digest(row: Row) -> str:

@@ -205,7 +205,7 @@ def test_rows_that_differ_in_sampling_share_one_training():
 
 @pytest.mark.slow
 def test_a_row_is_trained_once_with_its_own_settings(tmp_path):
-    from arbench.retrain import trained_weights, training_job
+    from arbench.retrain import trained_weights, training_facts, training_job
     from arbench.weights.load import load_generator
 
     row = dataclasses.replace(
@@ -217,6 +217,9 @@ def test_a_row_is_trained_once_with_its_own_settings(tmp_path):
     path = trained_weights(row, 3, tmp_path)
     written = path.stat().st_mtime_ns
     assert trained_weights(row, 3, tmp_path).stat().st_mtime_ns == written
+    facts = training_facts(row, 3, tmp_path)
+    assert facts["steps"] == 2
+    assert facts["seconds"] > 0
     assert (
         load_generator("par-digits", weights=path, group_attention=False, width=32, depth=1, heads=2).config.depth == 1
     )

@@ -97,6 +97,7 @@ def run_row(experiment: Experiment, row: Row, seed: int, out: Path, changes: dic
     from arbench.job import RunRequest
     from arbench.report.record import write_record
     from arbench.reproduce import named, weights_file
+    from arbench.retrain import training_facts
     from arbench.runner import execute
 
     folder = out / experiment.name / row.name / f"seed-{seed}"
@@ -115,7 +116,10 @@ def run_row(experiment: Experiment, row: Row, seed: int, out: Path, changes: dic
     print(f"{experiment.name} {row.name}, seed {seed}", file=sys.stderr)
     path, record = execute(RunRequest.of(**settings), say=say)
     if record:
-        write_record(named(record, experiment, row), path)
+        record = named(record, experiment, row)
+        if row.weights == TRAINED:
+            record["source"]["training"] = training_facts(row, seed, out / "trained")
+        write_record(record, path)
 
 
 def trained(row: Row, seed: int, out: Path) -> Path:
