@@ -179,6 +179,24 @@ def test_nearest_code_is_exact():
     assert torch.equal(ids, torch.arange(63, -1, -1))
 
 
+def test_ids_are_exact_whatever_products_are_done_in():
+    """TF32 and autocast make the ranking coarse, not the answer."""
+    rng = torch.Generator().manual_seed(2)
+    codes = nn.functional.normalize(torch.randn(512, 8, generator=rng), dim=1)
+    vectors = nn.functional.normalize(torch.randn(64, 8, generator=rng), dim=1)
+    expected = nearest_code(vectors, codes)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(nearest_code(vectors, codes), expected)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert torch.equal(nearest_code(vectors, codes), expected)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    distances = (vectors.double().unsqueeze(1) - codes.double()).square().sum(2)
+    assert torch.equal(distances.argmin(1), expected)
+
+
 def test_midpoint_takes_the_lower_id():
     quantizer = VectorQuantizer(4, 1)
     quantizer.embedding.weight.data = torch.tensor([[1.0], [-1.0], [3.0], [1.0]])

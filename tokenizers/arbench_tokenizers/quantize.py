@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from arbench.images import check_finite
 
 CHUNK_SCORES = 2**24  # scores held at once (64 MiB of float32), so that memory does not grow with the batch
-ROUNDING = 64  # how far a score may stand from its true value, in units of the dtype's precision
+ROUNDING = 64  # how far a score may stand from its true value, in units of the product's precision
 
 
 class VectorQuantizer(nn.Module):
@@ -70,20 +70,30 @@ def nearest_code(vectors: Tensor, codebook: Tensor) -> Tensor:
 
 
 def _nearest_in_chunk(vectors: Tensor, codes: Tensor, norms: Tensor) -> Tensor:
-    scores = torch.addmm(norms, vectors, codes.t(), alpha=-2)  # |code|² − 2 vector·code
+    with torch.autocast(vectors.device.type, enabled=False):
+        scores = torch.addmm(norms, vectors, codes.t(), alpha=-2)  # |code|² − 2 vector·code
     best, ids = scores.min(dim=1)
-    slack = ROUNDING * torch.finfo(codes.dtype).eps * (vectors.square().sum(1) + norms.max())
+    slack = ROUNDING * product_precision(codes.dtype) * (vectors.square().sum(1) + norms.max())
     close = scores <= (best + slack).unsqueeze(1)
     rows, candidates = (close & (close.sum(1, keepdim=True) > 1)).nonzero(as_tuple=True)
     if len(rows):
-        _settle(ids, rows, candidates, (codes[candidates].double() - vectors[rows].double()).square().sum(1))
+        # a few pairs; on the CPU, since not every device has float64
+        distances = (codes[candidates].cpu().double() - vectors[rows].cpu().double()).square().sum(1)
+        settled, winners = _first_nearest(rows.cpu(), candidates.cpu(), distances)
+        ids[settled.to(ids.device)] = winners.to(ids.device)
     return ids
 
 
-def _settle(ids: Tensor, rows: Tensor, candidates: Tensor, distances: Tensor) -> None:
-    """Write into `ids` each row's nearest candidate, the lowest id among equals."""
-    nearest = distances.new_full(ids.shape, torch.inf).scatter_reduce_(0, rows, distances, "amin")
-    is_nearest = distances == nearest[rows]
-    rows, candidates = rows[is_nearest], candidates[is_nearest]
-    ids[rows] = torch.iinfo(ids.dtype).max
-    ids.scatter_reduce_(0, rows, candidates, "amin")
+def product_precision(dtype: torch.dtype) -> float:
+    """Relative rounding of a matrix product of `dtype` as torch is set: float32 may use TF32 or bfloat16."""
+    exact = dtype != torch.float32 or torch.get_float32_matmul_precision() == "highest"
+    return torch.finfo(dtype if exact else torch.bfloat16).eps
+
+
+def _first_nearest(rows: Tensor, candidates: Tensor, distances: Tensor) -> tuple[Tensor, Tensor]:
+    """Each different row, and its nearest candidate, the lowest id among equals; all (P,) pairs, rows ascending."""
+    settled, place = rows.unique(return_inverse=True)
+    nearest = distances.new_full(settled.shape, torch.inf).scatter_reduce_(0, place, distances, "amin")
+    is_nearest = distances == nearest[place]
+    winners = candidates.new_full(settled.shape, torch.iinfo(candidates.dtype).max)
+    return settled, winners.scatter_reduce_(0, place[is_nearest], candidates[is_nearest], "amin")
