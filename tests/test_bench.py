@@ -84,6 +84,7 @@ def test_the_warm_up_is_not_among_the_repeats():
     assert found["seconds_per_image_min"] <= found["seconds_per_image"] <= found["seconds_per_image_max"]
     assert 0 < found["phases"]["generator"] <= found["seconds_per_image_max"]
     assert found["images_per_second"] == 1 / found["seconds_per_image"]
+    assert found["cpu_share"] > 0
 
 
 def test_two_ways_are_timed_in_turn():
@@ -140,7 +141,8 @@ def test_the_table_has_a_column_a_batch_size():
     assert "batch 2" in render(result)
     assert result["tier"] == "A1"  # fewer iterations and denoising steps than the preset's
     unknown = {"floor_seconds_per_image": None, "share_of_peak": None, "share_of_floor": None}
-    lonely = {**result, "peak": None, "throughput": {**result["latency"], **unknown}, "latency": result["latency"]}
+    alone = {**result["latency"], **unknown, "cpu_share": None}
+    lonely = {**result, "peak": None, "throughput": alone, "latency": alone}
     assert "batch 2" not in render(lonely)
     assert "peak unknown" in render(lonely)
 

@@ -24,6 +24,7 @@ class Timing:
     phases: dict[str, float]
     warm_up_seconds: float  # of the first batch, per batch: memory is mapped, kernels are chosen and compiled
     peak_memory_gib: float
+    cpu_share: float | None = None  # of its threads' time that the process got; None off the CPU
 
     @property
     def median(self) -> float:
@@ -36,13 +37,16 @@ def time_batch(draw: Callable[[PhaseTimer], object], batch_size: int, device: to
         torch.cuda.reset_peak_memory_stats(device)
     try:
         warm_up, _ = time_once(draw, device)
+        busy = time.process_time()
         runs = [time_once(draw, device) for _ in range(repeats)]
+        busy = time.process_time() - busy
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         raise ValueError(
             f"batch_size {batch_size}: does not fit into the memory of {device}; expected a smaller --batch-size"
         ) from error
+    elapsed = sum(seconds for seconds, _ in runs) * torch.get_num_threads()
     names = {name: None for _, phases in runs for name in phases}
     return Timing(
         batch_size=batch_size,
@@ -50,6 +54,7 @@ def time_batch(draw: Callable[[PhaseTimer], object], batch_size: int, device: to
         phases={name: statistics.median(phases.get(name, 0.0) for _, phases in runs) / batch_size for name in names},
         warm_up_seconds=warm_up,
         peak_memory_gib=peak_memory_gib(device),
+        cpu_share=busy / elapsed if device.type == "cpu" else None,
     )
 
 
@@ -88,4 +93,5 @@ def summary(timing: Timing) -> dict[str, Any]:
         "phases": timing.phases,
         "warm_up_seconds": timing.warm_up_seconds,
         "peak_memory_gib": timing.peak_memory_gib,
+        "cpu_share": timing.cpu_share,
     }

@@ -62,6 +62,7 @@ def rows(columns: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
         ("images a second", [number(column["images_per_second"]) for column in columns]),
         ("warm-up batch, seconds", [number(column["warm_up_seconds"]) for column in columns]),
         ("peak memory so far, GiB", [number(column["peak_memory_gib"]) for column in columns]),
+        ("CPU time got, of its threads'", [percent(column["cpu_share"]) for column in columns]),
         ("roofline floor, seconds", [number(column["floor_seconds_per_image"]) for column in columns]),
         ("share of the floor", [percent(column["share_of_floor"]) for column in columns]),
         ("share of the peak", [percent(column["share_of_peak"]) for column in columns]),
