@@ -99,11 +99,10 @@ def time_tokenizer(name: str, batch: int | str | None, chosen: dict[str, Any]) -
     Raises ValueError for options that mean nothing without a generator.
     """
     foreign = [option for option in chosen if option not in TOKENIZER_OPTIONS]
-    if isinstance(batch, str):
-        foreign.append("batch_size")
-    if foreign:
-        option = f"--{foreign[0].replace('_', '-')}"
-        raise ValueError(f"{option} {chosen[foreign[0]]}: not for a tokenizer alone; expected --model NAME with it")
+    if foreign or isinstance(batch, str):
+        misplaced = (foreign or ["batch_size"])[0]
+        option = f"--{misplaced.replace('_', '-')} {chosen[misplaced]}"
+        raise ValueError(f"{option}: not for a tokenizer alone; expected --model NAME with it")
     from arbench.bench.generation import native_size
     from arbench.bench.table import render_tokenizer
     from arbench.bench.tokenizer import bench_tokenizer
