@@ -90,7 +90,7 @@ DIGITS: dict[str, Recipe] = {
             asset="arbench/assets/mar-digits.safetensors",
             config=TrainConfig(
                 steps=6000, batch_size=32, learning_rate=1e-3, weight_decay=0.02, clip_norm=3.0, ema_rate=0.999,
-                views=32, augmentation=MILD,
+                views=32, augmentation=MILD, sinusoidal_positions=True, read_out_weight=1.0,
             ),
         ),
     )
