@@ -15,7 +15,8 @@ from arbench.runner import execute
 from arbench.sampling.shards import write_whole
 
 # What is run beside each method's default, for a curve instead of a dot. MAR trades speed for quality by its number of
-# iterations; AR and PAR have as many steps as they were trained for, and trade by how long guidance runs, which doubles the work.
+# iterations; AR and PAR have as many steps as they were trained for, and trade by how long guidance, which doubles the
+# work, runs.
 VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     "mar": ({"num_iter": 4}, {"num_iter": 16}),
     "par": ({"cfg_interval": 8}, {"cfg_interval": 24}),

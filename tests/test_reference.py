@@ -111,7 +111,7 @@ def test_named_reference_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv(HOME_VARIABLE, str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"'adm-train-256' is not on this machine; download https://.*256/VIRT"):
         open_reference("adm-train-256")
-    with pytest.raises(FileNotFoundError, match="make it: .* IMAGES --size 256 --split val"):
+    with pytest.raises(FileNotFoundError, match=r"make it: .* IMAGES --size 256 --split val"):
         open_reference("val-256-crop")
     statistics = FrechetStatistics.of(np.eye(4))
     statistics.save(REFERENCES["mar-train-256"].path)
