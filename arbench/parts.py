@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -22,6 +22,20 @@ RANDOM = "random"
 RANDOM_WEIGHTS_SEED = 0  # random weights are the same in every process and at every resume
 
 
+class FileStamp(NamedTuple):
+    """What tells that a file was written: another inode is another file, another time or size a changed one."""
+
+    inode: int
+    modified_ns: int
+    size: int
+
+
+def file_stamp(path: Path) -> FileStamp:
+    """The stamp of a file that is there."""
+    facts = path.stat()
+    return FileStamp(inode=facts.st_ino, modified_ns=facts.st_mtime_ns, size=facts.st_size)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Parts:
     """Generator and tokenizer of a run, and what a record says about them."""
@@ -35,6 +49,21 @@ class Parts:
     sampling: dict[str, Any]  # every sampling setting, resolved
     device: torch.device
     image_size: int  # pixels a side of the images that are kept
+    stamps: dict[Path, FileStamp] = field(default_factory=dict)  # of the weights files, from before they were read
+
+    def require_unchanged(self) -> None:
+        """Raise ValueError where a weights file was written over since it was loaded.
+
+        Weights are mapped into memory, so that such a write changes the running model. A file that was replaced by
+        another one (a rename, as programs do) leaves the mapped one as it was.
+        """
+        for path, stamp in self.stamps.items():
+            now = file_stamp(path) if path.exists() else stamp
+            if now.inode == stamp.inode and now != stamp:
+                raise ValueError(
+                    f"{path} was written over while images were drawn with it, so they cannot be trusted; "
+                    "delete the run folder and run again"
+                )
 
     @property
     def params_m(self) -> float:
@@ -90,6 +119,8 @@ def load_parts(
     weights = find_generator_weights(name, preset) if weights is None else weights
     if tokenizer_weights is None:
         tokenizer_weights = find_tokenizer_weights(tokenizer_name, may_be_random=str(weights) == RANDOM)
+    files = [Path(file) for file in (weights, tokenizer_weights) if file is not None and str(file) != RANDOM]
+    stamps = {file: file_stamp(file) for file in files}
     decode_dtype = torch.float64 if dtype == torch.float64 else torch.float32
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_WEIGHTS_SEED)
@@ -114,6 +145,7 @@ def load_parts(
         sampling=resolve_sampling(generator, preset, sampling or {}),
         device=device,
         image_size=(preset.evaluated_at if preset else None) or size,
+        stamps=stamps,
     )
 
 
@@ -124,9 +156,9 @@ def resolve_sampling(generator: Any, preset: Preset | None, given: Mapping[str, 
     own = {name: value for name, value in (preset.sampling if preset else {}).items() if name in names}
     settings = make_settings(generator.sampling_type, {**own, **given})
     values = dataclasses.asdict(settings)
-    for field in dataclasses.fields(settings):
-        if isinstance(field.default, float):
-            values[field.name] = float(values[field.name])  # 1 and 1.0 are one setting
+    for known in dataclasses.fields(settings):
+        if isinstance(known.default, float):
+            values[known.name] = float(values[known.name])  # 1 and 1.0 are one setting
     return values
 
 

@@ -114,6 +114,7 @@ def sample(job: Job, folder: RunFolder, say: Callable[[str], None]) -> None:
         )
         worker.warm_up(batch_size if parts.device.type == "cuda" else WARM_UP_IMAGES)
         worker.work(wait=job.mine.is_first)
+    parts.require_unchanged()
     folder.log("sampled", peak_memory_gib=round(peak_memory_gib(parts.device), 3))
 
 

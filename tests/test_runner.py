@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 from tiny_runs import images_of, only_run, tiny
 
 import arbench
@@ -180,6 +181,32 @@ def test_images_that_are_not_finite_stop_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "generate", lambda generator, labels, **_: torch.full((len(labels), 4, 8, 8), torch.nan))
     with pytest.raises(ValueError, match="not finite; likely causes"):
         arbench.run(**tiny("mar"), out=tmp_path)
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_weights_written_over_during_a_run_stop_it(tmp_path, monkeypatch, in_place):
+    torch.manual_seed(0)
+    asked = tiny()
+    file, other = tmp_path / "weights.safetensors", tmp_path / "other.safetensors"
+    generator = arbench.load_generator("par-digits", weights="random", **asked["config"])
+    for path in (file, other):
+        save_file(generator.state_dict(), path)
+    draw = loop.generate
+
+    def overwriting(*positional, **named):
+        if in_place:
+            file.write_bytes(other.read_bytes())
+        elif other.exists():
+            os.replace(other, file)  # the mapped file lives on under no name
+        return draw(*positional, **named)
+
+    monkeypatch.setattr(loop, "generate", overwriting)
+    if in_place:
+        with pytest.raises(ValueError, match="was written over while images were drawn"):
+            arbench.run(**{**asked, "weights": file}, out=tmp_path / "runs")
+        assert not (only_run(tmp_path / "runs") / "record.json").exists()
+    else:
+        arbench.run(**{**asked, "weights": file}, out=tmp_path / "runs")
 
 
 def test_labels_may_be_given_one_by_one(tmp_path):
