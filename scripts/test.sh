@@ -9,4 +9,5 @@ say "lint (ruff), import directions (import-linter), types (mypy)"
 "$venv/bin/lint-imports" --no-cache
 "$venv/bin/mypy"
 say "tests"
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}" # spinning threads stall each other on a busy machine
 "$venv/bin/python" -m pytest "$@"

@@ -134,6 +134,9 @@ def describe(error: Exception) -> str:
 
 def main() -> None:
     """Entry point of the `arbench` command."""
+    # PyTorch's threads that spin while they wait stall each other on a busy machine: a run took a hundred times as long.
+    # Read once, when PyTorch is first imported; the user's own setting wins.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     code = run_command(sys.argv[1:])
     if code:
         sys.exit(code)
