@@ -134,7 +134,7 @@ def describe(error: Exception) -> str:
 
 def main() -> None:
     """Entry point of the `arbench` command."""
-    # PyTorch's threads that spin while they wait stall each other on a busy machine: a run took a hundred times as long.
+    # PyTorch's threads spin while they wait, and so stall each other on a busy machine, up to a hundredfold.
     # Read once, when PyTorch is first imported; the user's own setting wins.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     code = run_command(sys.argv[1:])
