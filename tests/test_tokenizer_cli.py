@@ -84,8 +84,11 @@ def test_stats(arbench):
     ("arguments", "told"),
     [
         (("check", "kl61"), "unknown tokenizer 'kl61'; did you mean 'kl16'?"),
-        (("reconstruct", "kl16"), "tokenizer 'kl16' has no weights here; expected --tokenizer-weights FILE (download"),
-        (("stats", "llamagen-vq"), "(arbench weights get llamagen-vq)"),
+        (
+            ("reconstruct", "kl16"),
+            "'kl16': no weights on this machine; expected --tokenizer-weights FILE (download",
+        ),
+        (("stats", "llamagen-vq"), "FILE (arbench weights get llamagen-vq)"),
         (("stats", "digits-kl", "--num-images", "100000"), "--num-images 100000: digits-train has 1438 images"),
         (("stats", "digits-kl", "--data", "nowhere"), "nowhere: no such folder"),
         (("check", "digits-kl", "--tokenizer-weights", "absent.pt"), "absent.pt: No such file"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -95,3 +96,12 @@ def test_missing_members_are_told(images):
     (check,) = check_tokenizer(object(), images)
     assert (check.name, check.outcome) == ("members", "failed")
     assert check.detail.startswith("lacks name, kind, downsample")
+
+
+def test_the_readme_writes_a_tokenizer_that_conforms(images):
+    readme = (Path(__file__).parents[1] / "tokenizers" / "README.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+    assert block.count("\n") <= 30
+    names: dict = {}
+    exec(compile(block, "README.md", "exec"), names)
+    assert failed(names["Quadrants"](), images) == set()

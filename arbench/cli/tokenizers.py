@@ -218,23 +218,17 @@ def stats(
 def _open(name: str, weights: str | None, device: str, dtype: str, *, random_allowed: bool = False) -> tuple[Any, str]:
     """The tokenizer with the weights given, shipped or found on this machine, and what these are called.
 
-    Raises ValueError, with how to get them, where there are none and `random_allowed` is not set.
+    Raises ValueError, with how to get them, where a released tokenizer has none here and `random_allowed` is not set.
     """
     from arbench.allocator import keep_freed_memory
     from arbench.hardware import resolve_dtype
-    from arbench.tokenizer import find_tokenizer, load_tokenizer, shipped_weights
-    from arbench.weights.cards import cards_for, find_weights, how_to_get
+    from arbench.parts import find_tokenizer_weights
+    from arbench.tokenizer import load_tokenizer
 
     keep_freed_memory()
-    build = find_tokenizer(name)
-    chosen = weights or shipped_weights(build) or find_weights(name)
-    needs_file = hasattr(build, "from_weights")
-    if chosen is None and needs_file and not random_allowed:
-        ways = "; ".join(how_to_get(card) for card in cards_for(name)) or "train or fetch some"
-        raise ValueError(f"tokenizer {name!r} has no weights here; expected --tokenizer-weights FILE ({ways})")
+    chosen = weights or find_tokenizer_weights(name, may_be_random=random_allowed)
     tokenizer = load_tokenizer(name, weights=chosen, device=device, dtype=resolve_dtype(dtype))
-    told = Path(chosen).name if chosen is not None else "random" if needs_file else "its own"
-    return tokenizer, told
+    return tokenizer, "its own" if chosen is None else Path(chosen).name
 
 
 def _data(source: str | None, split: str, size: int | None, num_images: int | None) -> ImageData:
