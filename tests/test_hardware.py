@@ -36,8 +36,9 @@ def test_a_device_that_is_not_here_is_told():
 def test_the_peak_of_memory_is_that_since_the_reset():
     hardware.reset_peak_memory(CPU)
     before = hardware.peak_memory_gib(CPU)
-    block = np.ones(50_000_000)  # 0.37 GiB, written to and so resident
-    assert hardware.peak_memory_gib(CPU) - before > 0.3
+    block = np.ones(100_000_000)  # 0.75 GiB, written to and so resident
+    # Less than the block: what earlier tests have freed may go back to the system in between.
+    assert hardware.peak_memory_gib(CPU) - before > 0.4
     del block
     hardware.reset_peak_memory(CPU)
     assert hardware.peak_memory_gib(CPU) - before < 0.1
