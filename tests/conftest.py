@@ -14,6 +14,9 @@ from arbench.generators.ar import AR, ARConfig
 from arbench.generators.mar import MAR, MARConfig
 from arbench.generators.par import PAR, PARConfig
 
+# One thread: float32 sums keep their order, and threads of a busy machine do not wait for each other.
+torch.set_num_threads(1)
+
 PARITY = Path(__file__).parent / "parity"
 GRID = 4
 GPT = {"width": 32, "depth": 2, "heads": 2, "num_classes": 5, "grid": GRID}
