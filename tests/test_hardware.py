@@ -1,7 +1,8 @@
 """Devices and dtypes by name, exact float32, time by phase, and pictures brought to another size."""
 
-from __future__ import subprocess
+from __future__ import annotations
 
+import subprocess
 import sys
 from types import SimpleNamespace
 
