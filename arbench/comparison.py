@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from arbench.job import DEFAULT_OUT, IF_STARTED, SAMPLING_NAMES, RunRequest
 from arbench.parts import METHODS, choose_model
 from arbench.report.plots import plot_records
 from arbench.report.record import Record
 from arbench.report.tables import render_table
 from arbench.runner import execute
+from arbench.running.job import DEFAULT_OUT, IF_STARTED, SAMPLING_NAMES, RunRequest
 from arbench.sampling.shards import write_whole
 
 # What is run beside each method's default, for a curve instead of a dot. MAR trades speed for quality by its number of

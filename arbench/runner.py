@@ -9,11 +9,11 @@ from typing import Any
 from arbench.bench.timing import PhaseTimer
 from arbench.distributed import tell_all
 from arbench.hardware import peak_memory_gib, reset_peak_memory
-from arbench.job import AUTO, IF_STARTED, Job, RunRequest, check_evaluation, prepare
 from arbench.parts import class_names
 from arbench.progress import image_progress
-from arbench.recording import is_scored, make_record, score
 from arbench.report.record import Record, load_record, write_record
+from arbench.running.job import AUTO, IF_STARTED, Job, RunRequest, check_evaluation, prepare
+from arbench.running.recording import is_scored, make_record, score
 from arbench.sampling.grid import class_rows, save_grid
 from arbench.sampling.memory import automatic_batch, estimate_memory
 from arbench.sampling.produce import Pipeline, Worker

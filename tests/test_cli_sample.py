@@ -9,7 +9,7 @@ from PIL import Image
 
 from arbench import cli
 from arbench.parts import load_parts
-from arbench.samples import parse_labels, sample_rows
+from arbench.running.samples import parse_labels, sample_rows
 from arbench.sampling.grid import cell_size, draw_grid, shorten
 
 

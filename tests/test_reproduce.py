@@ -9,12 +9,12 @@ import pytest
 
 from arbench import reproduce
 from arbench.cli import reproduce as cli
-from arbench.cost import SHARE_OF_BOUND, Cost, estimate_cost
 from arbench.evaluation import reference_cards
 from arbench.experiment import experiment_names, load_experiment
-from arbench.plan_text import render_plan
 from arbench.report.record import load_record, new_record
-from arbench.reproduce import differences, plan, plan_row, row_needs, weights_file
+from arbench.reproduction.cost import SHARE_OF_BOUND, Cost, estimate_cost
+from arbench.reproduction.plan import differences, plan, plan_row, row_needs, weights_file
+from arbench.reproduction.text import render_plan
 from arbench.weights import cards
 
 PRINTED = {"fid": 2.31, "is_mean": 281.7, "precision": 0.82, "recall": 0.57}
@@ -195,7 +195,7 @@ def test_another_grid_costs_more():
 
 
 def test_rows_that_differ_in_sampling_share_one_training():
-    from arbench.retrain import training_digest
+    from arbench.reproduction.training import training_digest
 
     table = load_experiment("digits/mar-table1")
     one, guided = table.row("random-bidirect-one-diff"), table.row("random-bidirect-many-diff-no-cfg")
@@ -205,7 +205,7 @@ def test_rows_that_differ_in_sampling_share_one_training():
 
 @pytest.mark.slow
 def test_a_row_is_trained_once_with_its_own_settings(tmp_path):
-    from arbench.retrain import trained_weights, training_facts, training_job
+    from arbench.reproduction.training import trained_weights, training_facts, training_job
     from arbench.weights.load import load_generator
 
     row = dataclasses.replace(
@@ -245,7 +245,7 @@ def test_an_interrupted_training_goes_on_and_a_finished_one_stays(tmp_path, monk
 
 
 def test_an_unknown_training_setting_is_an_error():
-    from arbench.retrain import training_job
+    from arbench.reproduction.training import training_job
 
     row = dataclasses.replace(load_experiment("digits/par-table4").row("c-causal"), training={"stepps": 2})
     with pytest.raises(ValueError, match="'stepps' is no setting of training"):

@@ -14,9 +14,9 @@ from tiny_runs import images_of, only_run, tiny
 
 import arbench
 import arbench.sampling.run_folder
-from arbench.job import RunRequest
 from arbench.report.record import load_record
 from arbench.runner import execute
+from arbench.running.job import RunRequest
 from arbench.sampling import loop, produce
 from arbench.sampling.memory import MemoryEstimate, automatic_batch, is_out_of_memory
 

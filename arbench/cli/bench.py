@@ -65,7 +65,7 @@ def bench(
     Weights that are not on this machine are replaced by random ones.
     """
     chosen = given_options(ctx)
-    from arbench.job import require_batch_size, require_whole
+    from arbench.running.job import require_batch_size, require_whole
 
     batch = None if batch_size is None else parse_batch_size(batch_size)
     if batch is not None:

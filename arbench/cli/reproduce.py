@@ -12,7 +12,7 @@ from arbench.cli import options
 
 if TYPE_CHECKING:
     from arbench.experiment import Experiment, Row
-    from arbench.reproduce import RowPlan
+    from arbench.reproduction.plan import RowPlan
 
 EXAMPLES = """Examples:
 
@@ -61,7 +61,7 @@ def reproduce(
         changes = {"num_images": num_images, "dtype": dtype, "device": device, "batch_size": parse_batch(batch_size)}
         run_rows(experiment, plans, out, {name: value for name, value in changes.items() if value is not None})
         plans = make_plan(experiment, names, out)
-    from arbench.plan_text import render_plan
+    from arbench.reproduction.text import render_plan
 
     typer.echo(render_plan(experiment, plans), nl=False)
     if not yes and any(plan.state == "can run" for plan in plans):
@@ -71,14 +71,14 @@ def reproduce(
 def make_plan(experiment: Experiment, names: list[str], out: Path) -> list[RowPlan]:
     """The plan of the named rows (all for none), with the records that come with the package and those under `out`."""
     from arbench.report.collect import of_experiment, stored_records
-    from arbench.reproduce import plan
+    from arbench.reproduction.plan import plan
 
     return plan(experiment, names, of_experiment(stored_records(out), experiment.name))
 
 
 def run_rows(experiment: Experiment, plans: list[RowPlan], out: Path, changes: dict[str, Any]) -> None:
     """Run each seed of each row that can run and has no record yet; what finished stays when a later one fails."""
-    from arbench.reproduce import measured_seeds
+    from arbench.reproduction.plan import measured_seeds
 
     ready = [plan for plan in plans if plan.state == "can run"]
     for plan in ready:
@@ -94,11 +94,11 @@ def run_row(experiment: Experiment, row: Row, seed: int, out: Path, changes: dic
     """Run one row with one seed in its own folder, going on where an earlier run of it stopped."""
     from arbench.cli.run import row_settings, say
     from arbench.experiment import SHIPPED, TRAINED
-    from arbench.job import RunRequest
     from arbench.report.record import write_record
-    from arbench.reproduce import named, weights_file
-    from arbench.retrain import training_facts
+    from arbench.reproduction.plan import named, weights_file
+    from arbench.reproduction.training import training_facts
     from arbench.runner import execute
+    from arbench.running.job import RunRequest
 
     folder = out / experiment.name / row.name / f"seed-{seed}"
     settings = {
@@ -125,7 +125,7 @@ def run_row(experiment: Experiment, row: Row, seed: int, out: Path, changes: dic
 def trained(row: Row, seed: int, out: Path) -> Path:
     """The weights of a row that is trained from scratch, trained now where they are not there yet."""
     from arbench.cli.train import progress_bar
-    from arbench.retrain import trained_weights, training_job
+    from arbench.reproduction.training import trained_weights, training_job
 
     job = training_job(row, seed)
     with progress_bar(f"{row.name}, seed {seed}", job.config.steps) as watch:

@@ -13,7 +13,7 @@ from arbench.registry import unknown_name
 
 if TYPE_CHECKING:
     from arbench.experiment import Row
-    from arbench.job import RunRequest
+    from arbench.running.job import RunRequest
 
 ALL = "all"
 EXAMPLES = """Examples:
@@ -102,7 +102,7 @@ def given_options(ctx: typer.Context) -> dict[str, Any]:
 
 def build_request(asked: Mapping[str, Any]) -> RunRequest:
     """The request of the given options, over those of the experiment's row where one is named."""
-    from arbench.job import RunRequest
+    from arbench.running.job import RunRequest
 
     settings = parsed(asked)
     if "experiment" in asked:
@@ -153,7 +153,7 @@ def row_files(row: Row, settings: Mapping[str, Any]) -> dict[str, Any]:
     Raises ValueError for weights that nobody has released.
     """
     from arbench.experiment import SHIPPED, TRAINED, UNRELEASED
-    from arbench.reproduce import weights_file
+    from arbench.reproduction.plan import weights_file
 
     files: dict[str, Any] = {}
     for option, name in (("weights", row.weights), ("tokenizer_weights", row.tokenizer_weights)):

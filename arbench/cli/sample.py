@@ -61,10 +61,10 @@ def sample(
     chosen = given_options(ctx)
 
     from arbench.hardware import resolve_device, resolve_dtype
-    from arbench.job import AUTO, require_batch_size, require_whole
     from arbench.parts import load_parts
     from arbench.progress import image_progress
-    from arbench.samples import parse_labels, sample_rows
+    from arbench.running.job import AUTO, require_batch_size, require_whole
+    from arbench.running.samples import parse_labels, sample_rows
     from arbench.sampling.grid import MOST_ROWS, save_grid
 
     require_whole("per_class", per_class, 1)

@@ -18,7 +18,7 @@ from arbench.report.values import group_seeds
 from arbench.weights.cards import CARDS, WeightsCard, cards_for, get_card, how_to_get
 
 if TYPE_CHECKING:
-    from arbench.cost import Cost
+    from arbench.reproduction.cost import Cost
 
 QUOTED, MEASURED, READY, BY_COMMAND, MISSING = "quoted", "measured", "can run", "by command", "missing"
 DEFAULT_BATCH = 64  # of the estimate, where a row names no batch
@@ -151,7 +151,7 @@ def row_cost(row: Row) -> Cost | None:
     """What a row costs; None for the digits models, and for generators that are not in this version."""
     if row.model is None or row.model not in PRESETS or PRESETS[row.model].shipped:
         return None
-    from arbench.cost import estimate_cost
+    from arbench.reproduction.cost import estimate_cost
 
     batch_size = row.batch_size or DEFAULT_BATCH
     return estimate_cost(row.model, dict(row.config), dict(row.sampling), row.tokenizer, row.dtype, batch_size)

@@ -8,10 +8,10 @@ from typing import Any
 
 from arbench.bench.roofline import roofline
 from arbench.hardware import describe_hardware, versions
-from arbench.job import Job
 from arbench.parts import Parts
 from arbench.progress import image_progress
 from arbench.report.record import PHASES, Record, new_record
+from arbench.running.job import Job
 from arbench.sampling.run_folder import RunFolder
 
 EXCLUDED = "loading, a warm-up draw, writing images, evaluation"

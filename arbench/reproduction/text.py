@@ -9,7 +9,7 @@ from arbench.report.formats import render
 from arbench.report.published import published_row
 from arbench.report.tables import Cell, Table
 from arbench.report.values import Quantity, group_seeds, quantity
-from arbench.reproduce import BY_COMMAND, MEASURED, MISSING, RowPlan, differences
+from arbench.reproduction.plan import BY_COMMAND, MEASURED, MISSING, RowPlan, differences
 
 COST_HEADS = ("est. A100 hours", "est. memory (GiB)")
 WITHIN = {True: " ✓", False: " ✗", None: ""}

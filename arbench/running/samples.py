@@ -8,8 +8,8 @@ import numpy as np
 
 from arbench.bench.timing import PhaseTimer
 from arbench.generators import imagenet
-from arbench.job import AUTO
 from arbench.parts import Parts, class_names
+from arbench.running.job import AUTO
 from arbench.sampling.memory import automatic_batch, estimate_memory
 from arbench.sampling.produce import Pipeline, draw_fitting
 
