@@ -7,11 +7,11 @@ import re
 
 import pytest
 
-from arbench import reproduce
 from arbench.cli import reproduce as cli
 from arbench.evaluation import reference_cards
 from arbench.experiment import experiment_names, load_experiment
 from arbench.report.record import load_record, new_record
+from arbench.reproduction import plan as plan_module
 from arbench.reproduction.cost import SHARE_OF_BOUND, Cost, estimate_cost
 from arbench.reproduction.plan import differences, plan, plan_row, row_needs, weights_file
 from arbench.reproduction.text import render_plan
@@ -53,7 +53,7 @@ def record(seed=0, num_images=50_000, **metrics):
 @pytest.fixture
 def priceless(monkeypatch):
     """Plans without costs, whose models take seconds to build."""
-    monkeypatch.setattr(reproduce, "row_cost", lambda row: None)
+    monkeypatch.setattr(plan_module, "row_cost", lambda row: None)
 
 
 @pytest.mark.parametrize("name", [name for name in experiment_names() if not name.startswith("digits/")])
@@ -226,7 +226,7 @@ def test_a_row_is_trained_once_with_its_own_settings(tmp_path):
 
 
 def test_an_interrupted_training_goes_on_and_a_finished_one_stays(tmp_path, monkeypatch):
-    from arbench import retrain
+    from arbench.reproduction import training
 
     row = load_experiment("digits/par-table4").row("c-causal")
     resumed = []
@@ -238,8 +238,8 @@ def test_an_interrupted_training_goes_on_and_a_finished_one_stays(tmp_path, monk
         path.touch()
         return path
 
-    monkeypatch.setattr(retrain, "run_job", run_job)
-    paths = [retrain.trained_weights(row, 0, tmp_path) for _ in range(3)]
+    monkeypatch.setattr(training, "run_job", run_job)
+    paths = [training.trained_weights(row, 0, tmp_path) for _ in range(3)]
     assert resumed == [False, True]
     assert paths[1] == paths[2]
 
