@@ -98,9 +98,14 @@ class Row:
 
     @property
     def digest(self) -> str:
-        """Eight hexadecimal digits that change with anything that decides what is measured."""
-        told = ("name", "label", "group", "published", "unprinted", "unsupported", "notes")
-        deciding = {key: value for key, value in dataclasses.asdict(self).items() if key not in told}
+        """Eight hexadecimal digits that change with anything that decides what one seed of it measures.
+
+        Fields at their defaults are left out, so that a new field with a default changes no row's digest.
+        """
+        told = ("name", "label", "group", "published", "unprinted", "unsupported", "notes", "seeds")
+        plain = dataclasses.asdict(Row(name="", label="", task="quoted"))
+        mine = dataclasses.asdict(self).items()
+        deciding = {key: value for key, value in mine if key not in told and value != plain[key]}
         return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:8]
 
 

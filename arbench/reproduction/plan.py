@@ -178,5 +178,5 @@ def differences(experiment: Experiment, row: Row, records: Sequence[Record]) -> 
 
 def named(record: Record, experiment: Experiment, row: Row) -> Record:
     """`record` with the row that it is of, by which tables find it."""
-    source = {**record["source"], "experiment": experiment.name, "row": row.name, "label": row.label}
-    return {**record, "source": source}
+    told = {"experiment": experiment.name, "row": row.name, "row_digest": row.digest, "label": row.label}
+    return {**record, "source": {**record["source"], **told}}
