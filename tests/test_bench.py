@@ -7,7 +7,7 @@ import torch
 from conftest import make_generator, relative_error
 from tiny_runs import TINY
 
-from arbench.bench.baselines import PlainHeadGenerator, Recomputing, find_rivals
+from arbench.bench.baselines import PlainHeadGenerator, Uncached, find_rivals
 from arbench.bench.generation import (
     Bounds,
     bench_generation,
@@ -49,12 +49,20 @@ def test_the_plain_head_draws_the_same_tokens(name, cfg_scale):
 def test_recomputing_everything_draws_the_same_codes(name, guidance):
     generator = make_generator(name).double()
     ours = generate(generator, [0, 3], seed=1, **guidance)
-    assert torch.equal(ours, generate(Recomputing(generator), [0, 3], seed=1, **guidance))
+    assert torch.equal(ours, generate(Uncached(generator), [0, 3], seed=1, **guidance))
+
+
+def test_a_generator_configured_without_a_cache_draws_the_same_codes():
+    cached, uncached = make_generator("par").double(), make_generator("par", kv_cache=False).double()
+    uncached.load_state_dict(cached.state_dict())
+    settings = {"seed": 1, "cfg_scale": 2.0, "cfg_interval": 3}
+    assert torch.equal(generate(cached, [0, 3], **settings), generate(uncached, [0, 3], **settings))
+    assert [rival.name for rival in find_rivals(uncached)] == []
 
 
 def test_recomputing_keeps_causal_groups_causal():
     generator = make_generator("par", group_attention=False).double()
-    assert torch.equal(generate(generator, [1], seed=2), generate(Recomputing(generator), [1], seed=2))
+    assert torch.equal(generate(generator, [1], seed=2), generate(Uncached(generator), [1], seed=2))
 
 
 def test_rivals_are_those_that_a_model_has():

@@ -139,6 +139,9 @@ def test_one_token_a_step_equals_the_causal_generator() -> None:
         ("par", {}),
         ("par", {"group_attention": False}),
         ("par", {"group_order": "raster"}),
+        ("par", {"sequential_start": False}),
+        ("par", {"sequential_start": False, "group_attention": False}),
+        ("par", {"parallel": 1, "regions": 4}),
     ],
 )
 def test_cached_steps_equal_whole_sequences(name: str, changes: dict[str, object]) -> None:
@@ -152,14 +155,37 @@ def test_cached_steps_equal_whole_sequences(name: str, changes: dict[str, object
     assert torch.equal(kept, ids.flatten(1).gather(1, used))
 
 
+def test_distant_tokens_one_by_one_are_raster_tokens_in_another_order() -> None:
+    """With one token a step only the order tells PAR from AR."""
+    raster, distant = make_generator("ar-raster"), make_generator("par", parallel=1, regions=4)
+    distant.load_state_dict(raster.state_dict())
+    assert torch.equal(distant.order, make_generator("par", parallel=4).order)
+    ids, labels = make_tokens(raster), torch.tensor([0, 1, 5])
+    in_order = raster._teacher_forced(ids, labels, distant.order.expand(3, -1))[0]
+    assert torch.equal(raster.output.logits(in_order), distant.logits(ids, labels))
+
+
+def test_a_group_drawn_at_the_start_sees_the_class_alone() -> None:
+    """The first n tokens depend on the class and the learnable tokens, not on one another."""
+    model, labels = make_generator("par", sequential_start=False), torch.tensor([0, 3, 2])
+    ids = make_tokens(model)
+    others = (ids + 1) % model.vocab_size
+    first = model.parallel
+    assert torch.equal(model.logits(ids, labels)[:, :first], model.logits(others, labels)[:, :first])
+    assert not torch.equal(model.logits(ids, labels)[:, first:], model.logits(others, labels)[:, first:])
+
+
 def test_mask_of_groups() -> None:
-    mask = group_mask(9, 3)
+    mask = group_mask(9, 3, singles=3)
     assert mask[:, 0].all()
     assert mask[3:6, 3:6].all()
     assert mask[6:9, 3:9].all()
     assert not mask[:3].triu(1).any()
     assert not mask[3:6, 6:].any()
-    assert torch.equal(group_mask(9, 3, full_attention=False), torch.ones(9, 9, dtype=torch.bool).tril())
+    from_the_start = group_mask(6, 3, singles=0)
+    assert from_the_start[:3, :3].all()
+    assert not from_the_start[:3, 3:].any()
+    assert torch.equal(group_mask(9, 3, 3, full_attention=False), torch.ones(9, 9, dtype=torch.bool).tril())
 
 
 def test_masked_conditions_equal_a_plain_forward() -> None:

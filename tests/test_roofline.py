@@ -3,6 +3,7 @@
 import pytest
 import torch
 from conftest import make_generator
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from arbench.bench.decoder import decoder_work
@@ -22,7 +23,8 @@ FLOORS_H200 = Peak(device="H200", flops=790e12, bandwidth=4.3e12, source="speed 
 
 
 def counted(function):
-    with FlopCounterMode(display=False) as counter:
+    # Attention as plain products: whether fused kernels of the CPU are counted differs between versions of torch.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         function()
     return counter.get_total_flops()
 
@@ -37,6 +39,17 @@ def test_operations_of_a_generation_equal_those_that_torch_counts(name, head, gu
     settings = make_settings(generator.sampling_type, sampling)
     expected = counted(lambda: generate(generator, [1, 2, 3], **sampling))
     assert roofline(generator, settings, batch_size=3).flops_per_image * 3 == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [("ar-raster", {"kv_cache": False}), ("par", {"kv_cache": False}), ("par", {"sequential_start": False})],
+)
+def test_operations_without_a_cache_and_from_a_parallel_start(name, changes):
+    generator = make_generator(name, **changes).requires_grad_(False)
+    settings = make_settings(generator.sampling_type, {"cfg_scale": 2.0})
+    expected = counted(lambda: generate(generator, [1, 2], cfg_scale=2.0))
+    assert roofline(generator, settings, batch_size=2).flops_per_image * 2 == expected
 
 
 @pytest.mark.parametrize("sampler", ["ddpm-trimmed", "ddim"])

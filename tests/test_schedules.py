@@ -10,7 +10,7 @@ from arbench.generators.par import regions_order
 from arbench.heads.schedule import Diffusion, kept_timesteps
 from arbench.noise import ImageNoise
 from arbench.sampling.guidance import guidance_scale
-from arbench.sampling.schedules import make_schedule, masked_sizes, sequential_sizes
+from arbench.sampling.schedules import make_schedule, masked_sizes, sequential_clocks, sequential_sizes
 
 RECORDED = Parity("schedule").meta
 
@@ -38,10 +38,18 @@ def test_every_masked_schedule_reveals_all_tokens(num_tokens: int) -> None:
 
 
 def test_parallel_steps_are_those_of_the_paper() -> None:
-    assert len(sequential_sizes(576, 4)) == 147  # PAR, Table 1
-    assert len(sequential_sizes(576, 16)) == 51
-    for parallel in (1, 4, 9, 16):
-        assert sum(sequential_sizes(144, parallel)) == 144
+    assert len(sequential_sizes(576, 4, 4)) == 147  # PAR, Table 1
+    assert len(sequential_sizes(576, 16, 16)) == 51
+    assert len(sequential_sizes(576, 0, 4)) == 144
+    for singles, parallel in ((144, 1), (4, 4), (0, 4), (9, 9), (16, 16)):
+        assert sum(sequential_sizes(144, singles, parallel)) == 144
+        assert len(sequential_clocks(144, singles, parallel)) == len(sequential_sizes(144, singles, parallel))
+
+
+def test_clocks_start_again_with_the_groups() -> None:
+    assert sequential_clocks(4, 4, 1) == [-1, 0, 1, 2]
+    assert sequential_clocks(12, 4, 4) == [-1, 0, 1, 2, 0, 4]
+    assert sequential_clocks(12, 0, 4) == [-1, 0, 4]
 
 
 def test_first_group_is_one_place_of_every_region() -> None:

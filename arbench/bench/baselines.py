@@ -1,7 +1,7 @@
 """The plain way beside ours: what the fast paths are measured against, with the same result (tier E1).
 
-`PlainHead` is the diffusion head as the MAR release runs it, everything anew at each denoising step;
-`Recomputing` runs the causal backbone over the whole sequence so far at each step, without a KV cache.
+`PlainHead` is the diffusion head as the MAR release runs it, everything anew at each denoising step; `Uncached` is a
+causal generator without its KV cache.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arbench.generators.base import Step
 from arbench.heads.diffusion import DiffusionHead, respaced
 from arbench.heads.solvers import SOLVERS
 
@@ -65,26 +64,13 @@ class PlainHeadGenerator(Beside):
         return PlainHead(self._generator.draw_head())
 
 
-class Recomputing(Beside):
-    """A causal generator that feeds the whole sequence so far at every step."""
+class Uncached(Beside):
+    """A causal generator that runs the whole sequence so far at every step."""
 
-    def conditions(self, state: Any, step: Step, guided: bool) -> tuple[Tensor, Tensor | None]:
-        """Conditions (B, n, D) of the step's tokens, with and without class."""
-        generator, length = self._generator, step.known + step.size
-        if not guided and state.copies > 1:
-            state.drop_unconditional()
-        order = state.order.repeat(state.copies, 1)
-        tokens = state.tokens.repeat(state.copies, *[1] * (state.tokens.dim() - 1))
-        x, places = (part[:, :length] for part in generator.sequence(tokens, state.labels, order))
-        targets = generator.embed_targets(order[:, :length])
-        if targets is not None:
-            x = x + targets
-        rotary = generator.rotary_table(x)[places].unsqueeze(1)
-        mask = None if generator.parallel == 1 else generator.attention_mask(length).to(x.device)
-        for layer in generator.layers:
-            x = layer(x, rotary, mask)
-        x = generator.norm(x)[:, -step.size :]
-        return (x[: state.images], x[state.images :]) if guided else (x, None)
+    def begin(self, labels: Tensor, guided: bool, reveal_order: Tensor) -> Any:
+        state = self._generator.begin(labels, guided, reveal_order)
+        state.cache = None
+        return state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +86,6 @@ def find_rivals(generator: Any) -> list[Rival]:
     rivals = []
     if generator.config.head == "diffusion":
         rivals.append(Rival(name="the plain diffusion head", generator=PlainHeadGenerator(generator)))
-    if generator.schedule == "sequential":
-        rivals.append(Rival(name="no KV cache", generator=Recomputing(generator)))
+    if generator.schedule == "sequential" and generator.kv_cache:
+        rivals.append(Rival(name="no KV cache", generator=Uncached(generator)))
     return rivals

@@ -111,15 +111,19 @@ def planned_steps(generator: Any, settings: Any) -> list[PlannedStep]:
 
 
 def causal_work(generator: Any, step: PlannedStep, batch_size: int) -> Work:
-    """One step of the GPT: as many places are fed as tokens are drawn, and look at the cache and each other."""
+    """One step of the GPT: as many places are fed as tokens are drawn, and look at the cache and each other.
+
+    Without a cache the whole sequence so far is fed, all of it looking at all of it.
+    """
     config, item = generator.config, item_size(generator)
     width, depth, rows = config.width, config.depth, batch_size * step.rows
     weights = depth * (4 * width**2 + 3 * width * swiglu_width(width))
     length = step.known + step.size
-    flops = rows * step.size * (2 * weights + 4 * depth * width * length)
+    fed, embedded = (step.size, step.drawn_before) if config.kv_cache else (length, step.known)
+    flops = rows * fed * (2 * weights + 4 * depth * width * length)
     embedding = config_channels(config) * width
-    flops += batch_size * step.drawn_before * 2 * embedding
-    cached = rows * depth * 2 * width * (length + step.size)
+    flops += batch_size * embedded * 2 * embedding
+    cached = rows * depth * 2 * width * (length + step.size) if config.kv_cache else 0
     return Work(flops=flops, bytes=(weights + embedding + cached) * item)
 
 

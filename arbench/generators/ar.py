@@ -33,7 +33,8 @@ ORDERS = ("raster", "random")
 @dataclass(frozen=True, kw_only=True)
 class ARConfig:
     """Shape of a causal generator. `vocab_size` is for head "categorical"; `channels`, `patch_size`, `head_depth` and
-    `head_width` are for head "diffusion"."""
+    `head_width` are for head "diffusion". Without `kv_cache` the same tokens are drawn, each step from the whole
+    sequence so far (MAR's Figure 6 has both)."""
 
     width: int
     depth: int
@@ -49,6 +50,7 @@ class ARConfig:
     head_width: int = 1024
     diffusion_batch_mul: int = 4
     dropout: float = 0.0
+    kv_cache: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grid", as_grid(self.grid))
@@ -80,6 +82,7 @@ class AR(CausalBackbone):
             num_classes=config.num_classes,
             grid=grid,
             parallel=parallel,
+            kv_cache=config.kv_cache,
             dropout=config.dropout,
         )
         self.config = config

@@ -3,6 +3,7 @@
 Sequence: one class token, then the image tokens in generation order; place k predicts token k. With `parallel` = n > 1
 (arXiv:2412.15119, section 3.2) the first n tokens are followed by n - 1 learnable ones, after which n tokens are
 predicted at once: the sequence is class, t1 .. tn, M1 .. M(n-1), t(n+1) .., attention is full inside each group of n.
+`singles` is the number of tokens drawn one by one before that: with 0 the learnable ones follow the class token.
 """
 
 from __future__ import annotations
@@ -41,12 +42,12 @@ class GroupTokens(nn.Module):
         return self.special_embeddings.weight
 
 
-def group_mask(length: int, parallel: int, full_attention: bool = True) -> Tensor:
-    """(T, T) bool: causal, and full inside each group of n places from place n on."""
+def group_mask(length: int, parallel: int, singles: int, full_attention: bool = True) -> Tensor:
+    """(T, T) bool: causal, and full inside each group of n places from place `singles` on."""
     place = torch.arange(length)
     allowed = place[:, None] >= place
     if full_attention:
-        group = torch.where(place < parallel, -1, (place - parallel) // parallel)
+        group = torch.where(place < singles, -1, (place - singles) // parallel)
         allowed |= (group[:, None] == group) & (group >= 0)
     return allowed
 
@@ -57,7 +58,7 @@ class CausalState:
 
     labels: Tensor  # (R,)
     order: Tensor  # (B, N) raster index of the k-th generated token
-    cache: KVCache
+    cache: KVCache | None  # None: the whole sequence so far is run again at every step
     tokens: Tensor  # (B, N) or (B, N, C): drawn tokens in generation order
     images: int
     rotary_table: Tensor  # (1 + N, W, 2)
@@ -71,7 +72,8 @@ class CausalState:
     def drop_unconditional(self) -> None:
         """Go on without the unconditional rows: past `cfg_interval` nobody reads them."""
         self.labels = self.labels[: self.images]
-        self.cache.keep_rows(self.images)
+        if self.cache is not None:
+            self.cache.keep_rows(self.images)
 
 
 class CausalBackbone(nn.Module):
@@ -88,11 +90,13 @@ class CausalBackbone(nn.Module):
         num_classes: int,
         grid: tuple[int, int],
         parallel: int,
+        kv_cache: bool,
         dropout: float,
     ) -> None:
         super().__init__()
+        self.kv_cache = kv_cache
         self.width, self.heads, self.grid, self.parallel = width, heads, grid, parallel
-        self.num_tokens = grid[0] * grid[1]
+        self.num_tokens = self.singles = grid[0] * grid[1]
         self.num_classes = num_classes
         self.cls_embedding = ClassEmbedding(num_classes, width)
         if parallel > 1:
@@ -124,18 +128,21 @@ class CausalBackbone(nn.Module):
 
     def sequence(self, tokens: Tensor, labels: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
         """The training sequence (B, N, D) and its rotary places (B, N), for tokens in generation order."""
-        n, batch = self.parallel, len(labels)
+        n, first, batch = self.parallel, self.singles, len(labels)
         image = self.embed_tokens(tokens[:, : self.num_tokens - n])
         parts, places = [self.cls_embedding(labels)[:, None], image], [order.new_zeros(batch, 1), order[:, :-n] + 1]
         if n > 1:
             special = self.spe_tok_embeddings().expand(batch, -1, -1)
-            parts = [parts[0], image[:, :n], special, image[:, n:]]
-            places = [places[0], places[1][:, :n], order.new_zeros(batch, n - 1), places[1][:, n:]]
+            parts = [parts[0], image[:, :first], special, image[:, first:]]
+            places = [places[0], places[1][:, :first], order.new_zeros(batch, n - 1), places[1][:, first:]]
         return torch.cat(parts, dim=1), torch.cat(places, dim=1)
 
     def hidden(self, tokens: Tensor, labels: Tensor, order: Tensor) -> Tensor:
         """Tokens in generation order (B, N[, C]), labels (B,), order (B, N) -> conditions (B, N, D)."""
-        x, places = self.sequence(tokens, labels, order)
+        return self._run(*self.sequence(tokens, labels, order), order)
+
+    def _run(self, x: Tensor, places: Tensor, order: Tensor) -> Tensor:
+        """Embeddings (B, T, D), rotary places and predicted raster places (B, T) -> conditions (B, T, D)."""
         targets = self.embed_targets(order)
         x = self.dropout(x if targets is None else x + targets)
         rotary = self.rotary_table(x)[places].unsqueeze(1)  # (B, 1, T, W, 2)
@@ -146,7 +153,7 @@ class CausalBackbone(nn.Module):
 
     def attention_mask(self, length: int) -> Tensor:
         """Who sees whom in the training sequence: (T, T) bool."""
-        return group_mask(length, self.parallel)
+        return group_mask(length, self.parallel, self.singles)
 
     def step_mask(self, count: int, length: int) -> Tensor | None:
         """Who sees whom when `count` tokens are fed, `length` in all: (count, length) bool, None for everything."""
@@ -156,11 +163,11 @@ class CausalBackbone(nn.Module):
         """The state with nothing drawn; `labels` (B,), `reveal_order` (B, N)."""
         rows = torch.cat((labels, torch.full_like(labels, self.num_classes))) if guided else labels
         like = self.norm.weight
-        cache = KVCache(len(self.layers), len(rows), self.heads, self.num_tokens, self.width // self.heads, like)
+        shape = (len(self.layers), len(rows), self.heads, self.num_tokens, self.width // self.heads)
         return CausalState(
             labels=rows,
             order=reveal_order,
-            cache=cache,
+            cache=KVCache(*shape, like) if self.kv_cache else None,
             tokens=self.empty_tokens(len(labels), like),
             images=len(labels),
             rotary_table=self.rotary_table(like),
@@ -174,31 +181,44 @@ class CausalBackbone(nn.Module):
         """Feed what was drawn last and return the conditions (B, n, D) of the step's tokens, with and without class."""
         if not guided and state.copies > 1:
             state.drop_unconditional()
+        x = self._recomputed(state, step) if state.cache is None else self._step(state, state.cache, step)
+        return (x[: state.images], x[state.images :]) if guided else (x, None)
+
+    def _recomputed(self, state: CausalState, step: Step) -> Tensor:
+        """Conditions (R, n, D) of the step's tokens from the whole sequence so far."""
+        length = step.known + step.size
+        order = state.order.repeat(state.copies, 1)
+        tokens = state.tokens.repeat(state.copies, *[1] * (state.tokens.dim() - 1))
+        x, places = self.sequence(tokens, state.labels, order)
+        return self._run(x[:, :length], places[:, :length], order[:, :length])[:, -step.size :]
+
+    def _step(self, state: CausalState, cache: KVCache, step: Step) -> Tensor:
+        """Conditions (R, n, D) of the step's tokens from what was drawn last and the cache, which takes that in."""
         x, places = self._inputs(state, step)
         targets = self.embed_targets(step.positions)
         if targets is not None:
             x = x + targets.repeat(state.copies, 1, 1)
         rotary = state.rotary_table[places].unsqueeze(1)  # (R, 1, n, W, 2)
-        mask = self.step_mask(x.shape[1], state.cache.length + x.shape[1])
+        mask = self.step_mask(x.shape[1], cache.length + x.shape[1])
         mask = None if mask is None else mask.to(x.device)
         for index, layer in enumerate(cast("list[CausalBlock]", self.layers)):
-            x = layer.step(x, rotary, state.cache, index, mask)
-        state.cache.advance(x.shape[1])
-        x = self.norm(x)
-        return (x[: state.images], x[state.images :]) if guided else (x, None)
+            x = layer.step(x, rotary, cache, index, mask)
+        cache.advance(x.shape[1])
+        return self.norm(x)
 
     def _inputs(self, state: CausalState, step: Step) -> tuple[Tensor, Tensor]:
         """Embeddings (R, n, D) and rotary places (R, n) of the tokens to feed before `step`."""
+        rows = len(state.labels)
         if state.pending is None:
-            return self.cls_embedding(state.labels)[:, None], state.labels.new_zeros(len(state.labels), 1)
-        count = state.pending.shape[1]
-        x = self.embed_tokens(state.pending)
-        places = state.order[:, state.known - count : state.known] + 1
-        if step.size > count:
-            # The first group: the last single token, then the learnable ones.
-            x = torch.cat((x, self.spe_tok_embeddings().expand(state.images, -1, -1)), dim=1)
-            places = torch.cat((places, places.new_zeros(state.images, step.size - count)), dim=1)
-        return x.repeat(state.copies, 1, 1), places.repeat(state.copies, 1)
+            x, places = self.cls_embedding(state.labels)[:, None], state.labels.new_zeros(rows, 1)
+        else:
+            known = state.order[:, state.known - state.pending.shape[1] : state.known]
+            x, places = self.embed_tokens(state.pending).repeat(state.copies, 1, 1), known.repeat(state.copies, 1) + 1
+        if step.size > x.shape[1]:
+            # The first group: the class token or the last single one, then the learnable ones.
+            x = torch.cat((x, self.spe_tok_embeddings().expand(rows, -1, -1)), dim=1)
+            places = torch.cat((places, places.new_zeros(rows, self.parallel - 1)), dim=1)
+        return x, places
 
     def reveal(self, state: CausalState, step: Step, tokens: Tensor) -> None:
         """Keep the drawn tokens (B, n) or (B, n, C) and feed them at the next step."""

@@ -32,12 +32,19 @@ def regions_order(grid: tuple[int, int], parallel: int) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class PARConfig(ARConfig):
-    """Shape of a parallel generator. `group_order` "raster" takes n neighbours instead of n distant tokens,
-    `group_attention` False keeps attention causal inside a group: both are ablations of the paper's Table 4."""
+    """Shape of a parallel generator.
+
+    The paper's Table 4 ablates four choices: `group_order` "raster" takes n neighbours instead of n distant tokens;
+    `group_attention` False keeps attention causal inside a group; `sequential_start` False draws the first n tokens at
+    once too, from the class token and the learnable ones; `regions`, where it is not n, cuts the grid differently from
+    the number of tokens a step, so that `parallel` 1 with 4 regions takes distant tokens one by one.
+    """
 
     parallel: int = 4
     group_order: str = "regions"
     group_attention: bool = True
+    sequential_start: bool = True
+    regions: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,27 +55,36 @@ class PARConfig(ARConfig):
         require(self.parallel >= 1, f"parallel {self.parallel}: expected 1 or more")
         require(tokens % self.parallel == 0, f"parallel {self.parallel}: does not divide {tokens} tokens")
         if self.group_order == "regions":
-            regions_order(as_grid(self.grid), self.parallel)
+            regions_order(as_grid(self.grid), self.num_regions)
+        else:
+            require(self.regions is None, f"regions {self.regions}: the raster order has none")
+
+    @property
+    def num_regions(self) -> int:
+        """Regions that the grid is cut into: n unless `regions` says otherwise."""
+        return self.regions or self.parallel
 
 
 class PAR(AR):
-    """Causal generator: n tokens one by one, then n at a time."""
+    """Causal generator: n tokens one by one (unless `sequential_start` is off), then n at a time."""
 
     method = "par"
 
     def __init__(self, config: PARConfig) -> None:
         super().__init__(config, parallel=config.parallel)
         self.config: PARConfig = config
+        if config.parallel > 1:
+            self.singles = config.parallel if config.sequential_start else 0
 
     @property
     def order(self) -> Tensor:
         """(N,) raster index of the k-th generated token."""
         if self.config.group_order == "raster":
             return torch.arange(self.num_tokens)
-        return regions_order(self.grid, self.parallel)
+        return regions_order(self.grid, self.config.num_regions)
 
     def attention_mask(self, length: int) -> Tensor:
-        return group_mask(length, self.parallel, self.config.group_attention)
+        return group_mask(length, self.parallel, self.singles, self.config.group_attention)
 
     def step_mask(self, count: int, length: int) -> Tensor | None:
         if self.config.group_attention or count == 1:

@@ -32,17 +32,19 @@ class Schedule:
         return len(self.sizes)
 
 
-def sequential_sizes(num_tokens: int, parallel: int = 1) -> list[int]:
-    """AR: all tokens one by one. PAR: n one by one, then n at a time, so n + (N - n) / n steps."""
-    if parallel == 1:
-        return [1] * num_tokens
-    return [1] * parallel + [parallel] * ((num_tokens - parallel) // parallel)
+def sequential_sizes(num_tokens: int, singles: int, parallel: int) -> list[int]:
+    """`singles` tokens one by one, then `parallel` at a time. AR: N singles; PAR: n, so n + (N - n) / n steps."""
+    return [1] * singles + [parallel] * ((num_tokens - singles) // parallel)
 
 
-def sequential_clocks(num_tokens: int, parallel: int = 1) -> list[int]:
-    """Decode steps after the first token; in the parallel phase tokens, counted from 0 again (PAR release)."""
-    singles = [step - 1 for step in range(num_tokens if parallel == 1 else parallel)]
-    return singles if parallel == 1 else singles + list(range(0, num_tokens - parallel, parallel))
+def sequential_clocks(num_tokens: int, singles: int, parallel: int) -> list[int]:
+    """Decode steps after the first token; in the parallel phase tokens, counted from 0 again (PAR release).
+
+    Where the first step draws a group already, the count starts with the second.
+    """
+    if singles == 0:
+        return [-1, *range(0, num_tokens - parallel, parallel)]
+    return [*range(-1, singles - 1), *range(0, num_tokens - singles, parallel)]
 
 
 def masked_sizes(num_tokens: int, num_iter: int) -> list[int]:
@@ -66,10 +68,11 @@ def masked_sizes(num_tokens: int, num_iter: int) -> list[int]:
 
 def sequential(generator: Any, settings: Any, noise: Noise, batch: int, like: Tensor) -> Schedule:
     """The generator's own order, or a random one for each image, with groups of `generator.parallel`."""
-    total, parallel = generator.num_tokens, generator.parallel
+    total = generator.num_tokens
     fixed = generator.order
     order = noise.orders(total).to(like.device) if fixed is None else fixed.to(like.device).expand(batch, -1)
-    return Schedule(order=order, sizes=sequential_sizes(total, parallel), clocks=sequential_clocks(total, parallel))
+    groups = (total, generator.singles, generator.parallel)
+    return Schedule(order=order, sizes=sequential_sizes(*groups), clocks=sequential_clocks(*groups))
 
 
 def masked(generator: Any, settings: Any, noise: Noise, batch: int, like: Tensor) -> Schedule:
