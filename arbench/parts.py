@@ -16,7 +16,7 @@ from arbench.registry import unknown_name
 from arbench.weights.cards import cards_for, find_weights, how_to_get
 from arbench.weights.download import file_sha256
 
-METHODS = ("mar", "par", "ar")
+METHODS = ("mar", "par", "ar", "dit")
 DEFAULT_METHOD = "mar"
 RANDOM = "random"
 RANDOM_WEIGHTS_SEED = 0  # random weights are the same in every process and at every resume

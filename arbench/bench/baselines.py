@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from arbench.heads.diffusion import DiffusionHead, respaced
-from arbench.heads.solvers import SOLVERS
+from arbench.heads.solvers import SOLVERS, run_solver
 
 
 class Beside:
@@ -45,18 +45,16 @@ class PlainHead:
         solver = SOLVERS[settings.head_sampler](respaced(settings.head_steps), temperature=settings.temperature)
         rows = [condition] if unconditional is None else [condition, unconditional]
         z = torch.cat([row.flatten(0, 1) for row in rows])
-        start = noise.gaussian(0, positions, self._channels).flatten(0, 1)
-        x = start.to(torch.promote_types(start.dtype, z.dtype))
-        for step, timestep in enumerate(solver.visited.tolist()):
-            t = torch.full((len(z),), timestep, device=z.device)
-            eps, variance = self._net(x.to(z.dtype).repeat(len(rows), 1), t, z).to(x.dtype).chunk(2, dim=-1)
+
+        def predict(x: Tensor, step: int) -> tuple[Tensor, Tensor]:
+            t = torch.full((len(z),), int(solver.visited[step]), device=z.device)
+            eps, variance = self._net(x.to(z.dtype).flatten(0, 1).repeat(len(rows), 1), t, z).to(x.dtype).chunk(2, -1)
             if unconditional is not None:
-                eps = eps[len(x) :] + scale * (eps[: len(x)] - eps[len(x) :])
-            added = None
-            if solver.needs_noise(step):
-                added = noise.gaussian(1 + step, positions, self._channels).flatten(0, 1).to(x.dtype)
-            x = solver.step(step, x, eps, variance[: len(x)], added)
-        return x.view(*positions.shape, self._channels)
+                eps, uncond = eps.chunk(2)
+                eps = uncond + scale * (eps - uncond)
+            return eps.view_as(x), variance[: len(eps)].view_as(x)
+
+        return run_solver(solver, noise, positions, self._channels, z.dtype, predict)
 
 
 class PlainHeadGenerator(Beside):

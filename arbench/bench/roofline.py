@@ -172,9 +172,25 @@ def diffusion_work(generator: Any, settings: Any, step: PlannedStep, batch_size:
     yield Work(flops=rows * 2 * sequential, bytes=sequential * item, repeats=visited)
 
 
+def joint_work(generator: Any, settings: Any, step: PlannedStep, batch_size: int) -> Iterator[Work]:
+    """The whole transformer over all tokens at every denoising step; time and class are embedded a sequence."""
+    config, rows, item = generator.config, batch_size * step.head_rows, item_size(generator)
+    width, depth, channels = config.width, config.depth, config_channels(config)
+    solver = SOLVERS[settings.head_sampler](respaced(settings.head_steps), temperature=settings.temperature)
+    once = TIME_CHANNELS * width + width**2 + (6 * depth + 2) * width**2  # weights that meet a sequence once
+    flops = 2 * once + depth * block_flops(width, step.size, step.size) + 2 * step.size * 3 * channels * width
+    weights = once + 12 * depth * width**2 + 3 * channels * width
+    yield Work(flops=rows * flops, bytes=weights * item, repeats=len(solver.visited))
+
+
+def no_work(generator: Any, step: PlannedStep, batch_size: int) -> Work:
+    """A class embedding alone is a look-up."""
+    return Work(flops=0, bytes=0)
+
+
 def config_channels(config: Any) -> int:
     """Channels of a continuous token; 0 for codes, whose embedding is a look-up."""
-    return config.channels * config.patch_size**2 if config.head == "diffusion" else 0
+    return 0 if config.head == "categorical" else config.channels * config.patch_size**2
 
 
 def condition_width(config: Any) -> int:
@@ -187,5 +203,5 @@ def item_size(generator: Any) -> int:
     return next(generator.parameters()).element_size()
 
 
-BACKBONES = {"sequential": causal_work, "masked": masked_work}
-HEADS = {"categorical": categorical_work, "diffusion": diffusion_work}
+BACKBONES = {"sequential": causal_work, "masked": masked_work, "joint": no_work}
+HEADS = {"categorical": categorical_work, "diffusion": diffusion_work, "joint": joint_work}

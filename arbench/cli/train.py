@@ -31,7 +31,7 @@ CACHE_EXAMPLES = """Examples:
   arbench cache --tokenizer kl16 --tokenizer-weights kl16.ckpt --data DIR --size 256 --flip --views 2 --out DIR
 """
 DEFAULT_OUT = Path("runs/train")
-DIGITS_MODELS = {"ar": "ar-digits", "par": "par-digits", "mar": "mar-digits"}
+DIGITS_MODELS = {"ar": "ar-digits", "par": "par-digits", "mar": "mar-digits", "dit": "dit-digits"}
 
 Config = Annotated[Optional[str], typer.Option("--config", help="A set of recipes: digits.")]
 Target = Annotated[Optional[str], typer.Option("--target", help="What to train of a set of recipes, or 'all'.")]

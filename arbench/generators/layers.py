@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 ROTARY_BASE = 10_000  # longest wavelength over 2 pi, LlamaGen release
+SINUSOID_PERIOD = 100.0  # tokens, well above the side of a small grid
 SWIGLU_MULTIPLE = 256  # the hidden width of SwiGLU is rounded up to it, LlamaGen release
 
 
@@ -37,6 +40,16 @@ def rotary_table(grid: tuple[int, int], head_width: int) -> Tensor:
     angles = torch.cat((rows.expand(shape), columns.expand(shape)), dim=-1).flatten(0, 1)  # (N, head_width / 2)
     table = torch.stack((angles.cos(), angles.sin()), dim=-1)
     return torch.cat((torch.zeros_like(table[:1]), table))
+
+
+def grid_sinusoids(grid: tuple[int, int], width: int) -> Tensor:
+    """(rows · columns, width) float32: half of the channels turn with the row, half with the column."""
+    half = width // 4
+    rates = torch.exp(-math.log(SINUSOID_PERIOD) * torch.arange(half) / half) * math.pi / 2
+    rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
+    angles = [place.flatten()[:, None] * rates for place in (rows, columns)]
+    table = torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)
+    return F.pad(table, (0, width - table.shape[1]))
 
 
 def rotate(x: Tensor, rotary: Tensor) -> Tensor:

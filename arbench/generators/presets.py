@@ -80,6 +80,15 @@ DIGITS_PRESETS = (
         sampling={"num_iter": 8, "cfg_scale": 2.0, "head_steps": 15, "head_sampler": "ddpm-trimmed"},
         shipped=True,
     ),
+    Preset(
+        name="dit-digits",
+        method="dit",
+        config={"width": 96, "depth": 6, "heads": 3, "channels": 4, **DIGITS},
+        tokenizer="digits-kl",
+        image_size=32,
+        sampling={"cfg_scale": 2.0, "head_steps": 50, "head_sampler": "ddpm-trimmed"},
+        shipped=True,
+    ),
 )
 
 # name, width, depth, heads: LlamaGen and PAR

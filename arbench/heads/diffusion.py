@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from arbench.heads.schedule import Diffusion
-from arbench.heads.solvers import SOLVERS, Solver
+from arbench.heads.solvers import SOLVERS, run_solver
 from arbench.heads.variational import noise_and_variance_loss
 
 TIME_CHANNELS = 256  # width of the sinusoidal time embedding, MAR release
@@ -211,30 +211,27 @@ class DiffusionHead(nn.Module):
         `settings` holds head_steps, head_sampler and temperature. With guidance one x serves both conditions:
         eps = uncond + scale (cond - uncond), while the variance stays the conditional one.
         """
-        shape = (*positions.shape, self.channels)
         solver = SOLVERS[settings.head_sampler](respaced(settings.head_steps), temperature=settings.temperature)
-        start = noise.gaussian(0, positions, self.channels).flatten(0, 1)
-        # x itself stays in float32 (or float64) even where the network runs in half precision.
-        x = start.to(torch.promote_types(start.dtype, condition.dtype))
         rows = [condition] if unconditional is None else [condition, unconditional]
         visited = torch.as_tensor(solver.visited.copy(), device=positions.device)
         table = ModulationTable(self.net, visited, torch.cat([row.flatten(0, 1) for row in rows]))
-        for step in range(len(visited)):
-            eps, variance = self._predict(x, table.at(step), len(rows), scale)
-            added = None
-            if solver.needs_noise(step):
-                added = noise.gaussian(1 + step, positions, self.channels).flatten(0, 1).to(x.dtype)
-            x = solver.step(step, x, eps, variance, added)
-        return x.view(shape)
 
-    def _predict(self, x: Tensor, modulations: list[Tensor], copies: int, scale: float) -> tuple[Tensor, Tensor]:
-        """Guided noise and conditional variance channels, both (M, C) in x's dtype."""
-        both = x.to(modulations[0].dtype).repeat(copies, 1)
-        eps, variance = self.net.denoise(both, modulations).to(x.dtype).chunk(2, dim=-1)
-        if copies == 1:
-            return eps, variance
-        conditional, unconditional = eps.chunk(2)
-        return torch.lerp(unconditional, conditional, scale), variance[: len(x)]
+        def predict(x: Tensor, step: int) -> tuple[Tensor, Tensor]:
+            both = x.to(condition.dtype).flatten(0, 1).repeat(len(rows), 1)  # (R n, C)
+            predicted = self.net.denoise(both, table.at(step)).to(x.dtype)
+            eps, variance = guided_prediction(predicted, len(rows), scale)
+            return eps.view_as(x), variance.view_as(x)
+
+        return run_solver(solver, noise, positions, self.channels, condition.dtype, predict)
 
 
-__all__ = ["DenoisingMLP", "DiffusionHead", "Solver", "time_embedding"]
+def guided_prediction(predicted: Tensor, copies: int, scale: float) -> tuple[Tensor, Tensor]:
+    """Guided noise and conditional variance channels, (M, ..., C) each, of (copies M, ..., 2C).
+
+    With two copies the second half is unconditional: eps = uncond + scale (cond - uncond).
+    """
+    eps, variance = predicted.chunk(2, dim=-1)
+    if copies == 1:
+        return eps, variance
+    conditional, unconditional = eps.chunk(2)
+    return torch.lerp(unconditional, conditional, scale), variance[: len(conditional)]

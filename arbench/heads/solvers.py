@@ -7,7 +7,8 @@ arXiv:2010.02502 (eta = 0).
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -48,7 +49,7 @@ class Ancestral:
         return step < len(self.visited) - 1
 
     def step(self, step: int, x: Tensor, eps: Tensor, variance: Tensor, noise: Tensor | None) -> Tensor:
-        """(M, C) each; `variance` in [-1, 1] picks a point between the bounds."""
+        """One shape (..., C) each; `variance` in [-1, 1] picks a point between the bounds."""
         mean = float(self._from_x[step]) * x - float(self._from_eps[step]) * eps
         if noise is None:
             return mean
@@ -89,3 +90,25 @@ class Deterministic:
 
 
 SOLVERS: dict[str, type[Solver]] = {"ddpm": Ancestral, "ddpm-trimmed": TrimmedAncestral, "ddim": Deterministic}
+
+
+def run_solver(
+    solver: Solver,
+    noise: Any,
+    positions: Tensor,
+    channels: int,
+    network_dtype: torch.dtype,
+    predict: Callable[[Tensor, int], tuple[Tensor, Tensor]],
+) -> Tensor:
+    """Draw tokens for `positions` (B, n): (B, n, channels).
+
+    `predict` takes x (B, n, channels) and the step and returns the noise in it and its variance channels.
+    """
+    start = noise.gaussian(0, positions, channels)
+    # x itself stays in float32 (or float64) even where the network runs in half precision.
+    x = start.to(torch.promote_types(start.dtype, network_dtype))
+    for step in range(len(solver.visited)):
+        eps, variance = predict(x, step)
+        added = noise.gaussian(1 + step, positions, channels).to(x.dtype) if solver.needs_noise(step) else None
+        x = solver.step(step, x, eps, variance, added)
+    return x

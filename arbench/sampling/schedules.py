@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from arbench.generators.base import Generator, Step
@@ -16,11 +17,12 @@ from arbench.noise import Noise
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
     """`order` (B, N): raster index of the k-th revealed token; `sizes`: tokens a step, adding up to N; `clocks`: what
-    `cfg_interval` is compared with at each step."""
+    `cfg_interval` is compared with at each step; `passes`: how often a step runs the network."""
 
     order: Tensor
     sizes: list[int]
     clocks: list[int]
+    passes: int = 1
 
     def __iter__(self) -> Iterator[Step]:
         known, total = 0, self.order.shape[1]
@@ -30,6 +32,11 @@ class Schedule:
 
     def __len__(self) -> int:
         return len(self.sizes)
+
+    @property
+    def num_passes(self) -> int:
+        """What a table calls steps: passes of the network through one image."""
+        return len(self) * self.passes
 
 
 def sequential_sizes(num_tokens: int, singles: int, parallel: int) -> list[int]:
@@ -82,7 +89,14 @@ def masked(generator: Any, settings: Any, noise: Noise, batch: int, like: Tensor
     return Schedule(order=order, sizes=sizes, clocks=list(range(-1, len(sizes) - 1)))
 
 
-SCHEDULES = {"sequential": sequential, "masked": masked}
+def joint(generator: Any, settings: Any, noise: Noise, batch: int, like: Tensor) -> Schedule:
+    """All tokens in one step, in raster order, by as many passes as there are denoising steps."""
+    total = generator.num_tokens
+    order = torch.arange(total, device=like.device).expand(batch, -1)
+    return Schedule(order=order, sizes=[total], clocks=[-1], passes=settings.head_steps)
+
+
+SCHEDULES = {"sequential": sequential, "masked": masked, "joint": joint}
 
 
 def make_schedule(generator: Generator, settings: Any, noise: Noise, labels: Tensor) -> Schedule:

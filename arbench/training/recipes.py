@@ -2,7 +2,7 @@
 
 The digits rows made the weights that ship, on two CPU cores, each by one command:
 
-    arbench train --config digits --target NAME        (and --target all: the six rows in this order)
+    arbench train --config digits --target NAME        (and --target all: its rows in this order)
 
 and each result was copied from `runs/train/NAME/NAME.safetensors` to the path in its `asset` column.
 """
@@ -93,13 +93,23 @@ DIGITS: dict[str, Recipe] = {
                 views=32, augmentation=MILD, sinusoidal_positions=True, read_out_weight=1.0,
             ),
         ),
+        Recipe(
+            target="dit-digits",
+            kind="generator",
+            tokenizer="digits-kl",
+            asset="arbench/assets/dit-digits.safetensors",
+            config=TrainConfig(
+                steps=6000, batch_size=32, learning_rate=1e-3, ema_rate=0.999, views=32,
+                augmentation=MILD,
+            ),
+        ),
     )
 }  # fmt: skip
 
 # Recipes of the papers for one's own data, by method; steps are those of ImageNet.
 # MAR (arXiv:2406.11838, appendix): 400 epochs, batch 2048, rate 8e-4 constant after 100 epochs, decay 0.02, EMA 0.9999,
 # flips. AR and PAR (arXiv:2406.06525, section 3; arXiv:2412.15119, section 4): 300 epochs, rate 1e-4 a batch of 256,
-# decay 0.05.
+# decay 0.05. DiT (arXiv:2212.09748, section 4): 400k steps, batch 256, constant rate 1e-4, no decay, EMA 0.9999, flips.
 METHODS: dict[str, TrainConfig] = {
     "ar": TrainConfig(
         steps=1_500_000, batch_size=256, learning_rate=1e-4, warmup_steps=0, schedule="constant", weight_decay=0.05,
@@ -113,6 +123,10 @@ METHODS: dict[str, TrainConfig] = {
         steps=250_000, batch_size=2048, learning_rate=8e-4, warmup_steps=62_500, schedule="constant",
         weight_decay=0.02, clip_norm=3.0, ema_rate=0.9999, views=2, augmentation=Augmentation(flip=True),
         checkpoint_every=5000,
+    ),
+    "dit": TrainConfig(
+        steps=400_000, batch_size=256, learning_rate=1e-4, warmup_steps=0, schedule="constant", ema_rate=0.9999,
+        views=2, augmentation=Augmentation(flip=True), checkpoint_every=5000,
     ),
 }  # fmt: skip
 CONFIGS = ("digits",)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-MAX_PERIOD = 100.0  # tokens, well above the side of a small grid
+from arbench.generators.layers import grid_sinusoids
+
 TABLE_DEVIATION = 0.5  # beside embedded tokens of about unit deviation
 
 
@@ -26,13 +25,3 @@ def start_positions(model: nn.Module) -> None:
         table = getattr(model, name)  # (1, buffer + N, D)
         sinusoids = grid_sinusoids(model.grid, table.shape[-1])  # type: ignore[arg-type]
         table[0, -len(sinusoids) :] = sinusoids.to(table) * (TABLE_DEVIATION / sinusoids.std())
-
-
-def grid_sinusoids(grid: tuple[int, int], width: int) -> Tensor:
-    """(rows · columns, width) float32: half of the channels turn with the row, half with the column."""
-    half = width // 4
-    rates = torch.exp(-math.log(MAX_PERIOD) * torch.arange(half) / half) * math.pi / 2
-    rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
-    angles = [place.flatten()[:, None] * rates for place in (rows, columns)]
-    table = torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)
-    return nn.functional.pad(table, (0, width - table.shape[1]))

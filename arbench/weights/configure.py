@@ -8,12 +8,18 @@ from typing import Any
 
 from arbench.generators.ar import AR, ARConfig
 from arbench.generators.base import as_grid
+from arbench.generators.dit import DiT, DiTConfig
 from arbench.generators.mar import MAR, MARConfig
 from arbench.generators.par import PAR, PARConfig
 from arbench.generators.presets import PRESETS, Preset
 from arbench.registry import unknown_name
 
-FAMILIES: dict[str, tuple[type, type]] = {"ar": (AR, ARConfig), "par": (PAR, PARConfig), "mar": (MAR, MARConfig)}
+FAMILIES: dict[str, tuple[type, type]] = {
+    "ar": (AR, ARConfig),
+    "par": (PAR, PARConfig),
+    "mar": (MAR, MARConfig),
+    "dit": (DiT, DiTConfig),
+}
 
 # For MAR these stand for the encoder's and the decoder's alike.
 BOTH_PARTS = ("width", "depth", "heads")
@@ -86,7 +92,7 @@ def merge_config(method: str, told: dict[str, Any], given: dict[str, Any], where
             hint = f"; it fits {fitting}" if fitting else ""
             raise ValueError(f"{where}: its tensors say {name} {value}, not {given[name]}{hint}")
     config = {**given, **{name: value for name, value in told.items() if name not in DERIVED}}
-    if told["head"] == "diffusion":
+    if "token_width" in told:
         config.update(_split_token(told["token_width"], config, where))
     config["grid"] = _find_grid(method, told, config, where)
     heads = ("encoder_heads", "decoder_heads") if method == "mar" else ("heads",)

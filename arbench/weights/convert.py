@@ -36,6 +36,7 @@ RELEASED_LAYOUT = {
     "ar": "ddp",
     "par": "ddp",
     "mar": "mar",
+    "dit": "ddp",  # none was released in arbench's names
     "kl16": "ddp",
     "vq16": "lightning",
     "llamagen-vq": "ddp",

@@ -13,7 +13,7 @@ T = TypeVar("T")
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
 
-GENERATORS = ("ar", "par", "mar")
+GENERATORS = ("ar", "par", "mar", "dit")
 TOKENIZERS = ("kl16", "vq16", "llamagen-vq")
 
 # Wrappers put these in front of every name: DDP and FSDP, torch.compile, a full latent-diffusion checkpoint.
@@ -27,6 +27,7 @@ SIGNATURES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("par", ("layers.0.attention.wqkv.weight", "spe_tok_embeddings.special_embeddings.weight"), ()),
     ("ar", ("layers.0.attention.wqkv.weight", "cls_embedding.embedding_table.weight"), ()),
     ("mar", ("encoder_pos_embed_learned", "decoder_pos_embed_learned", "class_emb.weight"), ()),
+    ("dit", ("y_embedder.weight", "joint.net.x_embedder.weight"), ()),
     ("llamagen-vq", ("encoder.conv_blocks.0.res.0.norm1.weight", "quantize.embedding.weight"), ()),
     ("vq16", ("encoder.down.0.block.0.norm1.weight", "quantize.embedding.weight"), ()),
     ("kl16", ("encoder.down.0.block.0.norm1.weight", "quant_conv.weight"), ("quantize.embedding.weight",)),
@@ -41,6 +42,7 @@ EMBEDDINGS = (
     "tok_embeddings.weight",
     "spe_tok_embeddings.special_embeddings.weight",
     "target_embeddings.weight",
+    "y_embedder.weight",
     "quantize.embedding.weight",
 )
 
@@ -184,7 +186,17 @@ def _read_mar(shapes: Shapes) -> dict[str, Any]:
     }
 
 
-_READERS = {"ar": _read_ar, "par": _read_par, "mar": _read_mar}
+def _read_dit(shapes: Shapes) -> dict[str, Any]:
+    rows, width = _shape(shapes, "y_embedder.weight", 2)
+    return {
+        "width": width,
+        "depth": _count(shapes, r"joint\.net\.blocks\.(\d+)\."),
+        "num_classes": rows - 1,  # the last row is "unconditional"
+        "token_width": _shape(shapes, "joint.net.x_embedder.weight", 2)[1],
+    }
+
+
+_READERS = {"ar": _read_ar, "par": _read_par, "mar": _read_mar, "dit": _read_dit}
 
 
 __all__ = [

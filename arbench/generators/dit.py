@@ -1,0 +1,211 @@
+"""DiT: a diffusion transformer over the whole image, the baseline of MAR's Figure 6 (arXiv:2212.09748).
+
+In the terms of the other methods: one step that reveals every token, a backbone that is the class embedding alone, and
+a head that denoises all tokens together. Blocks are modulated by time and class (adaLN-Zero, section 3.2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from arbench.generators.base import (
+    DiffusionSampling,
+    Step,
+    as_grid,
+    drop_labels,
+    patchify,
+    require,
+    unpatchify,
+)
+from arbench.generators.layers import BidirectionalAttention, Mlp, grid_sinusoids
+from arbench.heads.diffusion import FinalLayer, TimeEmbedder, guided_prediction, modulate, respaced
+from arbench.heads.solvers import SOLVERS, run_solver
+from arbench.heads.variational import noise_and_variance_loss
+
+EMBEDDING_STD = 0.02  # arXiv:2212.09748, released code's initialisation of labels and time
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointSampling(DiffusionSampling):
+    """Settings of a DiT: those of a diffusion head; guidance is constant, for nothing is known before anything else."""
+
+    cfg_schedule: str = "constant"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.cfg_schedule == "constant", f"cfg_schedule {self.cfg_schedule!r}: expected 'constant' for DiT")
+        require(self.cfg_interval == -1, f"cfg_interval {self.cfg_interval}: DiT has one step; expected -1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiTConfig:
+    """Shape of a diffusion transformer over a token grid of `channels` latents in patches of `patch_size`."""
+
+    head: ClassVar[str] = "joint"  # how its tokens are drawn: all of them by one diffusion
+
+    width: int
+    depth: int
+    heads: int
+    num_classes: int = 1000
+    grid: int | tuple[int, int] = 16
+    channels: int = 16
+    patch_size: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "grid", as_grid(self.grid))
+        require(self.width % self.heads == 0, f"width {self.width}: not a multiple of heads {self.heads}")
+        require(self.width % 4 == 0, f"width {self.width}: the positions need a multiple of 4")
+
+
+class ModulatedBlock(nn.Module):
+    """A transformer block whose norms are shifted and scaled, and whose branches are gated, by time and class."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.attn = BidirectionalAttention(width, heads)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.mlp = Mlp(width, 4 * width)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """(R, N, W), (R, 1, W) -> (R, N, W)."""
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.adaLN_modulation(condition).chunk(6, dim=-1)
+        x = x + gate * self.attn(modulate(self.norm1(x), shift, scale))
+        return x + mlp_gate * self.mlp(modulate(self.norm2(x), mlp_shift, mlp_scale))
+
+
+class DenoisingTransformer(nn.Module):
+    """Predicts the noise in all tokens and the interpolation of their variances from (x_t, t, class)."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.grid = as_grid(config.grid)
+        self.channels = config.channels * config.patch_size**2
+        self.x_embedder = nn.Linear(self.channels, config.width)
+        self.t_embedder = TimeEmbedder(config.width)
+        self.blocks = nn.ModuleList(ModulatedBlock(config.width, config.heads) for _ in range(config.depth))
+        self.final_layer = FinalLayer(config.width, 2 * self.channels)
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Xavier products, zero biases; modulations and output at zero, so that each block starts as the identity."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        for name, parameter in self.t_embedder.named_parameters():
+            if name.endswith("weight"):
+                nn.init.normal_(parameter, std=EMBEDDING_STD)
+        modulations = [cast("nn.Sequential", module.adaLN_modulation) for module in (*self.blocks, self.final_layer)]
+        for layer in cast("list[nn.Linear]", [*(modulation[1] for modulation in modulations), self.final_layer.linear]):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
+        """Noisy tokens (R, N, C), timesteps (R,), classes (R, W) -> (R, N, 2C): noise, then the variance channels."""
+        context = (self.t_embedder(timesteps) + condition)[:, None]  # (R, 1, W)
+        hidden = self.x_embedder(x)
+        hidden = hidden + grid_sinusoids(self.grid, hidden.shape[-1]).to(hidden)
+        for block in self.blocks:
+            hidden = block(hidden, context)
+        return self.final_layer(hidden, self.final_layer.adaLN_modulation(context))
+
+
+class JointHead(nn.Module):
+    """One class vector an image to all of its tokens, through the denoising transformer."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.net = DenoisingTransformer(config)
+
+    def loss(self, condition: Tensor, tokens: Tensor, *, rng: torch.Generator | None = None) -> Tensor:
+        """Mean hybrid loss of tokens (B, N, C) under classes (B, W), one timestep an image."""
+
+        def predict(noisy: Tensor, timesteps: Tensor, classes: Tensor) -> Tensor:
+            eps, variance = self.net(noisy.view_as(tokens), timesteps, classes).chunk(2, dim=-1)
+            return torch.cat((eps.flatten(1), variance.flatten(1)), dim=1)  # (B, 2 N C)
+
+        process, start = respaced(1000), tokens.flatten(1)
+        timesteps = torch.randint(len(process.timesteps), (len(tokens),), generator=rng, device=tokens.device)
+        noise = torch.randn(start.shape, generator=rng, device=tokens.device, dtype=tokens.dtype)
+        return noise_and_variance_loss(predict, process, start, timesteps, noise, condition).mean()
+
+    def draw(
+        self,
+        condition: Tensor,
+        unconditional: Tensor | None,
+        scale: float,
+        settings: Any,
+        noise: Any,
+        positions: Tensor,
+    ) -> Tensor:
+        """Draw the tokens at all `positions` (B, N) from class vectors (B, 1, W): (B, N, C)."""
+        rows = [condition] if unconditional is None else [condition, unconditional]
+        classes = torch.cat(rows).squeeze(1)
+        solver = SOLVERS[settings.head_sampler](respaced(settings.head_steps), temperature=settings.temperature)
+
+        def predict(x: Tensor, step: int) -> tuple[Tensor, Tensor]:
+            timesteps = torch.full((len(classes),), int(solver.visited[step]), device=x.device)
+            both = x.to(classes.dtype).repeat(len(rows), 1, 1)
+            return guided_prediction(self.net(both, timesteps, classes).to(x.dtype), len(rows), scale)
+
+        return run_solver(solver, noise, positions, self.net.channels, classes.dtype, predict)
+
+
+@dataclass
+class JointState:
+    """A generation under way: labels (R,), tokens (B, N, C) in raster order once they are drawn."""
+
+    labels: Tensor
+    images: int
+    tokens: Tensor | None = None
+
+
+class DiT(nn.Module):
+    """Diffusion transformer: every token in one step of many denoising steps."""
+
+    method = "dit"
+    kind = "continuous"
+    schedule = "joint"
+    sampling_type: type = JointSampling
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.config, self.grid, self.num_classes = config, as_grid(config.grid), config.num_classes
+        self.num_tokens, self.channels = self.grid[0] * self.grid[1], config.channels
+        self.y_embedder = nn.Embedding(config.num_classes + 1, config.width)  # the last row is "unconditional"
+        nn.init.normal_(self.y_embedder.weight, std=EMBEDDING_STD)
+        self.joint = JointHead(config)
+
+    def draw_head(self) -> JointHead:
+        return self.joint
+
+    def loss(self, tokens: Tensor, labels: Tensor, *, rng: torch.Generator | None = None) -> Tensor:
+        """Mean loss of scaled latents (B, C, H, W); in training mode labels drop."""
+        if self.training:
+            labels = drop_labels(labels, self.num_classes, rng)
+        return self.joint.loss(self.y_embedder(labels), patchify(tokens, self.config.patch_size), rng=rng)
+
+    def begin(self, labels: Tensor, guided: bool, reveal_order: Tensor) -> JointState:
+        """The state with nothing drawn; `labels` (B,)."""
+        rows = torch.cat((labels, torch.full_like(labels, self.num_classes))) if guided else labels
+        return JointState(labels=rows, images=len(labels))
+
+    def conditions(self, state: JointState, step: Step, guided: bool) -> tuple[Tensor, Tensor | None]:
+        """The class vectors (B, 1, W), with and without class: one for all tokens of an image."""
+        classes = self.y_embedder(state.labels)[:, None]
+        return classes[: state.images], classes[state.images :] if guided else None
+
+    def reveal(self, state: JointState, step: Step, tokens: Tensor) -> None:
+        """Keep the tokens (B, N, C), which are in raster order."""
+        state.tokens = tokens
+
+    def result(self, state: JointState) -> Tensor:
+        """Scaled latents (B, C, H, W)."""
+        assert state.tokens is not None
+        return unpatchify(state.tokens.to(self.y_embedder.weight.dtype), self.grid, self.config.patch_size)
