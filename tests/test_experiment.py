@@ -141,6 +141,7 @@ def test_a_row_needs_a_known_task():
 def test_rows_fit_the_generators_they_name(name):
     """Presets exist, configurations are of their method, and every sampling setting is one of the head's."""
     from arbench.generators import base
+    from arbench.generators.dit import JointSampling
     from arbench.generators.presets import get_preset
     from arbench.weights.load import FAMILIES
 
@@ -150,6 +151,7 @@ def test_rows_fit_the_generators_they_name(name):
         ("ar", "diffusion"): base.DiffusionSampling,
         ("ar", "categorical"): base.CategoricalSampling,
         ("par", "categorical"): base.CategoricalSampling,
+        ("dit", "joint"): JointSampling,
     }
     for row in load_experiment(name).rows:
         if row.model is None:

@@ -157,6 +157,8 @@ def test_yes_runs_each_seed_once_and_goes_on_where_it_stopped(full_machine, tmp_
     assert "2.31 → 2.31 (+0)" in capsys.readouterr().out
     written = load_record(tmp_path / "runs/reproduce/mar/table4/mar-b/seed-1/mar-b-0123456789")
     assert (written["source"]["experiment"], written["source"]["row"]) == ("mar/table4", "mar-b")
+    cli.reproduce("mar/table4", rows="mar-b", seeds="0, 7", yes=True)
+    assert [request.seed for request in requests[3:]] == [7]
 
 
 def test_yes_with_nothing_to_run_says_so(capsys, priceless):
@@ -169,6 +171,8 @@ def test_mistakes_name_the_nearest():
         cli.reproduce("mar/tabel4")
     with pytest.raises(ValueError, match="did you mean 'mar-b'"):
         cli.reproduce("mar/table4", rows="marb")
+    with pytest.raises(ValueError, match="--seeds '0,x': expected whole numbers"):
+        cli.reproduce("mar/table4", seeds="0,x")
 
 
 def test_without_a_table_they_are_listed(capsys):
@@ -220,6 +224,7 @@ def test_a_row_is_trained_once_with_its_own_settings(tmp_path):
     facts = training_facts(row, 3, tmp_path)
     assert facts["steps"] == 2
     assert facts["seconds"] > 0
+    assert facts["cpu_seconds"] > 0
     assert (
         load_generator("par-digits", weights=path, group_attention=False, width=32, depth=1, heads=2).config.depth == 1
     )

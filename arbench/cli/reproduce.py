@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -20,6 +21,8 @@ EXAMPLES = """Examples:
 
   arbench reproduce mar/table4 --rows mar-b,mar-b-no-cfg --yes
 
+  arbench reproduce digits/mar-table1 --seeds 0 --yes
+
 Without a table the tables are listed. Without --yes nothing runs: the plan tells what can run, what has been measured
 and what is missing. A row that was interrupted goes on where it stopped.
 """
@@ -27,6 +30,7 @@ RUNS = Path("runs/reproduce")
 
 TableName = Annotated[Optional[str], typer.Argument(metavar="[TABLE]", help="A table or figure, e.g. mar/table4.")]
 Rows = Annotated[Optional[str], typer.Option("--rows", help="Some rows only, by name: a,b,c.")]
+Seeds = Annotated[Optional[str], typer.Option("--seeds", help="Instead of the rows' own seeds: 0,1,2.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Run every row that can run and was not measured yet.")]
 Folder = Annotated[Path, typer.Option("--out", "-o", help="Where the runs go, one folder a row and seed.")]
 DtypeOption = Annotated[Optional[str], typer.Option("--dtype", help="Instead of the row's own.")]
@@ -40,6 +44,7 @@ def register(app: typer.Typer) -> None:
 def reproduce(
     table: TableName = None,
     rows: Rows = None,
+    seeds: Seeds = None,
     yes: Yes = False,
     out: Folder = RUNS,
     num_images: options.NumImages = None,
@@ -56,11 +61,13 @@ def reproduce(
         return
     experiment = load_experiment(table)
     names = [name.strip() for name in (rows or "").split(",") if name.strip()]
-    plans = make_plan(experiment, names, out)
+    chosen_seeds = parse_seeds(seeds)
+    plans = make_plan(experiment, names, out, chosen_seeds)
     if yes:
         changes = {"num_images": num_images, "dtype": dtype, "device": device, "batch_size": parse_batch(batch_size)}
-        run_rows(experiment, plans, out, {name: value for name, value in changes.items() if value is not None})
-        plans = make_plan(experiment, names, out)
+        given = {name: value for name, value in changes.items() if value is not None}
+        run_rows(experiment, plans, out, given)
+        plans = make_plan(experiment, names, out, chosen_seeds)
     from arbench.reproduction.text import render_plan
 
     typer.echo(render_plan(experiment, plans), nl=False)
@@ -68,12 +75,15 @@ def reproduce(
         typer.echo(f"\nTo run what can run: arbench reproduce {experiment.name}{rows_option(rows)} --yes")
 
 
-def make_plan(experiment: Experiment, names: list[str], out: Path) -> list[RowPlan]:
-    """The plan of the named rows (all for none), with the records that come with the package and those under `out`."""
+def make_plan(experiment: Experiment, names: list[str], out: Path, seeds: Sequence[int]) -> list[RowPlan]:
+    """The plan of the named rows (all for none), with the records that come with the package and those under `out`.
+
+    `seeds` stand in place of the rows' own where there are any.
+    """
     from arbench.report.collect import of_experiment, stored_records
     from arbench.reproduction.plan import plan
 
-    return plan(experiment, names, of_experiment(stored_records(out), experiment.name))
+    return plan(experiment, names, of_experiment(stored_records(out), experiment.name), seeds)
 
 
 def run_rows(experiment: Experiment, plans: list[RowPlan], out: Path, changes: dict[str, Any]) -> None:
@@ -137,6 +147,14 @@ def is_unfinished(folder: Path) -> bool:
     from arbench.report.record import RECORD_FILE
 
     return any(run.is_dir() and not (run / RECORD_FILE).is_file() for run in folder.glob("*"))
+
+
+def parse_seeds(text: str | None) -> tuple[int, ...]:
+    """`0,1,2` as numbers; none for None. Raises ValueError for anything else."""
+    given = [] if text is None else [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in given):
+        raise ValueError(f"--seeds {text!r}: expected whole numbers of 0 or more, as 0,1,2")
+    return tuple(int(part) for part in given)
 
 
 def parse_batch(text: str | None) -> int | str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,9 +58,19 @@ class Difference:
         return self.measured - float(self.printed.value)
 
 
-def plan(experiment: Experiment, rows: Sequence[str], measured: Mapping[str, Sequence[Record]]) -> list[RowPlan]:
-    """A plan for each of `rows` (all where none are named). Raises ValueError for an unknown row."""
+def plan(
+    experiment: Experiment,
+    rows: Sequence[str],
+    measured: Mapping[str, Sequence[Record]],
+    seeds: Sequence[int] = (),
+) -> list[RowPlan]:
+    """A plan for each of `rows` (all where none are named), for `seeds` or for the rows' own where there are none.
+
+    Raises ValueError for an unknown row.
+    """
     chosen = [experiment.row(name) for name in rows] or list(experiment.rows)
+    if seeds:
+        chosen = [dataclasses.replace(row, seeds=tuple(seeds)) for row in chosen]
     return [plan_row(experiment, row, tuple(measured.get(row.name, ()))) for row in chosen]
 
 

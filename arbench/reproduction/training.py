@@ -44,14 +44,16 @@ def trained_weights(row: Row, seed: int, out: Path, watch: Watcher | None = None
 
 
 def training_facts(row: Row, seed: int, out: Path) -> dict[str, float]:
-    """What a record tells of the training of `row` for one seed under `out`: its steps, and the seconds they took.
+    """What a record tells of the training of `row` for one seed under `out`: its steps, and the time they took.
 
     Raises OSError where the row was not trained there.
     """
     folder = out / f"{row.model}-{training_digest(row)}" / f"seed-{seed}"
     log = training_job(row, seed).checkpoint_path(folder).with_name(LOG_NAME)
     last = json.loads(log.read_text(encoding="utf-8").splitlines()[-1])
-    return {"steps": last["step"], "seconds": round(last["step"] * last["seconds_per_step"], 1)}
+    suffix = "_per_step"
+    times = {name.removesuffix(suffix): last["step"] * last[name] for name in last if name.endswith(suffix)}
+    return {"steps": last["step"], **{name: round(value, 1) for name, value in times.items()}}
 
 
 def training_digest(row: Row) -> str:

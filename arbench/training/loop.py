@@ -6,7 +6,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -162,7 +162,7 @@ def train(
 def _run(trainer: Trainer, path: Path, watch: Watcher | None, reduce_gradients: GradientHook | None) -> None:
     config, writes = trainer.config, trainer.rank == 0
     recent: list[dict[str, float]] = []
-    began, first = time.perf_counter(), trainer.step
+    began, began_cpu, first = time.perf_counter(), time.process_time(), trainer.step
     with deferred_interrupt() as interrupted:
         while trainer.step < config.steps:
             recent.append(trainer.one_step(reduce_gradients))
@@ -170,8 +170,9 @@ def _run(trainer: Trainer, path: Path, watch: Watcher | None, reduce_gradients: 
                 watch(trainer.step, recent[-1])
             last = trainer.step == config.steps or interrupted.is_set()
             if writes and (last or trainer.step % config.log_every == 0):
-                seconds = (time.perf_counter() - began) / (trainer.step - first)
-                append_log(path.with_name(LOG_NAME), trainer.step, recent, seconds)
+                taken = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - began_cpu}
+                a_step = {f"{name}_per_step": value / (trainer.step - first) for name, value in taken.items()}
+                append_log(path.with_name(LOG_NAME), trainer.step, recent, a_step)
                 recent = []
             if writes and (last or trainer.step % config.checkpoint_every == 0):
                 save_checkpoint(path, trainer.state_dict())
@@ -218,10 +219,13 @@ def set_global_rng_state(device: torch.device, state: dict[str, Tensor]) -> None
         torch.cuda.set_rng_state(state["cuda"], device)
 
 
-def append_log(path: Path, step: int, recent: list[dict[str, float]], seconds_per_step: float) -> None:
-    """Append one JSON line: the step and the means since the line before it."""
+def append_log(path: Path, step: int, recent: list[dict[str, float]], times: Mapping[str, float]) -> None:
+    """Append one JSON line: the step, the means since the line before it, and times of a step.
+
+    Clock seconds count other processes' load, CPU seconds those of this process's threads alone.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    line = {"step": step, **means(recent), "seconds_per_step": round(seconds_per_step, 5)}
+    line = {"step": step, **means(recent), **{name: round(value, 5) for name, value in times.items()}}
     with open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
