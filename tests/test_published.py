@@ -93,6 +93,49 @@ def test_known_values(key, metric, value):
     assert published_row(key)[metric].value == value
 
 
+def test_values_that_stand_in_two_tables_are_equal():
+    """The papers print some rows twice: the same model in another table has the same digits."""
+    same = (
+        ("mar/table1/random-bidirect-many-ce-no-cfg", "mar/table5/random-ce"),
+        ("mar/table1/random-bidirect-many-diff-no-cfg", "mar/table5/random-diff"),
+        ("mar/table2/kl16-imagenet", "mar/table3/width-1024"),
+        ("mar/table2/kl16-imagenet-no-cfg", "mar/table3/width-1024-no-cfg"),
+        ("mar/table3/width-1024", "mar/fig4/steps-100"),
+        ("mar/table3/width-1024-no-cfg", "mar/fig4/steps-100-no-cfg"),
+        ("par/table4/a-with", "par/table4/d-distant-many"),
+        ("par/table4/b-4", "par/table4/e-xxl"),
+        ("par/table2/par-3b-4x", "par/fig2/par-3b-4x"),
+        ("par/table2/llamagen-3b", "par/table7/llamagen-3b"),
+    )
+    for one, other in same:
+        first, second = published_row(one), published_row(other)
+        shared = {"fid", "is_mean", "seconds_per_image"} & set(first) & set(second)
+        assert shared
+        assert [first[name].value for name in sorted(shared)] == [second[name].value for name in sorted(shared)]
+
+
+SHORT_AND_LONG = [
+    *(
+        (f"llamagen/table5/llamagen-{size}-{pixels}", f"llamagen/table{table}/llamagen-{size}-{pixels}-50ep-cfg-1.75")
+        for table, pixels, sizes in ((8, 256, "b l xl xxl 3b"), (9, 384, "b l"), (10, 384, "xl xxl 3b"))
+        for size in sizes.split()
+    ),
+    ("llamagen/table6/llamagen-b", "llamagen/table8/llamagen-b-256-300ep-cfg-2.00"),
+    ("llamagen/table6/llamagen-l", "llamagen/table9/llamagen-l-384-300ep-cfg-2.00"),
+    ("llamagen/table6/llamagen-xl", "llamagen/table10/llamagen-xl-384-300ep-cfg-1.75"),
+    ("llamagen/table6/llamagen-xxl", "llamagen/table10/llamagen-xxl-384-300ep-cfg-1.75"),
+    ("llamagen/table6/llamagen-3b", "llamagen/table10/llamagen-3b-384-300ep-cfg-1.65"),
+]
+
+
+@pytest.mark.parametrize(("short", "long"), SHORT_AND_LONG)
+def test_llamagen_cuts_digits_off(short, long):
+    """Every score of its Tables 5 and 6 is the beginning of the three-decimal one of Tables 8 to 10."""
+    for name in ("fid", "is_mean", "precision", "recall"):
+        printed = published_row(short)[name].value
+        assert published_row(long)[name].value.startswith(printed)
+
+
 def test_an_unknown_row_names_the_nearest():
     with pytest.raises(ValueError, match="did you mean 'mar/table4/mar-b'"):
         published_row("mar/table4/marb")
