@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from arbench.report.plots import Curve, Point, axis_head, draw_curves, plot_records, record_curves
+from arbench.report.curves import Curve, Point, axis_head, record_curves
+from arbench.report.plots import draw_curves, plot_records
+from arbench.report.protocols import record_marks
 from arbench.report.record import new_record
-from arbench.report.tables import protocol_marks
 from arbench.report.values import group_seeds
 
 PROTOCOL = {"extractor": "digits-cnn", "reference": "digits-heldout"}
@@ -27,7 +28,7 @@ def record(method, steps, seconds, fid, *, seed=0, protocol=PROTOCOL, model=None
 
 def curves(records, x="seconds_per_image", y="fid"):
     groups = group_seeds(records)
-    return record_curves(groups, x, y, protocol_marks(groups))
+    return record_curves(groups, x, y, record_marks(group.first for group in groups))
 
 
 RECORDS = [
@@ -94,17 +95,124 @@ def test_the_same_records_give_the_same_bytes(tmp_path, suffix):
     assert first == second
 
 
-def test_published_points_are_hollow_and_measured_ones_solid(monkeypatch):
-    from matplotlib.axes import Axes
+def test_a_readers_own_style_changes_nothing(tmp_path):
+    import matplotlib
+
+    plain = plot_records(RECORDS, tmp_path / "plain.png").read_bytes()
+    with matplotlib.rc_context({"axes.facecolor": "black", "font.family": "serif", "lines.markersize": 20}):
+        assert plot_records(RECORDS, tmp_path / "styled.png").read_bytes() == plain
+
+
+def test_published_points_are_hollow_and_measured_ones_solid():
+    from matplotlib.figure import Figure
 
     from arbench.report import plots
 
-    fills = []
-    monkeypatch.setattr(Axes, "errorbar", lambda *_, **style: fills.append(style.get("markerfacecolor")))
-    axes = Axes.__new__(Axes)
-    for published in (False, True):
-        plots._draw_curve(axes, Curve(name="MAR", points=(Point(x=1, y=1),), published=published), "#000000", "o")
-    assert fills == [None, "white"]
+    axes = Figure().subplots()
+    points = (Point(x=1, y=1), Point(x=2, y=2))
+    published, measured = (
+        plots._draw_curve(axes, Curve(name="MAR", points=points, published=hollow), "#000000", "o")
+        for hollow in (True, False)
+    )
+    assert (published.get_markerfacecolor(), measured.get_markerfacecolor()) == ("white", "#000000")
+    assert (published.get_linestyle(), measured.get_linestyle()) == ("--", "-")
+
+
+def test_a_single_point_and_models_that_are_no_curve_have_no_line():
+    from matplotlib.figure import Figure
+
+    from arbench.report import plots
+
+    axes = Figure().subplots()
+    points = (Point(x=1, y=1), Point(x=2, y=2))
+    for curve in (Curve(name="a", points=points[:1]), Curve(name="b", points=points, joined=False)):
+        assert plots._draw_curve(axes, curve, "#000000", "o").get_linestyle() == "None"
+
+
+def test_a_method_looks_the_same_in_every_figure():
+    from arbench.report.plots import METHOD_LOOKS, _looks
+
+    names = ["others", "AR", "MAR, guidance 1", "MAR, guidance 2", "PAR par-xl-4x"]
+    looks = _looks([Curve(name=name, points=()) for name in names])
+    assert looks["AR"] == METHOD_LOOKS["AR"]
+    assert looks["MAR, guidance 1"] == METHOD_LOOKS["MAR"]
+    assert looks["PAR par-xl-4x"] == METHOD_LOOKS["PAR"]
+    assert len(set(looks.values())) == len(names)
+
+
+def drawn_labels(tmp_path, monkeypatch, curves, **told):
+    """The figure of `curves`, its axes and the pixels of the labels beside its points."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figures = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *a, **how: figures.append(figure) or save(figure, *a, **how))
+    draw_curves(curves, tmp_path / "curve.png", "x", "y", **told)
+    (figure,) = figures
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    return axes, {text.get_text(): text.get_window_extent(renderer) for text in axes.texts}, renderer
+
+
+def test_labels_of_close_points_stand_apart(tmp_path, monkeypatch):
+    points = [
+        Point(x=1 + 0.01 * (place % 3), y=1 + 0.01 * (place // 3), label=f"{place} of a crowd") for place in range(6)
+    ]
+    far = Curve(name="PAR", points=(Point(x=0, y=0, label="64"), Point(x=2, y=2, label="far, at the edge")))
+    axes, boxes, renderer = drawn_labels(tmp_path, monkeypatch, [Curve(name="MAR", points=tuple(points)), far])
+    assert len(boxes) == 8
+    placed = list(boxes.values())
+    assert [(a, b) for i, a in enumerate(placed) for b in placed[:i] if a.overlaps(b)] == []
+    legend = axes.get_legend().get_window_extent(renderer)
+    frame = axes.bbox
+    for box in placed:
+        assert not box.overlaps(legend)
+        # half a pixel: text is measured in whole pixels, and hinted differently at different places
+        assert frame.x0 - 0.5 <= box.x0
+        assert box.x1 <= frame.x1 + 0.5
+
+
+def test_a_label_keeps_clear_of_an_error_bar(tmp_path, monkeypatch):
+    """Another curve's bar runs upwards right beside the point, where its label would stand otherwise."""
+    labelled = Curve(name="MAR", points=(Point(x=1, y=1, label="8"), Point(x=2, y=2)), joined=False)
+    axes, alone, _ = drawn_labels(tmp_path, monkeypatch, [labelled])
+    bar = axes.transData.transform((1.015, 1))[0]
+    assert alone["8"].x0 < bar < alone["8"].x1
+    barred = Curve(name="AR", points=(Point(x=1.015, y=1.5, y_spread=0.7),))
+    axes, beside, _ = drawn_labels(tmp_path, monkeypatch, [labelled, barred])
+    bar = axes.transData.transform((1.015, 1))[0]
+    assert not beside["8"].x0 < bar < beside["8"].x1
+
+
+def test_steps_are_told_at_every_point_but_over_steps():
+    assert [p.label for curve in curves(RECORDS) for p in curve.points] == ["4", "8", "16", "64"]
+    assert {p.label for curve in curves(RECORDS, x="steps") for p in curve.points} == {""}
+
+
+def test_two_tokenizers_are_two_curves():
+    records = [{**RECORDS[0], "tokenizer": name} for name in ("digits-kl", "digits-vq")]
+    assert [curve.name for curve in curves(records)] == ["MAR digits-kl", "MAR digits-vq"]
+
+
+def test_times_of_two_devices_are_never_one_curve():
+    records = [{**RECORDS[0], "hardware": {"name": name}} for name in ("A100", "H100")]
+    assert [curve.name for curve in curves(records)] == ["MAR (a)", "MAR (b)"]
+    assert [curve.name for curve in curves(records, x="steps", y="fid")] == ["MAR"]
+
+
+def test_beside_printed_points_the_count_of_ours_stands_below(monkeypatch, tmp_path):
+    from arbench.report import plots
+
+    told = {}
+    monkeypatch.setattr(plots, "draw_curves", lambda curves, path, *heads, **more: told.update(heads=heads, **more))
+    printed = [Curve(name="MAR", points=(Point(x=0.3, y=1.97),), published=True)]
+    plot_records(RECORDS, tmp_path / "curve.png", published=printed)
+    assert told["heads"] == ("time (s/image)", "FID")
+    assert told["notes"][0].startswith("measured: 500 images, extractor digits-cnn")
+    plot_records(RECORDS, tmp_path / "curve.png")
+    assert (told["heads"][1], told["notes"]) == ("FID-500", [])
 
 
 def test_mistakes_name_the_nearest(tmp_path):

@@ -80,6 +80,38 @@ def test_what_one_evaluation_found_is_no_other_protocol():
     assert "4.00 ± 1.41" in render_table(records)
 
 
+def timed(name, seconds, batch=100, model="mar-digits", seed=0):
+    made = record(model, seconds=seconds, seed=seed)
+    return {**made, "hardware": {"name": name}, "speed": {**made["speed"], "batch_size": batch}}
+
+
+def test_times_of_different_devices_or_batches_are_marked_and_never_compared():
+    text = render_table([timed("A100", 0.02), timed("H100", 0.01, model="ar-digits")])
+    assert "0.0200<sup>a</sup>" in text
+    assert "0.0100<sup>b</sup>" in text  # and not bold
+    assert "- <sup>b</sup> time on H100, batch 100" in text
+    assert "**0.0100**" in render_table([timed("H100", 0.02), timed("H100", 0.01, model="ar-digits")])
+
+
+def test_the_mean_time_is_of_one_device_while_scores_are_of_all_seeds():
+    records = [timed("A100", 0.02), timed("A100", 0.04, seed=1), timed("H100", 0.9, seed=2)]
+    row = {"kind": "measured", "experiment": "digits/mar-fig6", "row": "mar-8"}
+    (group,) = group_seeds({**made, "source": row} for made in records)
+    assert group.mean("seconds_per_image") == pytest.approx(0.03, rel=1e-12)  # one division
+    assert group.num_seeds == 3
+    assert group.mean("fid") == 4.0
+
+
+def test_one_setting_on_two_devices_is_two_rows():
+    assert len(group_seeds([timed("A100", 0.02), timed("H100", 0.01)])) == 2
+
+
+def test_letters_of_times_follow_those_of_scores():
+    other = {**timed("H100", 0.01), "metric_protocol": {**PROTOCOL, "reference": "digits-train"}}
+    text = render_table([timed("A100", 0.02), other])
+    assert [f"<sup>{letter}</sup>" in text for letter in "abcde"] == [True, True, True, True, False]
+
+
 def test_measuring_a_seed_again_replaces_it():
     (group,) = group_seeds([record(fid=9.0), record(fid=4.0)])
     assert group.mean("fid") == 4.0
@@ -115,6 +147,35 @@ def test_html_escapes_and_bolds():
     text = render_table([record("mar-<b>", fid=4.0), record("ar-digits", fid=3.0)], "html")
     assert "mar-&lt;b&gt;" in text
     assert "<strong>3.00</strong>" in text
+
+
+def test_html_is_balanced():
+    from html.parser import HTMLParser
+
+    opened = []
+
+    class Balanced(HTMLParser):
+        def handle_starttag(self, tag, attrs):
+            opened.append(tag)
+
+        def handle_endtag(self, tag):
+            assert opened.pop() == tag
+
+    other = {**PROTOCOL, "reference": "digits-train"}
+    Balanced().feed(render_table([record(), record("ar-digits", protocol=other)], "html", title="a < b"))
+    assert opened == []
+
+
+def test_equal_best_values_are_both_bold_and_bounds_are_never():
+    from arbench.report.tables import Cell, mark_best
+    from arbench.report.values import quantity
+
+    texts = ("1.55", "1.550", "<0.3", "2.31")
+    numbers = (1.55, 1.55, None, 2.31)
+    cells = [[Cell(text=text, value=number)] for text, number in zip(texts, numbers, strict=True)]
+    assert [row[0].best for row in mark_best(cells, [quantity("fid")])] == [True, True, False, False]
+    assert [row[0].best for row in mark_best(cells, [quantity("is_mean")])] == [False, False, False, True]
+    assert [row[0].best for row in mark_best(cells, [quantity("params_m")])] == [False] * 4
 
 
 def test_an_unknown_format_names_the_nearest():

@@ -6,11 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 
 from arbench.experiment import Experiment, Row
-from arbench.report.plots import Curve, Point
+from arbench.report.curves import Curve, Point
+from arbench.report.protocols import SCORE, TIME, Marks
 from arbench.report.published import PublishedValue, published_row
 from arbench.report.record import Record
-from arbench.report.tables import Cell, Marks, Table, mark_best, protocol_text, remarks
-from arbench.report.values import SCORES, Quantity, SeedGroup, group_seeds, protocol_key, quantity
+from arbench.report.tables import Cell, Table, footnotes, mark_best
+from arbench.report.values import SCORES, Quantity, SeedGroup, group_seeds, quantity
 
 NOT_PRINTED = "–"
 
@@ -73,7 +74,8 @@ def printed_values(experiment: Experiment) -> list[PublishedValue]:
 def _printed_cell(value: PublishedValue | None, column: Quantity, marks: Marks, row: Row) -> Cell:
     if value is None:
         return Cell(text=NOT_PRINTED)
-    mark = marks.letter(_published_key(row)) if column.name in SCORES else ""
+    kind = SCORE if column.name in SCORES else TIME
+    mark = marks.letter(kind, _published_key(row) if kind == SCORE else _timing_key(value))
     return Cell(text=value.value, value=value.number, mark=mark)
 
 
@@ -81,9 +83,8 @@ def _measured_cell(group: SeedGroup, column: Quantity, marks: Marks) -> Cell:
     value = group.mean(column.name)
     if not isinstance(value, (int, float)):
         return Cell(text=NOT_PRINTED if value is None else str(value))
-    mark = marks.letter(protocol_key(group.first)) if column.name in SCORES else ""
     text = column.with_spread(value, group.spread(column.name) if column.better else None)
-    return Cell(text=text, value=float(column.text(value)), mark=mark)
+    return Cell(text=text, value=float(column.text(value)), mark=marks.of(column.name, group.first))
 
 
 def _further_columns(columns: Sequence[Quantity], measured: Mapping[str, Sequence[Record]]) -> list[Quantity]:
@@ -95,21 +96,27 @@ def _further_columns(columns: Sequence[Quantity], measured: Mapping[str, Sequenc
 
 
 def _marks(experiment: Experiment, measured: Mapping[str, Sequence[Record]]) -> Marks:
-    """The protocol of the paper, then those of the records."""
+    """The protocols of the paper, then those of the records."""
     marks = Marks()
     for row in experiment.rows:
-        if any(name in SCORES for name in published_row(row.published)):
-            marks.add(_published_key(row), _published_text(experiment))
-    for records in measured.values():
-        for record in records:
-            if record["metrics"]:
-                marks.add(protocol_key(record), f"measured: {protocol_text(record)}")
+        printed = published_row(row.published)
+        if any(name in SCORES for name in printed):
+            marks.add(SCORE, _published_key(row), _published_text(experiment))
+        for value in (printed[name] for name in experiment.columns if name in printed):
+            if value.hardware:
+                marks.add(TIME, _timing_key(value), f"printed times: {value.hardware}, batch {value.batch}")
+    for group in group_seeds(record for records in measured.values() for record in records):
+        marks.add_record(group.first, told="measured: ")
     return marks
 
 
 def _published_key(row: Row) -> str:
     """One key for all printed values of a table: the paper puts them in one column."""
     return json.dumps(["published", (row.published or "").rpartition("/")[0]])
+
+
+def _timing_key(value: PublishedValue) -> str:
+    return json.dumps(["published", value.hardware, value.batch])
 
 
 def _published_text(experiment: Experiment) -> str:
@@ -125,16 +132,18 @@ def _footnotes(
     experiment: Experiment, marks: Marks, measured: Mapping[str, Sequence[Record]]
 ) -> tuple[tuple[str, str], ...]:
     groups = group_seeds(record for records in measured.values() for record in records)
-    values = [value for value in printed_values(experiment) if value.hardware]
-    timed = sorted({f"{value.hardware}, batch {value.batch}" for value in values})
-    times = [("", f"printed times: {'; '.join(timed)}")] if timed else []
-    protocols = list(marks.footnotes()) or [("", f"as printed in {experiment.source}")]
-    found = remarks(groups) if groups else []
-    return (*protocols, *found, *times, *(("", note) for note in experiment.notes), *_row_notes(experiment))
+    unscored = () if marks.footnotes(SCORE) else (("", f"as printed in {experiment.source}"),)
+    notes = (("", note) for note in experiment.notes)
+    return (*unscored, *footnotes(groups, marks), *notes, *_row_notes(experiment))
 
 
 def _row_notes(experiment: Experiment) -> list[tuple[str, str]]:
-    return [("", f"{row.label}: {note}") for row in experiment.rows for note in row.notes]
+    """The notes of single rows, each once with the rows that it is on."""
+    rows: dict[str, list[str]] = {}
+    for row in experiment.rows:
+        for note in row.notes:
+            rows.setdefault(note, []).append(row.label)
+    return [("", f"{'; '.join(labels)}: {note}") for note, labels in rows.items()]
 
 
 def _title(experiment: Experiment) -> str:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from arbench.report.formats import render
 from arbench.report.plots import plot_records
+from arbench.report.protocols import protocol_text
 from arbench.report.record import Record
-from arbench.report.tables import Cell, Table, protocol_text, records_table
+from arbench.report.tables import Cell, Table, records_table
 from arbench.report.values import quantity
 
 # Curves that are drawn where at least two records have both quantities.

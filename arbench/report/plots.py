@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arbench.registry import unknown_name
+from arbench.report.curves import Curve, axis_head, record_curves
+from arbench.report.labels import Label, place_labels
+from arbench.report.protocols import SCORE, TIME, Marks, record_marks
 from arbench.report.record import Record
-from arbench.report.tables import SAMPLING_COLUMNS, Marks, protocol_marks
-from arbench.report.values import SCORES, SeedGroup, fid_name, group_seeds, protocol_key, quantity, varying
+from arbench.report.values import SCORES, TIMED, group_seeds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SETTINGS = tuple(name for name in SAMPLING_COLUMNS if name != "num_iter")  # iterations are steps
 SUFFIXES = (".png", ".svg", ".pdf")
 # Okabe and Ito's colours, told apart by colour-blind readers (their yellow is lost on paper), each with its marker, so
 # that a curve is known in print without colour too.
 METHOD_LOOKS = {"MAR": ("#0072B2", "o"), "PAR": ("#D55E00", "s"), "AR": ("#009E73", "^")}
 OTHER_LOOKS = (("#CC79A7", "D"), ("#56B4E9", "v"), ("#E69F00", "P"), ("#000000", "X"), ("#7F7F7F", "<"))
 LONG_LEGEND = 4  # curves; a longer legend stands beside the axes
+TITLE_WIDTH, NOTE_WIDTH = 62, 130  # characters a line
 LOG_SPAN = 10.0  # an axis whose values span more than this factor is logarithmic
 STYLE: Any = {
     "font.size": 10,
@@ -35,27 +37,6 @@ STYLE: Any = {
     "svg.hashsalt": "arbench",  # element ids, and so the file, are the same at every run
     "pdf.fonttype": 42,
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Point:
-    """One place on a curve; spreads are standard deviations over seeds."""
-
-    x: float
-    y: float
-    x_spread: float | None = None
-    y_spread: float | None = None
-    label: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Curve:
-    """Points that belong together: one method, measured by us or published; `joined` by a line or not."""
-
-    name: str
-    points: tuple[Point, ...]
-    published: bool = False
-    joined: bool = True
 
 
 def plot_records(
@@ -71,64 +52,18 @@ def plot_records(
     Raises ValueError where the suffix or a quantity is unknown, or no record has both quantities.
     """
     groups = group_seeds(records)
-    marks = protocol_marks(groups)
+    marks = record_marks(group.first for group in groups)
     curves = [*record_curves(groups, x, y, marks), *published]
-    heads = axis_head(x, groups), axis_head(y, groups)
-    notes = [f"{mark}: {text}" for mark, text in marks.footnotes() if mark] if {x, y} & set(SCORES) else []
-    return draw_curves(curves, path, *heads, title=title, notes=notes)
+    counted = () if published else groups  # printed scores are not from the number of images of ours
+    heads = axis_head(x, counted), axis_head(y, counted)
+    return draw_curves(curves, path, *heads, title=title, notes=_notes(marks, (x, y), bool(published)))
 
 
-def record_curves(groups: Sequence[SeedGroup], x: str, y: str, marks: Marks) -> list[Curve]:
-    """One curve a method (a model, where a method has several), in order of its step counts or `x`.
-
-    Scores of different protocols are never one curve: their names carry the mark of the protocol.
-    """
-    for name in (x, y):
-        quantity(name)  # tells the nearest where there is none
-    scored = bool({x, y} & set(SCORES))
-    models = {(group.first["method"], group.first["model"]) for group in groups}
-    # Over a setting, each combination of the others is a curve of its own.
-    split = [name for name in varying(groups, SETTINGS) if name != x] if x in SETTINGS else []
-    found: dict[str, list[SeedGroup]] = {}
-    for group in groups:
-        if isinstance(group.mean(x), (int, float)) and isinstance(group.mean(y), (int, float)):
-            mark = marks.letter(protocol_key(group.first)) if scored else ""
-            name = ", ".join([_curve_name(group, models), *_settings(group, split)])
-            found.setdefault(f"{name} ({mark})" if mark else name, []).append(group)
-    return [Curve(name=name, points=_points(members, x, y)) for name, members in found.items()]
-
-
-def _points(groups: Sequence[SeedGroup], x: str, y: str) -> tuple[Point, ...]:
-    """The points of one curve along their steps, each labelled with them."""
-    telling = _telling(groups, x)
-    across, up = quantity(x).scale, quantity(y).scale
-    return tuple(
-        Point(
-            x=group.mean(x) * across,
-            y=group.mean(y) * up,
-            x_spread=_scaled(group.spread(x), across),
-            y_spread=_scaled(group.spread(y), up),
-            label=_point_label(group, telling),
-        )
-        for group in sorted(groups, key=lambda group: _rank(group, x))
-    )
-
-
-def _telling(groups: Sequence[SeedGroup], x: str) -> list[str]:
-    """What tells the points of a curve apart beside the axis: their steps, and settings where steps do not."""
-    if x == "steps" or x in SETTINGS:
-        return []
-    several = len({group.mean("steps") for group in groups}) < len(groups)
-    return ["steps", *(varying(groups, SETTINGS) if several else ())]
-
-
-def axis_head(name: str, groups: Sequence[SeedGroup] = ()) -> str:
-    """The title of an axis with its unit; a FID says from how many images."""
-    head = quantity(name).head.split(" ↓")[0].split(" ↑")[0]
-    counts = {group.first["num_images"] for group in groups}
-    if name == "fid" and len(counts) == 1:
-        return head.replace("FID", fid_name(counts.pop()))
-    return head
+def _notes(marks: Marks, axes: Sequence[str], published: bool) -> list[str]:
+    """How scores and times were made, where that differs: among records, or from what is printed."""
+    kinds = [kind for kind, names in ((SCORE, SCORES), (TIME, TIMED)) if set(axes) & set(names)]
+    told = [note for kind in kinds for note in marks.footnotes(kind)]
+    return [f"{mark}: {text}" if mark else f"measured: {text}" for mark, text in told if mark or published]
 
 
 def draw_curves(
@@ -141,51 +76,69 @@ def draw_curves(
     if not any(curve.points for curve in curves):
         raise ValueError(f"nothing to draw: no record has both {x_head!r} and {y_head!r}")
     import matplotlib
+    import matplotlib.style
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.style.context("default"), matplotlib.rc_context(STYLE):  # whatever the reader's matplotlibrc says
         figure = Figure(figsize=(6.4, 4.2), layout="constrained")
         axes = figure.subplots()
         _scale_axes(axes, curves)
         looks = _looks(curves)
-        for curve in curves:
-            _draw_curve(axes, curve, *looks[curve.name])
-        axes.set(xlabel=x_head, ylabel=y_head, title=title)
-        _legend(figure, axes, curves)
+        handles = [_draw_curve(axes, curve, *looks[curve.name]) for curve in curves]
+        axes.set(xlabel=x_head, ylabel=y_head, title=textwrap.fill(title, TITLE_WIDTH))
+        _legend(figure, axes, curves, handles)
         if notes:
-            figure.supxlabel("\n".join(notes), fontsize=7, x=0.01, ha="left")
+            text = "\n".join(textwrap.fill(note, NOTE_WIDTH, subsequent_indent="    ") for note in notes)
+            figure.supxlabel(text, fontsize=7, x=0.01, ha="left")
+        _label_points(figure, axes, curves, looks)
         target.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(target, dpi=200, metadata=_metadata(target.suffix.lower()))
     return target
 
 
-def _draw_curve(axes: Axes, curve: Curve, colour: str, marker: str) -> None:
+def _draw_curve(axes: Axes, curve: Curve, colour: str, marker: str) -> Any:
+    """Draw `curve`; returns its line, which stands in the legend."""
     across, up = [point.x for point in curve.points], [point.y for point in curve.points]
     style: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 6.5, "linewidth": 1.6, "capsize": 2.5}
     if curve.published:
         style |= {"markerfacecolor": "white", "linestyle": "--", "linewidth": 1.1}
-    if not curve.joined:
+    if not curve.joined or len(curve.points) == 1:
         style["linestyle"] = "none"
-    name = f"{curve.name}, published" if curve.published else curve.name
     errors: dict[str, Any] = {
         "xerr": _errors([p.x_spread for p in curve.points]),
         "yerr": _errors([p.y_spread for p in curve.points]),
     }
-    axes.errorbar(across, up, label=name, elinewidth=1.0, **errors, **style)
-    for point in curve.points:
-        if point.label:
-            axes.annotate(
-                point.label, (point.x, point.y), xytext=(5, 5), textcoords="offset points", fontsize=8, color=colour
-            )
+    return axes.errorbar(across, up, elinewidth=1.0, **errors, **style)[0]
+
+
+def _label_points(figure: Figure, axes: Axes, curves: Sequence[Curve], looks: dict[str, tuple[str, str]]) -> None:
+    """Step counts beside the points, clear of each other, of markers, lines and error bars."""
+    labels = [
+        Label(x=point.x, y=point.y, text=point.label, colour=looks[curve.name][0])
+        for curve in curves
+        for point in curve.points
+    ]
+    if not any(label.text for label in labels):
+        return
+    lines = [[(p.x, p.y) for p in curve.points] for curve in curves if curve.joined]
+    for point in (point for curve in curves for point in curve.points):
+        across, up = point.x_spread or 0.0, point.y_spread or 0.0
+        lines.append([(point.x - across, point.y), (point.x + across, point.y)])
+        lines.append([(point.x, point.y - up), (point.x, point.y + up)])
+    place_labels(figure, axes, labels, lines)
 
 
 def _looks(curves: Sequence[Curve]) -> dict[str, tuple[str, str]]:
-    """Colour and marker of each name: a method looks the same in every figure, measured or published."""
+    """Colour and marker of each name: the first curve of a method looks the same in every figure."""
+    looks: dict[str, tuple[str, str]] = {}
     names = list(dict.fromkeys(curve.name for curve in curves))
-    looks = {name: METHOD_LOOKS[name] for name in names if name in METHOD_LOOKS}
-    free = [look for look in (*METHOD_LOOKS.values(), *OTHER_LOOKS) if look not in looks.values()]
+    for name in names:
+        own = METHOD_LOOKS.get(name.replace(",", " ").split()[0])  # "MAR, guidance 2" and "MAR mar-b" are of MAR
+        if own is not None and own not in looks.values():
+            looks[name] = own
+    free = [look for look in (*OTHER_LOOKS, *METHOD_LOOKS.values()) if look not in looks.values()]
     others = [name for name in names if name not in looks]
-    return looks | {name: (free or OTHER_LOOKS)[i % len(free or OTHER_LOOKS)] for i, name in enumerate(others)}
+    return looks | {name: free[i % len(free)] for i, name in enumerate(others)}
 
 
 def _scale_axes(axes: Axes, curves: Sequence[Curve]) -> None:
@@ -205,50 +158,22 @@ def _scale_axes(axes: Axes, curves: Sequence[Curve]) -> None:
         axis.set_minor_formatter(FuncFormatter(lambda *_: ""))
 
 
-def _legend(figure: Figure, axes: Axes, curves: Sequence[Curve]) -> None:
+def _legend(figure: Figure, axes: Axes, curves: Sequence[Curve], handles: Sequence[Any]) -> None:
     """Inside the axes while it is short, beside them where it would cover points."""
     if len(curves) < 2 and not any(curve.published for curve in curves):
         return
+    names = [f"{curve.name}, published" if curve.published else curve.name for curve in curves]
     numbers = any(point.label for curve in curves for point in curve.points)
     style: dict[str, Any] = {"frameon": False, "fontsize": 9, "title_fontsize": 8}
     style["title"] = "numbers: steps" if numbers else None
     if len(curves) > LONG_LEGEND:
-        figure.legend(loc="outside right upper", **style)
+        figure.legend(handles, names, loc="outside right upper", **style)
     else:
-        axes.legend(**style)
-
-
-def _curve_name(group: SeedGroup, models: set[tuple[str, str]]) -> str:
-    method, model = group.first["method"], group.first["model"]
-    return method.upper() if sum(1 for known, _ in models if known == method) == 1 else f"{method.upper()} {model}"
-
-
-def _rank(group: SeedGroup, x: str) -> tuple[float, float]:
-    """Curves run along their steps where those are known, so that a slower point is joined to its neighbours."""
-    steps = group.mean("steps")
-    return (float(steps) if x == "seconds_per_image" and steps is not None else 0.0, float(group.mean(x)))
-
-
-def _point_label(group: SeedGroup, telling: Sequence[str]) -> str:
-    """The number of steps, then each setting by name."""
-    steps = group.mean("steps") if "steps" in telling else None
-    settings = _settings(group, [name for name in telling if name != "steps"])
-    return ", ".join([*([] if steps is None else [f"{steps:g}"]), *settings])
-
-
-def _settings(group: SeedGroup, names: Sequence[str]) -> list[str]:
-    """Settings with their names, as `guidance 2`."""
-    values = ((name, group.mean(name)) for name in names)
-    told = ((name, f"{v:g}" if isinstance(v, (int, float)) else str(v)) for name, v in values if v is not None)
-    return [f"{quantity(name).title} {text}" for name, text in told]
+        axes.legend(handles, names, **style)
 
 
 def _errors(spreads: list[float | None]) -> list[float] | None:
     return None if all(spread is None for spread in spreads) else [spread or 0.0 for spread in spreads]
-
-
-def _scaled(value: float | None, scale: float) -> float | None:
-    return None if value is None else value * scale
 
 
 def _metadata(suffix: str) -> dict[str, Any]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import string
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from arbench.report.formats import render
+from arbench.report.protocols import SCORE, TIME, Marks, record_marks
 from arbench.report.record import Record
 from arbench.report.values import (
     FULL_COUNT,
@@ -16,7 +16,6 @@ from arbench.report.values import (
     SeedGroup,
     fid_name,
     group_seeds,
-    protocol_key,
     varying,
     varying_within_methods,
 )
@@ -55,28 +54,6 @@ class Table:
     footnotes: tuple[tuple[str, str], ...] = ()  # (mark, text); an empty mark is a general remark
 
 
-@dataclass
-class Marks:
-    """Letters for the protocols of a table: none while all agree."""
-
-    keys: dict[str, str] = field(default_factory=dict)  # protocol -> description
-
-    def add(self, key: str, description: str) -> None:
-        self.keys.setdefault(key, description)
-
-    def letter(self, key: str) -> str:
-        """The mark of a protocol, empty where the table has one protocol only."""
-        if len(self.keys) < 2:
-            return ""
-        place = list(self.keys).index(key)
-        letters = string.ascii_lowercase
-        return letters[place] if place < len(letters) else str(place + 1)
-
-    def footnotes(self) -> tuple[tuple[str, str], ...]:
-        """(mark, description) of each protocol."""
-        return tuple((self.letter(key), text) for key, text in self.keys.items())
-
-
 def render_table(records: Sequence[Record], format: str = "md", title: str = "") -> str:
     """The table of `records`, one row for those that differ in the seed alone, as md, csv, latex or html.
 
@@ -91,36 +68,12 @@ def records_table(records: Sequence[Record], title: str = "") -> Table:
         raise ValueError("no records to tabulate; expected at least one run folder or record.json")
     groups = _in_order(group_seeds(records))
     columns = [QUANTITIES[name] for name in _columns(groups)]
-    marks = protocol_marks(groups)
+    marks = record_marks(group.first for group in groups)
     texts = [_labels(group) for group in groups]
     cells = [[_cell(group, column, marks) for column in columns] for group in groups]
     rows = [(*label, *row) for label, row in zip(texts, mark_best(cells, columns), strict=True)]
     heads = ("method", "model", *(_head(column, groups) for column in columns))
-    return Table(heads=heads, rows=tuple(rows), title=title, footnotes=(*marks.footnotes(), *remarks(groups)))
-
-
-def protocol_marks(groups: Sequence[SeedGroup]) -> Marks:
-    """The protocols of all groups that have scores."""
-    marks = Marks()
-    for group in groups:
-        if group.first["metrics"]:
-            marks.add(protocol_key(group.first), protocol_text(group.first))
-    return marks
-
-
-def protocol_text(record: Mapping) -> str:
-    """One line on how the scores of `record` were made."""
-    protocol, count = record["metric_protocol"], record["num_images"]
-    evaluator = " ".join(str(protocol[key]) for key in ("evaluator", "evaluator_version") if protocol.get(key))
-    parts = [
-        f"{count} images" if count else "",
-        f"extractor {protocol['extractor']}{_short_hash(protocol.get('extractor_sha256'))}",
-        f"reference {protocol['reference']}{_short_hash(protocol.get('reference_sha256'))}"
-        + (f" of {protocol['reference_count']} images" if protocol.get("reference_count") else ""),
-        f"resize {protocol['resize']}" if protocol.get("resize") else "",
-        f"evaluator {evaluator}" if evaluator else "",
-    ]
-    return ", ".join(part for part in parts if part)
+    return Table(heads=heads, rows=tuple(rows), title=title, footnotes=footnotes(groups, marks))
 
 
 def mark_best(rows: Sequence[Sequence[Cell]], columns: Sequence[Quantity]) -> list[list[Cell]]:
@@ -176,8 +129,7 @@ def _cell(group: SeedGroup, column: Quantity, marks: Marks) -> Cell:
         return Cell(text=str(value))
     spread = group.spread(column.name) if column.better else None
     text = column.with_spread(value, spread)
-    mark = marks.letter(protocol_key(group.first)) if column.name in SCORES else ""
-    return Cell(text=text, value=float(column.text(value)), mark=mark)
+    return Cell(text=text, value=float(column.text(value)), mark=marks.of(column.name, group.first))
 
 
 def _head(column: Quantity, groups: Sequence[SeedGroup]) -> str:
@@ -188,22 +140,14 @@ def _head(column: Quantity, groups: Sequence[SeedGroup]) -> str:
     return column.head.replace("FID", fid_name(counts.pop()))
 
 
-def remarks(groups: Sequence[SeedGroup]) -> list[tuple[str, str]]:
-    """What to know about measured rows: over how many seeds, from how few images, timed on what."""
+def footnotes(groups: Sequence[SeedGroup], marks: Marks) -> tuple[tuple[str, str], ...]:
+    """How scores were made, over how many seeds and from how few images, and what times were measured on."""
     remarks = []
     seeds = {group.num_seeds for group in groups}
-    if max(seeds) > 1:
+    if seeds and max(seeds) > 1:
         told = str(max(seeds)) if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}"
         remarks.append(("", f"mean ± standard deviation over {told} seeds"))
     counts = {group.first["num_images"] for group in groups if group.first["metrics"]} - {None}
     if counts and max(counts) < FULL_COUNT:
         remarks.append(("", f"scores from fewer than {FULL_COUNT} images are not comparable with published ones"))
-    devices = {str(g.first["hardware"].get("name") or g.first["hardware"].get("device") or "") for g in groups} - {""}
-    if devices and any(group.mean("seconds_per_image") is not None for group in groups):
-        batches = sorted({str(group.mean("batch_size")) for group in groups} - {"None"})
-        remarks.append(("", f"time on {'; '.join(sorted(devices))}, batch {', '.join(batches) or 'not recorded'}"))
-    return remarks
-
-
-def _short_hash(sha256: str | None) -> str:
-    return f" ({sha256[:8]})" if sha256 else ""
+    return (*marks.footnotes(SCORE), *remarks, *marks.footnotes(TIME))

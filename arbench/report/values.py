@@ -105,6 +105,7 @@ QUANTITIES: dict[str, Quantity] = {
 # Entries of metric_protocol that tell what one evaluation found, not how scores are made.
 OF_ONE_RUN = ("measured", "warnings", "fid_name")
 SCORES = ("fid", "sfid", "is_mean", "precision", "recall", "kid", "label_accuracy")
+TIMED = ("seconds_per_image", "images_per_second", "generator", "head", "decode", "peak_memory_gib")
 
 
 def quantity(name: str) -> Quantity:
@@ -139,7 +140,7 @@ class SeedGroup:
 
     def mean(self, name: str) -> Any:
         """The mean over seeds of a number, the common value of anything else, None where any record lacks it."""
-        values = [lookup(record, name) for record in self.records]
+        values = self._values(name)
         if any(value is None for value in values):
             return None
         if len(values) > 1 and all(isinstance(value, (int, float)) for value in values):
@@ -148,10 +149,15 @@ class SeedGroup:
 
     def spread(self, name: str) -> float | None:
         """Standard deviation over seeds (n - 1 in the denominator), None with fewer than two numbers."""
-        values = [lookup(record, name) for record in self.records]
+        values = self._values(name)
         if len(values) < 2 or not all(isinstance(value, (int, float)) for value in values):
             return None
         return statistics.stdev(values)
+
+    def _values(self, name: str) -> list[Any]:
+        """What the records hold; of times, those that were taken as the first one was."""
+        alike = (r for r in self.records if name not in TIMED or timing_key(r) == timing_key(self.first))
+        return [lookup(record, name) for record in alike]
 
 
 def group_seeds(records: Iterable[Record]) -> list[SeedGroup]:
@@ -169,6 +175,16 @@ def protocol_key(record: Mapping[str, Any]) -> str:
     """A text that is equal for two records exactly when their scores may stand in one column."""
     protocol = {name: value for name, value in record["metric_protocol"].items() if name not in OF_ONE_RUN}
     return json.dumps([protocol, record["num_images"]], sort_keys=True)
+
+
+def timing_key(record: Mapping[str, Any]) -> str:
+    """A text that is equal for two records exactly when their times may stand in one column.
+
+    Precision and threads are settings like any other: a device is compared with itself.
+    """
+    hardware, speed = record["hardware"], record["speed"]
+    device = hardware.get("name") or hardware.get("device")
+    return json.dumps([device, hardware.get("processes") or 1, speed.get("batch_size")])
 
 
 def fid_name(count: int | None) -> str:
@@ -197,6 +213,6 @@ def _identity(record: Record) -> str:
     named = [source[key] for key in ("experiment", "row") if key in source]
     deciding = ("method", "model", "tokenizer", "sampling", "num_images", "labels")
     parts = [named, [record[name] for name in deciding], protocol_key(record), record["speed"].get("batch_size")]
-    if not named:  # the seeds of one experiment row may each have been trained anew
-        parts.append(record["weights"])
+    if not named:  # the seeds of one experiment row may each have been trained anew, and run on any machine
+        parts += [record["weights"], timing_key(record)]
     return json.dumps(parts, sort_keys=True)

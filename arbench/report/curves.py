@@ -1,0 +1,121 @@
+"""Curves of records: one a method, its points along their steps or a setting, each with its spread over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from arbench.report.protocols import Marks
+from arbench.report.tables import SAMPLING_COLUMNS
+from arbench.report.values import SeedGroup, fid_name, quantity, varying
+
+SETTINGS = tuple(name for name in SAMPLING_COLUMNS if name != "num_iter")  # iterations are steps
+NAMED_BY = ("method", "model", "tokenizer")  # what makes a curve
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One place on a curve; spreads are standard deviations over seeds."""
+
+    x: float
+    y: float
+    x_spread: float | None = None
+    y_spread: float | None = None
+    label: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """Points that belong together: one method, measured by us or published; `joined` by a line or not."""
+
+    name: str
+    points: tuple[Point, ...]
+    published: bool = False
+    joined: bool = True
+
+
+def record_curves(groups: Sequence[SeedGroup], x: str, y: str, marks: Marks) -> list[Curve]:
+    """One curve a method (a model or a tokenizer, where there are several), in order of its step counts or `x`.
+
+    Scores and times of different protocols are never one curve: their names carry the marks of the protocols.
+    """
+    for name in (x, y):
+        quantity(name)  # tells the nearest where there is none
+    parts = [tuple(group.first[name] for name in NAMED_BY) for group in groups]
+    # Over a setting, each combination of the others is a curve of its own.
+    split = [name for name in varying(groups, SETTINGS) if name != x] if x in SETTINGS else []
+    found: dict[str, list[SeedGroup]] = {}
+    for group in groups:
+        if isinstance(group.mean(x), (int, float)) and isinstance(group.mean(y), (int, float)):
+            mark = ", ".join(dict.fromkeys(filter(None, (marks.of(axis, group.first) for axis in (x, y)))))
+            name = ", ".join([_curve_name(group, parts), *_settings(group, split)])
+            found.setdefault(f"{name} ({mark})" if mark else name, []).append(group)
+    return [Curve(name=name, points=_points(members, x, y)) for name, members in found.items()]
+
+
+def _points(groups: Sequence[SeedGroup], x: str, y: str) -> tuple[Point, ...]:
+    """The points of one curve along their steps, each labelled with them."""
+    telling = _telling(groups, x)
+    across, up = quantity(x).scale, quantity(y).scale
+    return tuple(
+        Point(
+            x=group.mean(x) * across,
+            y=group.mean(y) * up,
+            x_spread=_scaled(group.spread(x), across),
+            y_spread=_scaled(group.spread(y), up),
+            label=_point_label(group, telling),
+        )
+        for group in sorted(groups, key=lambda group: _rank(group, x))
+    )
+
+
+def _telling(groups: Sequence[SeedGroup], x: str) -> list[str]:
+    """What tells the points of a curve apart beside the axis: their steps, and settings where steps do not."""
+    if x == "steps" or x in SETTINGS:
+        return []
+    several = len({group.mean("steps") for group in groups}) < len(groups)
+    return ["steps", *(varying(groups, SETTINGS) if several else ())]
+
+
+def axis_head(name: str, groups: Sequence[SeedGroup] = ()) -> str:
+    """The title of an axis with its unit; a FID says from how many images."""
+    head = quantity(name).head.split(" ↓")[0].split(" ↑")[0]
+    counts = {group.first["num_images"] for group in groups}
+    if name == "fid" and len(counts) == 1:
+        return head.replace("FID", fid_name(counts.pop()))
+    return head
+
+
+def _curve_name(group: SeedGroup, parts: Sequence[tuple]) -> str:
+    """The method, then what tells its curves apart: the model, the tokenizer."""
+    method, *rest = (group.first[name] for name in NAMED_BY)
+    telling = [
+        str(part)
+        for place, part in enumerate(rest, 1)
+        if len({known[place] for known in parts if known[0] == method}) > 1
+    ]
+    return " ".join([method.upper(), *telling])
+
+
+def _rank(group: SeedGroup, x: str) -> tuple[float, float]:
+    """Curves run along their steps where those are known, so that a slower point is joined to its neighbours."""
+    steps = group.mean("steps")
+    return (float(steps) if x == "seconds_per_image" and steps is not None else 0.0, float(group.mean(x)))
+
+
+def _point_label(group: SeedGroup, telling: Sequence[str]) -> str:
+    """The number of steps, then each setting by name."""
+    steps = group.mean("steps") if "steps" in telling else None
+    settings = _settings(group, [name for name in telling if name != "steps"])
+    return ", ".join([*([] if steps is None else [f"{steps:g}"]), *settings])
+
+
+def _settings(group: SeedGroup, names: Sequence[str]) -> list[str]:
+    """Settings with their names, as `guidance 2`."""
+    values = ((name, group.mean(name)) for name in names)
+    told = ((name, f"{v:g}" if isinstance(v, (int, float)) else str(v)) for name, v in values if v is not None)
+    return [f"{quantity(name).title} {text}" for name, text in told]
+
+
+def _scaled(value: float | None, scale: float) -> float | None:
+    return None if value is None else value * scale
