@@ -54,6 +54,13 @@ def test_tables_curves_grids_and_protocol_are_there(page):
     assert "reference digits-heldout" in page
 
 
+def test_every_picture_is_told_in_words(page):
+    alts = re.findall(r'<img alt="([^"]*)"', page)
+    assert len(alts) == page.count("<img")
+    assert "FID over time: curves of MAR, AR; the numbers stand in the table of results" in alts
+    assert any(alt.startswith("sample grid of mar-digits, seed 0; cfg_scale 2.0") for alt in alts)
+
+
 def test_text_is_escaped(page):
     assert "<title>A &amp; B</title>" in page
     assert "ar-&lt;digits&gt;" in page

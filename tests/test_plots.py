@@ -63,6 +63,19 @@ def test_settings_tell_points_of_equal_steps_apart():
     assert [point.label for point in curve.points] == ["64, guidance 1", "64, guidance 2"]
 
 
+def test_points_are_joined_where_one_thing_varies():
+    (steps,) = curves([record("mar", steps, steps, 1.0, cfg_scale=2.0) for steps in (4, 8)])
+    (scale,) = curves([record("mar", 8, scale, 1.0, cfg_scale=scale) for scale in (1.0, 2.0)])
+    (both,) = curves([record("mar", 8 * scale, scale, 1.0, cfg_scale=scale) for scale in (1, 2)])
+    assert (steps.joined, scale.joined, both.joined) == (True, True, False)
+
+
+def test_a_crowd_is_labelled_with_steps_alone():
+    records = [record("mar", 8, 1.0 + scale, 1.0, cfg_scale=scale) for scale in range(9)]
+    (curve,) = curves(records)
+    assert {point.label for point in curve.points} == {"8"}
+
+
 def test_over_a_setting_the_others_are_curves():
     records = [
         record("mar", 8, 0.02, fid, temperature=temperature, cfg_scale=scale)

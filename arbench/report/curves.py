@@ -10,6 +10,8 @@ from arbench.report.tables import SAMPLING_COLUMNS
 from arbench.report.values import SeedGroup, fid_name, quantity, varying
 
 SETTINGS = tuple(name for name in SAMPLING_COLUMNS if name != "num_iter")  # iterations are steps
+VARIED = ("params_m", "steps", *SETTINGS)  # what may tell two points of a curve apart
+CROWD = 8  # points of a curve; with more, only their steps are written beside them
 NAMED_BY = ("method", "model", "tokenizer")  # what makes a curve
 
 
@@ -37,7 +39,8 @@ class Curve:
 def record_curves(groups: Sequence[SeedGroup], x: str, y: str, marks: Marks) -> list[Curve]:
     """One curve a method (a model or a tokenizer, where there are several), in order of its step counts or `x`.
 
-    Scores and times of different protocols are never one curve: their names carry the marks of the protocols.
+    Scores and times of different protocols are never one curve: their names carry the marks of the protocols. Points
+    are joined where one thing varies, the steps or a setting; where several do, the line would tell nothing.
     """
     for name in (x, y):
         quantity(name)  # tells the nearest where there is none
@@ -50,7 +53,10 @@ def record_curves(groups: Sequence[SeedGroup], x: str, y: str, marks: Marks) -> 
             mark = ", ".join(dict.fromkeys(filter(None, (marks.of(axis, group.first) for axis in (x, y)))))
             name = ", ".join([_curve_name(group, parts), *_settings(group, split)])
             found.setdefault(f"{name} ({mark})" if mark else name, []).append(group)
-    return [Curve(name=name, points=_points(members, x, y)) for name, members in found.items()]
+    return [
+        Curve(name=name, points=_points(members, x, y), joined=len(varying(members, VARIED)) <= 1)
+        for name, members in found.items()
+    ]
 
 
 def _points(groups: Sequence[SeedGroup], x: str, y: str) -> tuple[Point, ...]:
@@ -74,7 +80,7 @@ def _telling(groups: Sequence[SeedGroup], x: str) -> list[str]:
     if x == "steps" or x in SETTINGS:
         return []
     several = len({group.mean("steps") for group in groups}) < len(groups)
-    return ["steps", *(varying(groups, SETTINGS) if several else ())]
+    return ["steps", *(varying(groups, SETTINGS) if several and len(groups) <= CROWD else ())]
 
 
 def axis_head(name: str, groups: Sequence[SeedGroup] = ()) -> str:

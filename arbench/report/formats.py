@@ -34,6 +34,8 @@ LATEX = {
     "→": r"$\rightarrow$",
 }
 
+LONG_TEXT = 40  # characters; a longer HTML cell may break into lines
+
 
 def render(table: Table, format: str = "md") -> str:
     """`table` as text ending in a newline; ValueError where the format is none of md, csv, latex, html."""
@@ -96,18 +98,22 @@ def to_html(table: Table) -> str:
     """A bare `<table>` with its footnotes, to stand in a page."""
     numeric = _numeric_columns(table)
 
-    def row(tag: str, texts: list[str]) -> str:
+    def row(start: str, end: str, texts: list[str]) -> str:
         cells = "".join(
-            f"<{tag}{' class=number' if right else ''}>{text}</{tag}>"
-            for text, right in zip(texts, numeric, strict=True)
+            f"<{start}{_html_class(text, right)}>{text}</{end}>" for text, right in zip(texts, numeric, strict=True)
         )
         return f"<tr>{cells}</tr>"
 
     lines = ["<table>"]
     if table.title:
         lines.append(f"<caption>{html.escape(table.title)}</caption>")
-    lines += ["<thead>", row("th", [html.escape(head) for head in table.heads]), "</thead>", "<tbody>"]
-    lines += [row("td", [_html_cell(cell) for cell in cells]) for cells in table.rows]
+    lines += [
+        "<thead>",
+        row('th scope="col"', "th", [html.escape(head) for head in table.heads]),
+        "</thead>",
+        "<tbody>",
+    ]
+    lines += [row("td", "td", [_html_cell(cell) for cell in cells]) for cells in table.rows]
     lines += ["</tbody>", "</table>"]
     if table.footnotes:
         notes = (
@@ -148,6 +154,12 @@ def _latex_cell(cell: Cell) -> str:
     text = _latex(cell.text)
     text = rf"\textbf{{{text}}}" if cell.best else text
     return f"{text}$^{{{cell.mark}}}$" if cell.mark else text
+
+
+def _html_class(text: str, number: bool) -> str:
+    """What a page's style sheet needs to know of a cell."""
+    name = "number" if number else "text" if len(text) > LONG_TEXT else ""
+    return f' class="{name}"' if name else ""
 
 
 def _html_cell(cell: Cell) -> str:

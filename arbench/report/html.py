@@ -24,7 +24,6 @@ STYLE = """
   --ink: #1a1a1a; --paper: #ffffff; --quiet: #5f6368; --line: #d9dce0; --best: #0a5c99; }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e6e6e6; --paper: #16181b; --quiet: #9aa0a6; --line: #3a3f44; --best: #7cc0f5; }
-  figure.curve { background: #ffffff; }
 }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
        max-width: 80rem; margin: 2rem auto; padding: 0 1.25rem; }
@@ -32,12 +31,23 @@ h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.2rem; margin-t
 p.lead, figcaption, ul.footnotes { color: var(--quiet); font-size: .875rem; }
 div.wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .8rem; text-align: left; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th, td { padding: .35rem .8rem; text-align: left; vertical-align: top; white-space: nowrap;
+         border-bottom: 1px solid var(--line); }
 thead th { border-bottom: 2px solid var(--ink); } td.number, th.number { text-align: right; }
-td.text { white-space: normal; } strong { color: var(--best); }
-figure { margin: 1rem 0; } figure.curve { display: inline-block; width: 32rem; max-width: 100%; border-radius: .4rem; }
-figure img, figure svg { max-width: 100%; height: auto; }
-div.grids { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1.2rem; }
+td.text { white-space: normal; min-width: 11rem; } strong { color: var(--best); }
+figure { margin: 1rem 0; } figure.curve { display: inline-block; width: 32rem; max-width: 100%; }
+figure img { max-width: 100%; height: auto; } figure.curve img { background: #ffffff; border-radius: .4rem; }
+div.grids { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr)); gap: 1.2rem; }
+@page { size: landscape; margin: 12mm; }
+@media print {
+  :root { color-scheme: light; --ink: #000; --paper: #fff; --quiet: #444; --line: #999; --best: #000; }
+  body { max-width: none; margin: 0; font-size: 10pt; }
+  div.wide { overflow: visible; }
+  table { font-size: 7pt; } th, td { padding: .2rem .35rem; white-space: normal; overflow-wrap: break-word; }
+  td.number { white-space: nowrap; } td.text { min-width: 0; }
+  div.grids { grid-template-columns: repeat(3, 1fr); } figure img { max-height: 150mm; }
+  figure, tr { break-inside: avoid; } h2 { break-after: avoid; }
+}
 """
 
 
@@ -104,16 +114,16 @@ def _curves(records: Sequence[Record]) -> list[str]:
         with tempfile.TemporaryDirectory() as folder:
             svg = plot_records(drawable, Path(folder) / "curve.svg", x=x, y=y).read_text(encoding="utf-8")
         caption = f"{quantity(y).title} over {quantity(x).title}"
-        figures.append(
-            f'<figure class="curve">{_embedded(svg)}<figcaption>{html.escape(caption)}</figcaption></figure>'
-        )
+        methods = ", ".join(dict.fromkeys(record["method"].upper() for record in drawable))
+        picture = _embedded(svg, f"{caption}: curves of {methods}; the numbers stand in the table of results")
+        figures.append(f'<figure class="curve">{picture}<figcaption>{html.escape(caption)}</figcaption></figure>')
     return figures
 
 
-def _embedded(svg: str) -> str:
+def _embedded(svg: str, alt: str) -> str:
     """An SVG file as an image in the page: its element ids stay its own."""
     data = base64.b64encode(svg.encode()).decode()
-    return f'<img alt="curves" src="data:image/svg+xml;base64,{data}">'
+    return f'<img alt="{html.escape(alt)}" src="data:image/svg+xml;base64,{data}">'
 
 
 def _has(record: Record, name: str) -> bool:
@@ -128,7 +138,7 @@ def _grids(entries: Sequence[Entry]) -> str:
             continue
         data = base64.b64encode(entry.grid.read_bytes()).decode()
         caption = html.escape(f"{_name(entry.record)}; {_settings(entry.record)}")
-        picture = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
+        picture = f'<img alt="sample grid of {caption}" src="data:image/png;base64,{data}">'
         figures.append(f"<figure>{picture}<figcaption>{caption}</figcaption></figure>")
     return f'<div class="grids">{"".join(figures)}</div>' if figures else ""
 

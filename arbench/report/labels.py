@@ -22,8 +22,9 @@ GAP = 5.0  # points between a marker's centre and its label
 # Directions in the order in which they are tried; equal costs leave the first. The larger distance is for crowds.
 DIRECTIONS = ((1, 1), (-1, 1), (1, -1), (-1, -1), (1.4, 0), (-1.4, 0), (0, 1.4), (0, -1.4))
 DISTANCES = (1.0, 2.6, 4.2)
-# What it costs to stand on each; a label over another is worst, one over a line can still be read by its halo.
-ON_LABEL, OUTSIDE, ON_MARKER, ON_LINE, FURTHER = 10.0, 8.0, 5.0, 1.0, 0.5
+# What it costs to stand on each: outside the axes are their numbers, and over a line a label can still be read.
+OUTSIDE, ON_LABEL, ON_MARKER, ON_LINE, FURTHER = 20.0, 10.0, 5.0, 1.0, 0.5
+GROUND = {"boxstyle": "square,pad=0.05", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
 ALIGNMENT = {1: ("left", "bottom"), 0: ("center", "center"), -1: ("right", "top")}
 
 
@@ -74,7 +75,7 @@ def place_labels(
     figure.draw_without_rendering()
     scale = figure.dpi / 72  # pixels a point
     legend = axes.get_legend()
-    taken = [] if legend is None else [_box(legend.get_window_extent(renderer))]
+    taken = [] if legend is None else [_box(legend.get_window_extent(renderer))]  # one beside the axes is outside
     centres = axes.transData.transform([(label.x, label.y) for label in labels])
     radius = MARKER_RADIUS * scale
     markers = [Box(x - radius, y - radius, x + radius, y + radius) for x, y in centres]
@@ -92,9 +93,8 @@ def place_labels(
 
 
 def _write(axes: Axes, label: Label) -> Annotation:
-    """The label as an annotation that takes no part in the layout, with a white halo."""
+    """The label as an annotation that takes no part in the layout, on a ground of white."""
     from matplotlib.colors import to_rgb
-    from matplotlib.patheffects import withStroke
 
     written = axes.annotate(
         label.text,
@@ -103,7 +103,7 @@ def _write(axes: Axes, label: Label) -> Annotation:
         textcoords="offset points",
         fontsize=FONT_SIZE,
         color=tuple(DARKER * part for part in to_rgb(label.colour)),
-        path_effects=[withStroke(linewidth=2.0, foreground="white")],
+        bbox=GROUND,
     )
     written.set_in_layout(False)
     return written
