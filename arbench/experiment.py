@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from arbench.registry import unknown_name
 
@@ -33,6 +34,13 @@ SAMPLING = (
     "head_sampler",
 )
 Built = TypeVar("Built")
+YAML_NAMES = {
+    "Mapping": "keys with values",
+    "tuple": "a list",
+    "str": "a text",
+    "int": "a whole number",
+    "NoneType": "null",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +97,11 @@ class Row:
         for name in self.sampling:
             if name not in SAMPLING:
                 raise unknown_name("sampling setting", name, SAMPLING)
+        for name in self.unprinted:
+            if name not in (*SAMPLING, "training"):
+                raise unknown_name("setting that is not printed", name, (*SAMPLING, "training"))
+        if self.which not in ("ema", "raw"):
+            raise unknown_name("kind of weights", self.which, ("ema", "raw"))
         if self.labels not in ("balanced", "random"):
             raise unknown_name("label mode", self.labels, ("balanced", "random"))
         if not isinstance(self.num_images, int) or self.num_images < 1:
@@ -125,6 +138,11 @@ class Experiment:
     tolerance: Mapping[str, float] = field(default_factory=dict)
     plot: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for axis in self.plot:
+            if axis not in ("x", "y"):
+                raise unknown_name("axis", axis, ("x", "y"))
 
     def row(self, name: str) -> Row:
         """The row called `name`; ValueError names the nearest where there is none."""
@@ -170,6 +188,8 @@ def build_experiment(name: str, content: Mapping[str, Any]) -> Experiment:
     """The `Experiment` of a file's content, its base already merged in. Raises ValueError as `load_experiment`."""
     content = dict(content)
     defaults, rows = content.pop("defaults", {}), content.pop("rows", {})
+    for key, part in (("defaults", defaults), ("rows", rows)):
+        _check_kind(name, key, part, Mapping)
     made = tuple(_build_row(name, key, rows, defaults) for key in rows)
     if not made:
         raise ValueError(f"{name}: an experiment needs at least one row")
@@ -178,12 +198,14 @@ def build_experiment(name: str, content: Mapping[str, Any]) -> Experiment:
 
 def _build_row(name: str, key: str, rows: Mapping[str, Any], defaults: Mapping[str, Any]) -> Row:
     where = f"{name}: row {key!r}"
+    _check_kind(name, f"row {key!r}", rows[key] or {}, Mapping)
     content = _with_base_row(where, key, rows)
     content.setdefault("published", defaults.get("published", f"{name}/{key}"))
     if content.get("task") != "quoted":
         content = _merge(defaults, content)
     for part in ("config", "sampling", "tokenizer_config"):  # null takes back what a base says
         if part in content:
+            _check_kind(where, part, content[part], Mapping)
             content[part] = {setting: value for setting, value in content[part].items() if value is not None}
     content["protocol"] = _build(EvaluationProtocol, f"{where}, protocol", content.get("protocol") or {})
     return _build(Row, where, {"label": key, **content, "name": key})
@@ -241,7 +263,17 @@ def _build(cls: type[Built], where: str, content: Mapping[str, Any]) -> Built:
         if key not in names:
             raise ValueError(f"{where}: {unknown_name('key', key, names)}")
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
+    for key, value in values.items():
+        _check_kind(where, key, value, get_type_hints(cls)[key])
     try:
         return cls(**values)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from error
+
+
+def _check_kind(where: str, key: str, value: Any, hint: Any) -> None:
+    """ValueError where `value` is not of the kind that the field is declared with; what is inside is not looked at."""
+    kinds = tuple(get_origin(kind) or kind for kind in (get_args(hint) if get_origin(hint) is UnionType else (hint,)))
+    if not isinstance(value, kinds):
+        told = " or ".join(YAML_NAMES.get(kind.__name__, kind.__name__) for kind in kinds)
+        raise ValueError(f"{where}: {key} is {value!r}; expected {told}")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import csv
+import html
 import importlib.util
 import io
+import re
 
 import pytest
 
 from arbench.experiment import experiment_names, load_experiment, package_folder
 from arbench.report.experiment_tables import experiment_table, printed_values, published_curves
-from arbench.report.formats import render
+from arbench.report.formats import LATEX, render
 from arbench.report.published import COLUMNS, published_row, published_values
 from arbench.report.record import new_record
 
@@ -75,6 +77,33 @@ def test_the_table_equals_the_csv_digit_for_digit(name):
     for shown, row in zip(table, experiment.rows, strict=True):
         cells = list(shown.values())[-len(experiment.columns) :]
         assert cells == [stored.get((row.published, column), "–") for column in experiment.columns]
+
+
+def markdown_cells(text):
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    plain = [re.sub(r"<sup>.*?</sup>|\*\*", "", row).replace("\\|", "|") for row in (rows[0], *rows[2:])]
+    return [[cell.strip() for cell in row.strip("|").split(" | ")] for row in plain]
+
+
+def html_cells(text):
+    rows = [re.findall(r"<t[dh].*?>(.*?)</t[dh]>", line) for line in text.splitlines() if line.startswith("<tr>")]
+    return [[html.unescape(re.sub(r"<sup>.*?</sup>|</?strong>", "", cell)) for cell in row] for row in rows]
+
+
+def latex_cells(text):
+    rows = [line.removesuffix(r" \\") for line in text.splitlines() if line.endswith(r" \\")]
+    plain = [re.sub(r"\$\^\{\w+\}\$|\\textbf\{(.*?)\}(?= |\$|$)", r"\1", row) for row in rows]
+    for sign, command in sorted(LATEX.items(), key=lambda known: -len(known[1])):
+        plain = [row.replace(command, sign) for row in plain]
+    return [row.split(" & ") for row in plain]
+
+
+@pytest.mark.parametrize("name", PAPER_TABLES)
+@pytest.mark.parametrize(("format", "cells"), [("md", markdown_cells), ("html", html_cells), ("latex", latex_cells)])
+def test_every_format_shows_the_same_cells(name, format, cells):
+    table = experiment_table(load_experiment(name), {})
+    shown = cells(render(table, format))
+    assert shown == [list(table.heads), *([cell.text for cell in row] for row in table.rows)]
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def _measured_cell(group: SeedGroup, column: Quantity, marks: Marks) -> Cell:
     value = group.mean(column.name)
     if not isinstance(value, (int, float)):
         return Cell(text=NOT_PRINTED if value is None else str(value))
-    text = column.with_spread(value, group.spread(column.name) if column.better else None)
+    text = column.with_spread(value, group.spread(column.name))
     return Cell(text=text, value=float(column.text(value)), mark=marks.of(column.name, group.first))
 
 

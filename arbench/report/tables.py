@@ -127,8 +127,7 @@ def _cell(group: SeedGroup, column: Quantity, marks: Marks) -> Cell:
         return Cell(text="–")
     if not isinstance(value, (int, float)):
         return Cell(text=str(value))
-    spread = group.spread(column.name) if column.better else None
-    text = column.with_spread(value, spread)
+    text = column.with_spread(value, group.spread(column.name))
     return Cell(text=text, value=float(column.text(value)), mark=marks.of(column.name, group.first))
 
 

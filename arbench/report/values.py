@@ -34,9 +34,9 @@ class Quantity:
         return f"{self.title}{f' ({self.unit})' if self.unit else ''}{arrow}"
 
     def with_spread(self, value: float, spread: float | None) -> str:
-        """`value ± spread`, both to the decimals that `value` is printed with."""
+        """`value ± spread`, both to the decimals that `value` is printed with; a setting has no spread."""
         text = self.text(value)
-        if spread is None:
+        if spread is None or self.better is None:
             return text
         decimals = len(text.partition(".")[2])
         return f"{text} ± {spread * self.scale:.{decimals}f}"
