@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 from arbench.experiment import Experiment, experiment_names, load_experiment
-from arbench.report.collect import of_experiment
+from arbench.report.collect import in_row_order, of_experiment
 from arbench.report.experiment_tables import experiment_table, printed_values, published_curves
 from arbench.report.formats import render
 from arbench.report.plots import plot_records
@@ -41,7 +41,7 @@ def build(target: Path) -> None:
         file = target / "tables" / f"{name}.md"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(render(experiment_table(experiment, measured)), encoding="utf-8")
-        draw(experiment, [record for row in experiment.rows for record in measured.get(row.name, [])], target)
+        draw(experiment, in_row_order(experiment, records), target)
 
 
 def draw(experiment: Experiment, records: list[Record], target: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from arbench.experiment import load_experiment
 from arbench.report.curves import Curve, Point, axis_head, record_curves
 from arbench.report.plots import draw_curves, plot_records
 from arbench.report.protocols import record_marks
@@ -207,6 +208,27 @@ def test_steps_are_told_at_every_point_but_over_steps():
 def test_two_tokenizers_are_two_curves():
     records = [{**RECORDS[0], "tokenizer": name} for name in ("digits-kl", "digits-vq")]
     assert [curve.name for curve in curves(records)] == ["MAR digits-kl", "MAR digits-vq"]
+
+
+def test_what_an_experiment_changes_in_the_model_names_its_curve():
+    from arbench.report.collect import in_row_order
+
+    def row(name, steps):
+        made = record("ar", steps, 0.01, 5.0)
+        return {**made, "source": {"kind": "measured", "experiment": "digits/mar-fig6", "row": name}}
+
+    found = in_row_order(load_experiment("digits/mar-fig6"), [row("ar-no-cache", 64), RECORDS[0], row("ar", 64)])
+    assert [made["source"]["row"] for made in found] == ["ar", "ar-no-cache"]
+    assert [curve.name for curve in curves(found)] == ["AR", "AR no kv cache"]
+
+
+def test_a_diffusion_transformer_is_one_curve_along_its_denoising_steps():
+    records = [
+        {**record("dit", steps, steps, 1.0, head_steps=steps), "sampling": {"head_steps": steps}} for steps in (50, 10)
+    ]
+    (curve,) = curves(records)
+    assert (curve.name, curve.joined) == ("DiT", True)
+    assert [point.label for point in curve.points] == ["10", "50"]
 
 
 def test_times_of_two_devices_are_never_one_curve():

@@ -70,7 +70,7 @@ def plot(
     out: Annotated[Path, typer.Option("--out", "-o", help="PNG, SVG or PDF by suffix.")] = Path("curve.png"),
 ) -> None:
     """Draw curves of stored records, published points hollow; nothing is run."""
-    from arbench.report.collect import RUNS, load_records, of_experiment, stored_records
+    from arbench.report.collect import RUNS, in_row_order, load_records, stored_records
     from arbench.report.experiment_tables import published_curves
     from arbench.report.plots import plot_records
 
@@ -83,8 +83,7 @@ def plot(
     if experiments:
         experiment = experiments[0]
         axes |= dict(experiment.plot)
-        stored = of_experiment(load_records(paths) if paths else stored_records(), experiment.name)
-        records = [record for row in experiment.rows for record in stored.get(row.name, [])]
+        records = in_row_order(experiment, load_records(paths) if paths else stored_records())
         title = experiment.title
     else:
         records = load_records(paths or [str(RUNS)])

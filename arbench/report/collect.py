@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from arbench.experiment import package_folder
+from arbench.experiment import Experiment, package_folder
 from arbench.report.record import RECORD_FILE, Record, load_record
 
 RUNS = Path("runs")  # where runs are written unless told otherwise
@@ -48,3 +48,13 @@ def of_experiment(records: Iterable[Record], experiment: str) -> dict[str, list[
         if source.get("experiment") == experiment and "row" in source:
             found.setdefault(source["row"], []).append(record)
     return found
+
+
+def in_row_order(experiment: Experiment, records: Iterable[Record]) -> list[Record]:
+    """The records of `experiment` in the order of its rows, each with what its row changes in the configuration."""
+    found = of_experiment(records, experiment.name)
+    return [
+        {**record, "source": {**record["source"], "config": dict(row.config)}}
+        for row in experiment.rows
+        for record in found.get(row.name, ())
+    ]

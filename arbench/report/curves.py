@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 from arbench.report.protocols import Marks
 from arbench.report.tables import SAMPLING_COLUMNS
-from arbench.report.values import SeedGroup, fid_name, quantity, varying
+from arbench.report.values import SeedGroup, fid_name, method_name, quantity, varying
 
 SETTINGS = tuple(name for name in SAMPLING_COLUMNS if name != "num_iter")  # iterations are steps
 VARIED = ("params_m", "steps", *SETTINGS)  # what may tell two points of a curve apart
 CROWD = 8  # points of a curve; with more, only their steps are written beside them
-NAMED_BY = ("method", "model", "tokenizer")  # what makes a curve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,19 +43,24 @@ def record_curves(groups: Sequence[SeedGroup], x: str, y: str, marks: Marks) -> 
     """
     for name in (x, y):
         quantity(name)  # tells the nearest where there is none
-    parts = [tuple(group.first[name] for name in NAMED_BY) for group in groups]
     # Over a setting, each combination of the others is a curve of its own.
     split = [name for name in varying(groups, SETTINGS) if name != x] if x in SETTINGS else []
     found: dict[str, list[SeedGroup]] = {}
     for group in groups:
         if isinstance(group.mean(x), (int, float)) and isinstance(group.mean(y), (int, float)):
             mark = ", ".join(dict.fromkeys(filter(None, (marks.of(axis, group.first) for axis in (x, y)))))
-            name = ", ".join([_curve_name(group, parts), *_settings(group, split)])
+            name = ", ".join([_curve_name(group, groups), *_settings(group, split)])
             found.setdefault(f"{name} ({mark})" if mark else name, []).append(group)
     return [
-        Curve(name=name, points=_points(members, x, y), joined=len(varying(members, VARIED)) <= 1)
+        Curve(name=name, points=_points(members, x, y), joined=len(_varied(members)) <= 1)
         for name, members in found.items()
     ]
+
+
+def _varied(groups: Sequence[SeedGroup]) -> list[str]:
+    """What varies along a curve; a head whose steps are all that the generator takes is not counted twice."""
+    twice = all(group.mean("head_steps") == group.mean("steps") for group in groups)
+    return [name for name in varying(groups, VARIED) if name != "head_steps" or not twice]
 
 
 def _points(groups: Sequence[SeedGroup], x: str, y: str) -> tuple[Point, ...]:
@@ -92,15 +96,22 @@ def axis_head(name: str, groups: Sequence[SeedGroup] = ()) -> str:
     return head
 
 
-def _curve_name(group: SeedGroup, parts: Sequence[tuple]) -> str:
-    """The method, then what tells its curves apart: the model, the tokenizer."""
-    method, *rest = (group.first[name] for name in NAMED_BY)
-    telling = [
-        str(part)
-        for place, part in enumerate(rest, 1)
-        if len({known[place] for known in parts if known[0] == method}) > 1
-    ]
-    return " ".join([method.upper(), *telling])
+def _parts(group: SeedGroup) -> dict[str, str]:
+    """Model, tokenizer, and what an experiment changed in the model's configuration, as they are written."""
+    config = group.first["source"].get("config") or {}
+    told = {
+        key: f"{'' if value else 'no '}{key}" if isinstance(value, bool) else f"{key} {value}"
+        for key, value in config.items()
+    }
+    named = {key: str(group.first[key]) for key in ("model", "tokenizer")}
+    return named | {key: text.replace("_", " ") for key, text in told.items()}
+
+
+def _curve_name(group: SeedGroup, groups: Sequence[SeedGroup]) -> str:
+    """The method, then what tells its curves apart."""
+    others = [_parts(other) for other in groups if other.first["method"] == group.first["method"]]
+    telling = [text for key, text in _parts(group).items() if len({other.get(key) for other in others}) > 1]
+    return " ".join([method_name(group.first["method"]), ", ".join(telling)]).rstrip()
 
 
 def _rank(group: SeedGroup, x: str) -> tuple[float, float]:

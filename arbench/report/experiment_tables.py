@@ -11,7 +11,7 @@ from arbench.report.protocols import SCORE, TIME, Marks
 from arbench.report.published import PublishedValue, published_row
 from arbench.report.record import Record
 from arbench.report.tables import Cell, Table, footnotes, mark_best
-from arbench.report.values import SCORES, Quantity, SeedGroup, group_seeds, quantity
+from arbench.report.values import SCORES, Quantity, SeedGroup, group_seeds, method_name, quantity
 
 NOT_PRINTED = "–"
 
@@ -44,14 +44,20 @@ def published_curves(experiment: Experiment, x: str, y: str) -> list[Curve]:
 
     Points are joined where one model was run with several settings; different models are no curve.
     """
-    own = {row.method.upper() for row in experiment.rows if row.method}
+    own = {method_name(row.method) for row in experiment.rows if row.method}
     points: dict[str, list[tuple[Point, str]]] = {}
     for row in experiment.rows:
         printed = published_row(row.published)
         across, up = _place(row, printed, x), _place(row, printed, y)
         if across is None or up is None:
             continue
-        name = row.method.upper() if row.method else f"other {row.group}" if row.group in own else row.group or "others"
+        name = (
+            method_name(row.method)
+            if row.method
+            else f"other {row.group}"
+            if row.group in own
+            else row.group or "others"
+        )
         point = Point(x=across, y=up, label=_step_label(row, printed, x))
         points.setdefault(name, []).append((point, row.model or row.name))
     return [

@@ -14,7 +14,7 @@ from arbench.report.plots import plot_records
 from arbench.report.protocols import protocol_text
 from arbench.report.record import Record
 from arbench.report.tables import Cell, Table, records_table
-from arbench.report.values import quantity
+from arbench.report.values import method_name, quantity
 
 # Curves that are drawn where at least two records have both quantities.
 CURVES = (("seconds_per_image", "fid"), ("seconds_per_image", "is_mean"), ("seconds_per_image", "label_accuracy"))
@@ -114,7 +114,7 @@ def _curves(records: Sequence[Record]) -> list[str]:
         with tempfile.TemporaryDirectory() as folder:
             svg = plot_records(drawable, Path(folder) / "curve.svg", x=x, y=y).read_text(encoding="utf-8")
         caption = f"{quantity(y).title} over {quantity(x).title}"
-        methods = ", ".join(dict.fromkeys(record["method"].upper() for record in drawable))
+        methods = ", ".join(dict.fromkeys(method_name(record["method"]) for record in drawable))
         picture = _embedded(svg, f"{caption}: curves of {methods}; the numbers stand in the table of results")
         figures.append(f'<figure class="curve">{picture}<figcaption>{html.escape(caption)}</figcaption></figure>')
     return figures

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 SUFFIXES = (".png", ".svg", ".pdf")
 # Okabe and Ito's colours, told apart by colour-blind readers (their yellow is lost on paper), each with its marker, so
 # that a curve is known in print without colour too.
-METHOD_LOOKS = {"MAR": ("#0072B2", "o"), "PAR": ("#D55E00", "s"), "AR": ("#009E73", "^")}
-OTHER_LOOKS = (("#CC79A7", "D"), ("#56B4E9", "v"), ("#E69F00", "P"), ("#000000", "X"), ("#7F7F7F", "<"))
+METHOD_LOOKS = {"MAR": ("#0072B2", "o"), "PAR": ("#D55E00", "s"), "AR": ("#009E73", "^"), "DiT": ("#E69F00", "P")}
+OTHER_LOOKS = (("#CC79A7", "D"), ("#56B4E9", "v"), ("#000000", "X"), ("#7F7F7F", "<"))
 LONG_LEGEND = 4  # curves; a longer legend stands beside the axes
-TITLE_WIDTH, NOTE_WIDTH = 62, 130  # characters a line
+TITLE_WIDTH, NOTE_WIDTH, LEGEND_WIDTH = 62, 130, 26  # characters a line
 LOG_SPAN = 10.0  # an axis whose values span more than this factor is logarithmic
 STYLE: Any = {
     "font.size": 10,
@@ -163,6 +163,7 @@ def _legend(figure: Figure, axes: Axes, curves: Sequence[Curve], handles: Sequen
     if len(curves) < 2 and not any(curve.published for curve in curves):
         return
     names = [f"{curve.name}, published" if curve.published else curve.name for curve in curves]
+    names = [textwrap.fill(name, LEGEND_WIDTH) for name in names]
     numbers = any(point.label for curve in curves for point in curve.points)
     style: dict[str, Any] = {"frameon": False, "fontsize": 9, "title_fontsize": 8}
     style["title"] = "numbers: steps" if numbers else None

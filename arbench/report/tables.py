@@ -16,6 +16,7 @@ from arbench.report.values import (
     SeedGroup,
     fid_name,
     group_seeds,
+    method_name,
     varying,
     varying_within_methods,
 )
@@ -118,7 +119,7 @@ def _columns(groups: Sequence[SeedGroup]) -> list[str]:
 def _labels(group: SeedGroup) -> tuple[Cell, Cell]:
     source = group.first["source"]
     name = source.get("label") or group.first["model"]
-    return Cell(text=group.first["method"].upper()), Cell(text=str(name))
+    return Cell(text=method_name(group.first["method"])), Cell(text=str(name))
 
 
 def _cell(group: SeedGroup, column: Quantity, marks: Marks) -> Cell:

@@ -104,6 +104,7 @@ QUANTITIES: dict[str, Quantity] = {
 }
 # Entries of metric_protocol that tell what one evaluation found, not how scores are made.
 OF_ONE_RUN = ("measured", "warnings", "fid_name")
+METHOD_NAMES = {"dit": "DiT"}  # those that are not written in capitals
 SCORES = ("fid", "sfid", "is_mean", "precision", "recall", "kid", "label_accuracy")
 TIMED = ("seconds_per_image", "images_per_second", "generator", "head", "decode", "peak_memory_gib")
 
@@ -113,6 +114,11 @@ def quantity(name: str) -> Quantity:
     if name not in QUANTITIES:
         raise unknown_name("quantity", name, QUANTITIES)
     return QUANTITIES[name]
+
+
+def method_name(method: str) -> str:
+    """A method as it is written: MAR, PAR, AR, DiT."""
+    return METHOD_NAMES.get(method, method.upper())
 
 
 def lookup(record: Mapping[str, Any], name: str) -> Any:
