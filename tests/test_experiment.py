@@ -166,3 +166,49 @@ def test_rows_fit_the_generators_they_name(name):
         assert preset.method == row.method
         config = FAMILIES[preset.method][1](**{**preset.config, **row.config})
         base.make_settings(settings[preset.method, config.head], dict(row.sampling))
+
+
+@pytest.mark.parametrize("name", ["par/table2", "par/table4", "par/table7", "par/fig2"])
+def test_rows_take_the_number_of_steps_that_is_printed(name):
+    """The schedule that a row's configuration gives, as long as the paper says; small weights, the paper's grid."""
+    from arbench.generators.presets import get_preset
+    from arbench.report.published import published_row
+    from arbench.sampling.schedules import sequential_sizes
+    from arbench.weights.load import FAMILIES
+
+    small = {"width": 32, "depth": 1, "heads": 2, "num_classes": 2, "vocab_size": 3}
+    checked = 0
+    for row in load_experiment(name).rows:
+        printed = published_row(row.published)
+        if row.model is None or "steps" not in printed:
+            continue
+        preset = get_preset(row.model)
+        build, config = FAMILIES[preset.method]
+        generator = build(config(**{**preset.config, **row.config, **small}))
+        sizes = sequential_sizes(generator.num_tokens, generator.singles, generator.parallel)
+        assert sum(sizes) == generator.num_tokens
+        assert len(sizes) == int(printed["steps"].value), row.name
+        checked += 1
+    assert checked >= 2
+
+
+@pytest.mark.parametrize("name", sorted(NAMED))
+def test_settings_of_rows_are_those_that_are_printed(name):
+    from arbench.generators.presets import PRESETS
+    from arbench.report.published import published_row
+
+    for row in load_experiment(name).rows:
+        printed = {metric: value.number for metric, value in published_row(row.published).items()}
+        preset = PRESETS[row.model].config if row.model in PRESETS else {}
+        config = {**preset, **row.config}
+        grid = config.get("grid")
+        ours = {
+            **{key: config.get(key) for key in ("parallel", "head_width", "head_depth", "vocab_size")},
+            **{key: row.sampling.get(key) for key in ("cfg_scale", "head_steps", "temperature")},
+            "steps": row.sampling.get("num_iter"),
+            "epochs": row.training.get("epochs"),
+            "tokens": grid * grid if grid else None,
+        }
+        for key in ours:
+            if ours[key] is not None and printed.get(key) is not None:
+                assert ours[key] == printed[key], (row.name, key)
