@@ -151,6 +151,11 @@ class Experiment:
                 return row
         raise unknown_name(f"row of {self.name}", name, [row.name for row in self.rows])
 
+    def row_source(self, name: str) -> dict[str, str]:
+        """What `source` of a record says of the row that it measures; by the digest a row changed since is told."""
+        row = self.row(name)
+        return {"experiment": self.name, "row": row.name, "row_digest": row.digest, "label": row.label}
+
 
 def package_folder(name: str) -> Path:
     """The folder `experiments` or `results`: inside the package in a wheel, beside it in a checkout."""

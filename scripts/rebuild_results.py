@@ -35,7 +35,7 @@ def build(target: Path) -> None:
     records = [load_record(file) for file in sorted((RESULTS / "records").glob("**/*.json"))]
     for name in experiment_names():
         experiment = load_experiment(name)
-        measured = of_experiment(records, name)
+        measured = of_experiment(records, experiment)
         if not measured and not printed_values(experiment):
             continue  # a table of dashes tells nothing
         file = target / "tables" / f"{name}.md"

@@ -215,9 +215,10 @@ def test_what_an_experiment_changes_in_the_model_names_its_curve():
 
     def row(name, steps):
         made = record("ar", steps, 0.01, 5.0)
-        return {**made, "source": {"kind": "measured", "experiment": "digits/mar-fig6", "row": name}}
+        return {**made, "source": {"kind": "measured", **experiment.row_source(name)}}
 
-    found = in_row_order(load_experiment("digits/mar-fig6"), [row("ar-no-cache", 64), RECORDS[0], row("ar", 64)])
+    experiment = load_experiment("digits/mar-fig6")
+    found = in_row_order(experiment, [row("ar-no-cache", 64), RECORDS[0], row("ar", 64)])
     assert [made["source"]["row"] for made in found] == ["ar", "ar-no-cache"]
     assert [curve.name for curve in curves(found)] == ["AR", "AR no kv cache"]
 

@@ -178,7 +178,7 @@ def test_measured_values_stand_below_the_printed_ones_with_another_mark():
         num_images=1000,
         metrics={"fid": 7.25},
         metric_protocol={"extractor": "inception", "reference": "adm-train-256"},
-        source={"kind": "measured", "experiment": "mar/table4", "row": "mar-b"},
+        source={"kind": "measured", **load_experiment("mar/table4").row_source("mar-b")},
     )
     text = render(experiment_table(load_experiment("mar/table4"), {"mar-b": [record]}), "md")
     printed, measured = (

@@ -10,6 +10,7 @@ import pytest
 from arbench.cli import reproduce as cli
 from arbench.evaluation import reference_cards
 from arbench.experiment import experiment_names, load_experiment
+from arbench.report.collect import of_experiment
 from arbench.report.record import load_record, new_record
 from arbench.reproduction import plan as plan_module
 from arbench.reproduction.cost import SHARE_OF_BOUND, Cost, estimate_cost
@@ -46,7 +47,7 @@ def record(seed=0, num_images=50_000, **metrics):
         num_images=num_images,
         metrics={**PRINTED, **metrics},
         metric_protocol={"extractor": "inception", "reference": "adm-train-256"},
-        source={"kind": "measured", "experiment": "mar/table4", "row": "mar-b"},
+        source={"kind": "measured", **load_experiment("mar/table4").row_source("mar-b")},
     )
 
 
@@ -131,11 +132,10 @@ def test_tolerance_holds_the_last_printed_digit():
 
 def test_yes_runs_each_seed_once_and_goes_on_where_it_stopped(full_machine, tmp_path, monkeypatch, capsys, priceless):
     from arbench import runner
-    from arbench.experiment import Experiment
 
-    experiment = load_experiment("mar/table4")
-    row = dataclasses.replace(experiment.row("mar-b"), seeds=(0, 1), num_images=1000)
-    monkeypatch.setattr(Experiment, "row", lambda self, name: row)
+    row = dataclasses.replace(load_experiment("mar/table4").row("mar-b"), seeds=(0, 1), num_images=1000)
+    experiment = dataclasses.replace(load_experiment("mar/table4"), rows=(row,))
+    monkeypatch.setattr("arbench.experiment.load_experiment", lambda name: experiment)
     requests = []
 
     def execute(request, say):
@@ -156,9 +156,17 @@ def test_yes_runs_each_seed_once_and_goes_on_where_it_stopped(full_machine, tmp_
     assert requests[0].sampling["cfg_scale"] == 2.9
     assert "2.31 → 2.31 (+0)" in capsys.readouterr().out
     written = load_record(tmp_path / "runs/reproduce/mar/table4/mar-b/seed-1/mar-b-0123456789")
-    assert (written["source"]["experiment"], written["source"]["row"]) == ("mar/table4", "mar-b")
+    assert written["source"] == {"kind": "measured", **experiment.row_source("mar-b")}
     cli.reproduce("mar/table4", rows="mar-b", seeds="0, 7", yes=True)
     assert [request.seed for request in requests[3:]] == [7]
+
+
+def test_a_record_of_other_settings_than_the_row_has_now_is_not_of_it():
+    experiment = load_experiment("mar/table4")
+    changed = dataclasses.replace(experiment.row("mar-b"), sampling={"cfg_scale": 2.0})
+    rows = tuple(changed if row.name == "mar-b" else row for row in experiment.rows)
+    assert list(of_experiment([record()], experiment)) == ["mar-b"]
+    assert of_experiment([record()], dataclasses.replace(experiment, rows=rows)) == {}
 
 
 def test_yes_with_nothing_to_run_says_so(capsys, priceless):

@@ -83,7 +83,7 @@ def make_plan(experiment: Experiment, names: list[str], out: Path, seeds: Sequen
     from arbench.report.collect import of_experiment, stored_records
     from arbench.reproduction.plan import plan
 
-    return plan(experiment, names, of_experiment(stored_records(out), experiment.name), seeds)
+    return plan(experiment, names, of_experiment(stored_records(out), experiment), seeds)
 
 
 def run_rows(experiment: Experiment, plans: list[RowPlan], out: Path, changes: dict[str, Any]) -> None:

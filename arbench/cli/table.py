@@ -57,7 +57,7 @@ def table(sources: Sources = None, format: Format = "md", out: Output = None) ->
     parts = []
     if experiments:
         records = load_records(paths) if paths else stored_records()
-        parts = [render(experiment_table(e, of_experiment(records, e.name)), format) for e in experiments]
+        parts = [render(experiment_table(e, of_experiment(records, e)), format) for e in experiments]
     else:
         parts = [render_table(load_records(paths or [str(RUNS)]), format)]
     emit("\n".join(parts), out)

@@ -40,19 +40,21 @@ def stored_records(runs: Path = RUNS) -> list[Record]:
     return [load_record(file) for file in (*shipped, *local)]
 
 
-def of_experiment(records: Iterable[Record], experiment: str) -> dict[str, list[Record]]:
-    """The records of one experiment by row name."""
+def of_experiment(records: Iterable[Record], experiment: Experiment) -> dict[str, list[Record]]:
+    """The records of one experiment by row name; one that measured other settings than its row has now is of no row."""
+    digests = {row.name: row.digest for row in experiment.rows}
     found: dict[str, list[Record]] = {}
     for record in records:
         source = record["source"]
-        if source.get("experiment") == experiment and "row" in source:
-            found.setdefault(source["row"], []).append(record)
+        row = source.get("row")
+        if source.get("experiment") == experiment.name and row in digests and source.get("row_digest") == digests[row]:
+            found.setdefault(row, []).append(record)
     return found
 
 
 def in_row_order(experiment: Experiment, records: Iterable[Record]) -> list[Record]:
     """The records of `experiment` in the order of its rows, each with what its row changes in the configuration."""
-    found = of_experiment(records, experiment.name)
+    found = of_experiment(records, experiment)
     return [
         {**record, "source": {**record["source"], "config": dict(row.config)}}
         for row in experiment.rows
