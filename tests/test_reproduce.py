@@ -97,8 +97,10 @@ def test_another_release_of_the_same_weights_will_do(full_machine):
 
 
 def test_unreleased_weights_name_the_training_command():
-    needs = list(row_needs(load_experiment("mar/table3").row("width-256")))
-    assert any("none released; train them: arbench train --method mar --model mar-l-w256" in need.how for need in needs)
+    experiment = load_experiment("mar/table3")
+    needs = list(row_needs(experiment, experiment.row("width-256")))
+    command = "arbench train --experiment mar/table3 --row width-256 --data DIR"
+    assert any(f"none released; {command}" in need.how for need in needs)
     assert any(need.what == "weights of mar-l-w256" for need in needs)
 
 

@@ -10,9 +10,12 @@ from typer.testing import CliRunner
 
 from arbench.cli.train import register
 from arbench.evaluation.digits_cnn import DigitsCNN
+from arbench.experiment import load_experiment
+from arbench.reproduction.training import training_job
 from arbench.training.config import TrainConfig
 from arbench.training.jobs import digits_job, method_job, with_settings
 from arbench.training.recipes import DIGITS
+from arbench.weights.load import load_generator
 
 QUICK = ["--steps", "2", "--batch-size", "4", "--device", "cpu"]
 
@@ -77,6 +80,28 @@ def test_generator_trains_on_cached_tokens_of_a_folder(cli, tmp_path, folder, me
     generator = arbench.load_generator(name, weights=out / name / f"{name}.safetensors", num_classes=2)
     assert generator.num_classes == 2
     assert len(list((out / "cache").iterdir())) == 1
+
+
+def test_the_generator_of_a_tables_row_trains_with_the_rows_configuration(cli, tmp_path):
+    row = ("--experiment", "digits/par-table4", "--row", "a-without")
+    cli("train", *row, *QUICK, "--views", 1, "--out", tmp_path)
+    (cell,) = tmp_path.glob("par-digits/*.safetensors")
+    generator = load_generator("par-digits", weights=cell, sequential_start=False)
+    assert generator.singles == 0
+    job = training_job(load_experiment("mar/table1").row("raster-causal-one-diff"), 0, data="DIR")
+    assert (job.target, job.kind, job.tokenizer, job.data) == ("ar-l-diff", "generator", "kl16", "DIR")
+    assert job.config.steps * job.config.batch_size == pytest.approx(400 * 1_281_167, rel=1e-5)  # whole steps
+
+
+def test_a_row_to_train_is_named_by_table_and_row_alone(cli):
+    with pytest.raises(ValueError, match="--experiment TABLE --row NAME"):
+        cli("train", "--experiment", "digits/par-table4")
+    with pytest.raises(ValueError, match="expected no --config"):
+        cli("train", "--experiment", "digits/par-table4", "--row", "a-without", "--method", "par")
+    with pytest.raises(ValueError, match="did you mean 'a-without'"):
+        cli("train", "--experiment", "digits/par-table4", "--row", "a-witout")
+    with pytest.raises(ValueError, match="has no generator to train"):
+        cli("train", "--experiment", "mar/table4", "--row", "adm")
 
 
 def test_cache_tells_its_size_first_and_is_found_again(cli, tmp_path, folder):

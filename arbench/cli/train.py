@@ -22,6 +22,8 @@ TRAIN_EXAMPLES = """Examples:
 
   arbench train --method mar --model mar-b --data DIR --tokenizer-weights kl16.ckpt --dtype bfloat16
 
+  arbench train --experiment par/table4 --row a-without --data DIR --tokenizer-weights vq_ds16_c2i.pt
+
   torchrun --nproc_per_node=8 -m arbench train --method mar --model mar-b --data DIR --tokenizer-weights kl16.ckpt
 """
 CACHE_EXAMPLES = """Examples:
@@ -33,6 +35,8 @@ CACHE_EXAMPLES = """Examples:
 DEFAULT_OUT = Path("runs/train")
 DIGITS_MODELS = {"ar": "ar-digits", "par": "par-digits", "mar": "mar-digits", "dit": "dit-digits"}
 
+ExperimentName = Annotated[Optional[str], typer.Option("--experiment", help="A paper's table, e.g. mar/table1.")]
+RowName = Annotated[Optional[str], typer.Option("--row", help="The row of the experiment whose generator is trained.")]
 Config = Annotated[Optional[str], typer.Option("--config", help="A set of recipes: digits.")]
 Target = Annotated[Optional[str], typer.Option("--target", help="What to train of a set of recipes, or 'all'.")]
 Steps = Annotated[Optional[int], typer.Option("--steps", help="Optimiser steps; the recipe's where not given.")]
@@ -54,6 +58,8 @@ def train(
     target: Target = None,
     method: options.Method = None,
     model: options.Model = None,
+    experiment: ExperimentName = None,
+    row: RowName = None,
     data: options.Data = None,
     tokenizer: options.Tokenizer = None,
     tokenizer_weights: options.TokenizerWeights = None,
@@ -85,7 +91,24 @@ def train(
         "device": resolve_device(device),
     }
     folder = out or DEFAULT_OUT
-    run_jobs(plan_jobs(config, target, method, model, shared, folder), folder, resume, changes)
+    if experiment is not None or row is not None:
+        jobs = [row_job(experiment, row, (config, target, method, model), shared)]
+    else:
+        jobs = plan_jobs(config, target, method, model, shared, folder)
+    run_jobs(jobs, folder, resume, changes)
+
+
+def row_job(experiment: str | None, row: str | None, others: tuple[str | None, ...], shared: dict[str, Any]) -> Job:
+    """The job of a table's row. Raises ValueError where it is not named, or something else is asked for as well."""
+    from arbench.experiment import load_experiment
+    from arbench.reproduction.training import training_job
+
+    if experiment is None or row is None:
+        raise ValueError("a row to train is named by both: --experiment TABLE --row NAME")
+    if any(other is not None for other in others):
+        raise ValueError(f"--row {row} says what is trained; expected no --config, --target, --method or --model")
+    given = {name: value for name, value in shared.items() if value is not None}
+    return training_job(load_experiment(experiment).row(row), seed=0, **given)
 
 
 def run_jobs(jobs: list[Job], folder: Path, resume: bool, changes: dict[str, Any]) -> None:

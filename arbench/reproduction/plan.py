@@ -78,7 +78,7 @@ def plan_row(experiment: Experiment, row: Row, records: tuple[Record, ...] = ())
     """Where one row stands: quoted, measured with all its seeds, ready to run, run by its own command, or missing."""
     if row.task == "quoted":
         return RowPlan(row=row, state=QUOTED)
-    needs = tuple(row_needs(row))
+    needs = tuple(row_needs(experiment, row))
     if set(row.seeds) <= measured_seeds(row, records):
         state = MEASURED
     elif needs:
@@ -94,7 +94,7 @@ def measured_seeds(row: Row, records: Iterable[Record]) -> set[int]:
     return {record["seed"] for record in records if record["num_images"] == row.num_images}
 
 
-def row_needs(row: Row) -> Iterable[Need]:
+def row_needs(experiment: Experiment, row: Row) -> Iterable[Need]:
     """Everything that this machine lacks to run `row`, in the order in which one would get it."""
     if row.unsupported:
         yield Need(what=row.unsupported, how="nothing to get: not in this version of arbench")
@@ -107,8 +107,9 @@ def row_needs(row: Row) -> Iterable[Need]:
     elif row.tokenizer_weights:
         yield from _file_needs(row.tokenizer_weights)
     if row.weights == UNRELEASED:
-        train = f"arbench train --method {row.method} --model {row.model}"
-        yield Need(what=f"weights of {_told(row.model, row.config)}", how=f"none released; train them: {train}")
+        which = f"--experiment {experiment.name} --row {row.name}"
+        how = f"none released; arbench train {which} --data DIR, then arbench run {which} --weights FILE"
+        yield Need(what=f"weights of {_told(row.model, row.config)}", how=how)
     elif row.weights:
         yield from _file_needs(row.weights)
     reference = REFERENCES.get(row.protocol.reference)

@@ -30,14 +30,14 @@ def render_plan(experiment: Experiment, plans: Sequence[RowPlan]) -> str:
 def plan_table(experiment: Experiment, plans: Sequence[RowPlan]) -> Table:
     """One row a plan: printed value, the measured one with its difference, state, cost."""
     columns = [quantity(name) for name in experiment.columns]
-    priced = any(plan.cost for plan in plans)
+    grouped, priced = any(plan.row.group for plan in plans), any(plan.cost for plan in plans)
     rows = []
     for plan in plans:
+        named = (*([Cell(text=plan.row.group)] if grouped else ()), Cell(text=plan.row.label))
         cells = [_value_cell(experiment, plan, column) for column in columns]
-        rows.append(
-            (Cell(text=plan.row.label), *cells, Cell(text=_state(plan)), *(_cost_cells(plan) if priced else ()))
-        )
-    heads = ("row", *(column.head for column in columns), "state", *(COST_HEADS if priced else ()))
+        rows.append((*named, *cells, Cell(text=_state(plan)), *(_cost_cells(plan) if priced else ())))
+    named_heads = ("group", "row") if grouped else ("row",)
+    heads = (*named_heads, *(column.head for column in columns), "state", *(COST_HEADS if priced else ()))
     footnotes = []
     if any(differences(experiment, plan.row, plan.records) for plan in plans):
         footnotes.append(("", "printed → measured (difference); ✓ within and ✗ outside tolerance, neither: not judged"))

@@ -5,32 +5,43 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from arbench.experiment import Row
-from arbench.training.jobs import Job, digits_job, run_job, with_settings
+from arbench.generators.presets import get_preset
+from arbench.training.jobs import Job, digits_job, method_job, run_job, with_settings
 from arbench.training.loop import LOG_NAME
 
 if TYPE_CHECKING:
     from arbench.training.loop import Watcher
 
+IMAGENET_IMAGES = 1_281_167  # of the ILSVRC-2012 training set
 
-def training_job(row: Row, seed: int) -> Job:
+
+def training_job(row: Row, seed: int, **shared: Any) -> Job:
     """The job that trains the generator of `row`: the recipe of its preset, with the row's own settings on top.
 
-    `training` of the row holds settings of the recipe (`steps`, `batch_size`, `learning_rate` …). Raises ValueError
-    where the model has no recipe or a setting is not one.
+    `training` of the row holds settings of the recipe (`steps`, `batch_size`, `learning_rate` …) or `epochs` of
+    ImageNet, `shared` those of a `Job` (`data`, `tokenizer_weights`, `device` …). Raises ValueError where the row has no generator, its model no
+    recipe, or a setting is not one.
     """
-    job = digits_job(
-        str(row.model),
-        tokenizer=row.tokenizer,
-        tokenizer_config=dict(row.tokenizer_config),
-        model_config=dict(row.config),
-    )
-    unknown = [name for name in row.training if not hasattr(job.config, name)]
+    if row.model is None or row.method is None:
+        raise ValueError(f"row {row.name!r} has no generator to train")
+    settings = {
+        "tokenizer": row.tokenizer,
+        "tokenizer_config": dict(row.tokenizer_config),
+        "model_config": dict(row.config),
+        **shared,
+    }
+    shipped = get_preset(row.model).shipped
+    job = digits_job(row.model, **settings) if shipped else method_job(row.method, row.model, **settings)
+    given = dict(row.training)
+    if "epochs" in given:  # as the papers count
+        given["steps"] = round(given.pop("epochs") * IMAGENET_IMAGES / job.config.batch_size)
+    unknown = [name for name in given if not hasattr(job.config, name)]
     if unknown:
         raise ValueError(f"row {row.name!r}: {unknown[0]!r} is no setting of training")
-    config = with_settings(job.config, **row.training, seed=seed)
+    config = with_settings(job.config, **given, seed=seed)
     return Job(**{**vars(job), "config": config})
 
 
