@@ -22,8 +22,8 @@ def training_job(row: Row, seed: int, **shared: Any) -> Job:
     """The job that trains the generator of `row`: the recipe of its preset, with the row's own settings on top.
 
     `training` of the row holds settings of the recipe (`steps`, `batch_size`, `learning_rate` …) or `epochs` of
-    ImageNet, `shared` those of a `Job` (`data`, `tokenizer_weights`, `device` …). Raises ValueError where the row has no generator, its model no
-    recipe, or a setting is not one.
+    ImageNet, `shared` those of a `Job` (`data`, `tokenizer_weights`, `device` …). Raises ValueError where the row has
+    no generator, its model no recipe, or a setting is not one.
     """
     if row.model is None or row.method is None:
         raise ValueError(f"row {row.name!r} has no generator to train")
