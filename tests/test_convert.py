@@ -34,6 +34,20 @@ def test_there_and_back_is_the_identity(source: Path, suffix: str, tmp_path: Pat
         assert torch.equal(again.tensors("ema")[name], tensor)
 
 
+@pytest.mark.parametrize("first", SUFFIXES)
+@pytest.mark.parametrize("second", SUFFIXES)
+def test_every_pair_of_formats_keeps_every_value(first: str, second: str, tmp_path: Path) -> None:
+    """Square weights among them, where only the values tell whether a matrix was transposed."""
+    one, two, back = tmp_path / f"one{first}", tmp_path / f"two{second}", tmp_path / f"back{first}"
+    for source, target in ((MAR, one), (one, two), (two, back)):
+        convert(source, target)
+    original = read_tensors(MAR).tensors("ema")
+    for file in (one, two, back):
+        found = read_tensors(file).tensors("ema")
+        assert set(found) == set(original)
+        assert all(torch.equal(found[name], tensor) for name, tensor in original.items())
+
+
 def sorted_as(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Safetensors keeps no order: the file's own is taken."""
     return {name: tensors[name] for name in read_tensors(path).tensors("ema")}
@@ -144,6 +158,11 @@ def test_describe_counts_bad_values_and_names_what_is_missing(tmp_path: Path) ->
     tensors["norm.weight"][:3] = torch.tensor([float("nan"), float("inf"), 0.0])
     torch.save(tensors, tmp_path / "bad.pt")
     assert describe(tmp_path / "bad.pt").num_bad == 2
+    torch.save({name: tensor.to(torch.float8_e5m2) for name, tensor in tensors.items()}, tmp_path / "eighth.pt")
+    assert describe(tmp_path / "eighth.pt").num_bad == 2
+    torch.save({**tensors, "norm.weight": tensors["norm.weight"].to(torch.complex64)}, tmp_path / "complex.pt")
+    with pytest.raises(ValueError, match=r"norm\.weight holds torch\.complex64, expected floating-point"):
+        describe(tmp_path / "complex.pt")
     del tensors["norm.weight"]
     torch.save(tensors, tmp_path / "short.pt")
     with pytest.raises(ValueError, match=r"short\.pt: does not fit; 1 missing: norm\.weight"):

@@ -91,6 +91,25 @@ def test_sliced_arrays_are_joined(tmp_path: Path) -> None:
     assert torch.equal(read["mask"], torch.from_numpy(whole))
 
 
+@pytest.mark.parametrize(
+    "table",
+    [[1, 2], {"mask": {}}, {"mask": {"slices": ["gone"]}}, {"mask": {"slices": ["piece"], "OriginShape": (5, 5)}}],
+)
+def test_slices_that_do_not_fit_are_one_line(table: object, tmp_path: Path) -> None:
+    content = {"piece": np.zeros(4, np.float32), "UnpackBigParamInfor@@": table}
+    (tmp_path / "x.pdparams").write_bytes(pickle.dumps(content, protocol=2))
+    with pytest.raises(ValueError, match=r"x\.pdparams: broken .*its slices do not fit together"):
+        read_pdparams(tmp_path / "x.pdparams")
+
+
+def test_endless_nesting_is_refused(tmp_path: Path) -> None:
+    """By hand: `pickle` itself cannot write what it reads."""
+    nested = b"\x80\x04" + b"}\x8c\x01a" * 5000 + b"}" + b"s" * 5000 + b"."
+    (tmp_path / "x.pdparams").write_bytes(nested)
+    with pytest.raises(ValueError, match="nested more than 20 deep"):
+        read_pdparams(tmp_path / "x.pdparams")
+
+
 class Command:
     """Unpickling this would run a command."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
@@ -141,6 +142,44 @@ def test_no_tensors(tmp_path, content):
 def test_a_plain_pickle_is_no_checkpoint(tmp_path):
     (tmp_path / "x.pt").write_bytes(pickle.dumps({"a": 1}))
     with pytest.raises(ValueError, match=r"x\.pt: no tensors inside; found a"):
+        read_tensors(tmp_path / "x.pt")
+
+
+def test_compressed_archives_are_refused_before_they_swell(tmp_path):
+    """A few kilobytes of compressed zeros would become gigabytes; torch itself compresses nothing."""
+    torch.save({"model": TENSORS}, tmp_path / "plain.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as plain,
+        zipfile.ZipFile(tmp_path / "x.pt", "w", zipfile.ZIP_DEFLATED) as small,
+    ):
+        for entry in plain.namelist():
+            small.writestr(entry, plain.read(entry))
+    with pytest.raises(ValueError, match=r"x\.pt: refused: compressed inside"):
+        read_tensors(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize(
+    ("entry", "found"), [("code/constants.pkl", "a TorchScript program"), ("word/document.xml", "without tensors")]
+)
+def test_archives_of_something_else(tmp_path, entry, found):
+    with zipfile.ZipFile(tmp_path / "x.pt", "w") as archive:
+        archive.writestr(entry, b"content")
+    with pytest.raises(ValueError, match=rf"x\.pt: .*{found}.*; expected \.safetensors"):
+        read_tensors(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (torch.zeros(1, 1).expand(2**33, 64), "claims 2,199,023,255,552 bytes, the whole file has"),
+        (torch.eye(3).to_sparse(), r"no plain tensor \(cpu, float32, sparse_coo\)"),
+        (torch.empty(3, device="meta"), r"no plain tensor \(meta, float32, strided\)"),
+    ],
+    ids=["spread", "sparse", "without values"],
+)
+def test_tensors_that_are_not_what_they_hold_are_refused(tmp_path, tensor, message):
+    torch.save({"model": {**TENSORS, "w": tensor}}, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match=rf"x\.pt: .*w .*{message}|x\.pt: w is {message}"):
         read_tensors(tmp_path / "x.pt")
 
 

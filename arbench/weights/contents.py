@@ -14,7 +14,7 @@ from arbench.tokenizer import load_tokenizer
 from arbench.weights.configure import fitting_presets
 from arbench.weights.download import file_sha256
 from arbench.weights.keys import GENERATORS, detect_family, read_config, release_names
-from arbench.weights.load import check_complete
+from arbench.weights.load import check_complete, require_floats
 from arbench.weights.read import Checkpoint, read_tensors
 
 
@@ -72,6 +72,7 @@ def describe(path: str | Path, *, which: str = "ema") -> Contents:
     if family in GENERATORS:
         told = read_config(family, shapes)
         check_complete(family, told, shapes, str(path))
+        require_floats(tensors, str(path))
         presets = tuple(fitting_presets(family, told))
     else:
         name = _tokenizer_name(family, checkpoint)
@@ -97,6 +98,8 @@ def _tokenizer_name(family: str, checkpoint: Checkpoint) -> str:
 
 
 def _num_bad(tensor: Tensor) -> int:
+    if tensor.is_floating_point() and tensor.element_size() == 1:
+        tensor = tensor.float()  # torch cannot ask eight-bit floats
     return int((~torch.isfinite(tensor)).sum())
 
 

@@ -93,7 +93,7 @@ def _from_file(method: str, given: dict[str, Any], path: Path, which: str) -> nn
         raise ValueError(f"{path}: holds {family} weights, not {method}")
     config = merge_config(method, read_config(family, shapes), given, str(path))
     generator = _empty_generator(method, config, shapes, str(path))
-    _require_floats(tensors, str(path))
+    require_floats(tensors, str(path))
     generator.load_state_dict(tensors, assign=True)
     return generator
 
@@ -116,7 +116,8 @@ def check_complete(method: str, told: dict[str, Any], shapes: Shapes, where: str
     _empty_generator(method, merge_config(method, told, {**given, "grid": grid}, where), shapes, where)
 
 
-def _require_floats(tensors: dict[str, Tensor], where: str) -> None:
+def require_floats(tensors: dict[str, Tensor], where: str) -> None:
+    """Raise ValueError for a tensor that holds no real numbers: codes, flags, complex ones."""
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
             raise ValueError(f"{where}: {name} holds {tensor.dtype}, expected floating-point weights")
@@ -126,6 +127,7 @@ __all__ = [
     "build_generator",
     "check_complete",
     "load_generator",
+    "require_floats",
     "require_same",
     "shipped_weights",
     "without_memory",

@@ -23,6 +23,8 @@ NAME_TABLE = "StructuredToParameterName@@"  # paddle.save adds it: structured na
 SLICED = "UnpackBigParamInfor@@"  # paddle.save, protocols 2 and 3: arrays over 1 GiB come in slices
 PROTOCOL = 4  # paddle.save's default
 
+DEEPEST = 20  # dicts within dicts; training states nest three or four deep
+
 _BROKEN = (pickle.UnpicklingError, EOFError, AttributeError, IndexError, KeyError, TypeError, ValueError, MemoryError)
 
 
@@ -84,9 +86,11 @@ def read_pdparams(path: str | Path) -> dict[str, Any]:
     return _tensors(content, path)
 
 
-def _tensors(content: dict[Any, Any], path: str | Path) -> dict[str, Any]:
+def _tensors(content: dict[Any, Any], path: str | Path, depth: int = 0) -> dict[str, Any]:
     """Arrays to tensors, emptying `content` on the way so that no weight is held twice."""
-    _join_slices(content)
+    if depth > DEEPEST:
+        raise ValueError(f"{path}: refused: its dicts are nested more than {DEEPEST} deep")
+    _join_slices(content, path)
     content.pop(NAME_TABLE, None)
     result: dict[str, Any] = {}
     for key in list(content):
@@ -95,14 +99,17 @@ def _tensors(content: dict[Any, Any], path: str | Path) -> dict[str, Any]:
             value = value[1]  # (parameter name, array): how paddle pickles a tensor in a nested dict
         if isinstance(value, np.ndarray):
             value = _to_tensor(name, value, path)
-        result[name] = _tensors(value, path) if isinstance(value, dict) else value
+        result[name] = _tensors(value, path, depth + 1) if isinstance(value, dict) else value
     return result
 
 
-def _join_slices(content: dict[Any, Any]) -> None:
-    for name, parts in content.pop(SLICED, {}).items():
-        pieces = [content.pop(piece) for piece in parts["slices"]]
-        content[name] = np.concatenate(pieces).reshape(parts["OriginShape"])
+def _join_slices(content: dict[Any, Any], path: str | Path) -> None:
+    try:
+        for name, parts in content.pop(SLICED, {}).items():
+            pieces = [content.pop(piece) for piece in parts["slices"]]
+            content[name] = np.concatenate(pieces).reshape(parts["OriginShape"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: broken .pdparams file: its slices do not fit together ({error})") from None
 
 
 def _to_tensor(name: str, array: np.ndarray, path: str | Path) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -129,16 +130,34 @@ def _read_paddle(path: Path) -> Checkpoint:
 
 
 def _read_torch(path: Path, *, is_zip: bool) -> Checkpoint:
-    if is_zip and not zipfile.is_zipfile(path):
-        raise ValueError(f"{path}: truncated torch checkpoint: its last part, the table of contents, is missing")
+    if is_zip:
+        _check_archive(path)
     try:
-        with _allowing():
+        with _allowing(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of sparse tensors, which `_require_plain` refuses
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except _BROKEN as error:
         raise ValueError(f"{path}: {_explain(error)}") from None
     if isinstance(content, dict):
         return _sort_content(path, "torch", content)
     raise ValueError(f"{path}: expected a dict of tensors, found {type(content).__name__}")
+
+
+def _check_archive(path: Path) -> None:
+    """Raise ValueError where a zip file is no archive of tensors, or would swell: torch compresses nothing."""
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path}: truncated torch checkpoint: its last part, the table of contents, is missing")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, OverflowError) as error:
+        raise ValueError(f"{path}: broken torch checkpoint ({error})") from None
+    if any(entry.filename.endswith("/constants.pkl") for entry in entries):
+        raise ValueError(f"{path}: a TorchScript program, not a state dict; {EXPECTED}")
+    if not any(entry.filename.endswith("data.pkl") for entry in entries):
+        raise ValueError(f"{path}: a zip archive without tensors; {EXPECTED}")
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise ValueError(f"{path}: refused: compressed inside, as no torch checkpoint is; {EXPECTED}")
 
 
 def _allowing() -> AbstractContextManager[None]:
@@ -170,7 +189,21 @@ def _sort_content(path: Path, form: str, content: dict[Any, Any]) -> Checkpoint:
     if not groups:
         held = ", ".join(map(str, list(content)[:5])) or "nothing"
         raise ValueError(f"{path}: no tensors inside; found {held}, expected a state dict")
+    for group in groups.values():
+        _require_plain(group, path)
     return Checkpoint(path=path, format=form, groups=groups, metadata=metadata)
+
+
+def _require_plain(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raise ValueError for a tensor that is not numbers in rows: sparse, quantised, without values, or one that
+    spreads a few stored values over more memory than the file has."""
+    size = path.stat().st_size
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+            kind = f"{tensor.device.type}, {tensor.dtype}, {tensor.layout}".replace("torch.", "")
+            raise ValueError(f"{path}: {name} is no plain tensor ({kind}); expected dense weights with their values")
+        if tensor.nbytes > size:
+            raise ValueError(f"{path}: refused: {name} claims {tensor.nbytes:,} bytes, the whole file has {size:,}")
 
 
 __all__ = ["ALLOWED", "Checkpoint", "read_tensors"]
