@@ -80,6 +80,30 @@ def as_the_hub(sha256: str, size: int) -> Callable[[BaseHTTPRequestHandler], Non
     return answer
 
 
+def redirect(location: str) -> Callable[[BaseHTTPRequestHandler], None]:
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(302)
+        handler.send_header("Location", location)
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    return answer
+
+
+def another_part(told: str | None) -> Callable[[BaseHTTPRequestHandler], None]:
+    """Status 206, but not with the bytes that were asked for."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(206)
+        if told is not None:
+            handler.send_header("Content-Range", told)
+        handler.send_header("Content-Length", "10")
+        handler.end_headers()
+        handler.wfile.write(WRONG[:10])
+
+    return answer
+
+
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
     """A server on this machine that follows the script; `script.url` is its address."""
@@ -241,6 +265,27 @@ def test_answers_that_are_no_file(card: WeightsCard, script: Script) -> None:
     assert len(script.ranges) == 5
     assert list(card.path.parent.iterdir()) == []
     get(card, status(503), status(429), serve(), script=script)
+
+
+def test_redirects_are_followed_to_a_file_and_nowhere_else(card: WeightsCard, script: Script, tmp_path: Path) -> None:
+    get(card, redirect("/a"), redirect("/b"), serve(), script=script)
+    card.path.unlink()
+    (tmp_path / "secret").write_bytes(CONTENT)
+    for location in (f"file://{tmp_path}/secret", "/round/and/round"):
+        with pytest.raises(OSError, match=r"answered HTTP 302") as error:
+            get(card, redirect(location), script=script)
+        assert "\n" not in str(error.value)
+    assert not card.path.exists()
+
+
+@pytest.mark.parametrize("told", ["bytes 9000-9009/10240", None, "nonsense"])
+def test_a_part_that_does_not_join_is_not_taken(card: WeightsCard, script: Script, told: str | None) -> None:
+    card.path.with_name(f"{card.path.name}.part").write_bytes(CONTENT[:700])
+    get(card, another_part(told), serve(), script=script)
+    assert script.ranges == ["bytes=700-", "bytes=700-"]
+    card.path.unlink()
+    with pytest.raises(OSError, match="asked for bytes 0 onwards, the answer holds"):
+        get(card, another_part(told), script=script)
 
 
 def test_mirrors_are_asked_in_turn(

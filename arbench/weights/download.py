@@ -202,7 +202,7 @@ class Download:
                 if total is None or self.num_bytes == total:
                     return known
             except urllib.error.HTTPError as error:
-                problem = f"HTTP {error.code} {error.reason}"
+                problem = f"HTTP {error.code} {' '.join(error.reason.split())}"  # urllib's own reasons have lines
                 error.close()
                 if error.code < 500 and error.code not in RETRY_STATUS:
                     raise UnreachableError(f"{host} answered {problem} for {url}") from None
@@ -259,9 +259,15 @@ class Download:
 
 
 def _extent(status: int, headers: dict[str, str], start: int) -> tuple[int, int | None]:
-    """Where the answer's bytes begin and how long the whole file is (None: not told)."""
-    match = re.match(r"bytes (\d+)-\d+/(\d+|\*)$", headers.get("content-range", ""))
-    if status == HTTPStatus.PARTIAL_CONTENT and match and int(match[1]) <= start:
+    """Where the answer's bytes begin and how long the whole file is (None: not told).
+
+    Raises ConnectionError for a part of the file that does not join what is here already.
+    """
+    if status == HTTPStatus.PARTIAL_CONTENT:
+        match = re.match(r"bytes (\d+)-\d+/(\d+|\*)$", headers.get("content-range", ""))
+        if match is None or int(match[1]) > start:
+            told = headers.get("content-range", "no range")
+            raise ConnectionError(f"asked for bytes {start} onwards, the answer holds {told}")
         return int(match[1]), int(match[2]) if match[2].isdigit() else None
     length = headers.get("content-length", "")
     return 0, int(length) if length.isdigit() else None
