@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from arbench.evaluation.reference_cards import REFERENCES
 from arbench.generators.presets import PRESETS
 from arbench.hardware import GIB, available_devices, cpu_name, free_memory, num_cores, versions
 from arbench.registry import tokenizer_entry_points
-from arbench.weights.cards import cards_for, find_weights, how_to_get, weights_home
+from arbench.weights.cards import WeightsCard, cards_for, find_weights, how_to_get, weights_home
+from arbench.weights.download import partial_path
 from arbench.weights.load import shipped_weights
 
 PRESENT, MISSING, PROBLEM = "ok", "missing", "problem"
@@ -93,34 +95,54 @@ def disk() -> Iterator[Fact]:
 
 
 def generators() -> Iterator[Fact]:
-    """Weights of every preset that has any, and the names of those that must be trained."""
-    released = [preset for preset in PRESETS.values() if preset.shipped or cards_for(preset.name)]
-    for preset in released:
-        yield weights_fact("generators", preset.name, shipped_weights(preset) if preset.shipped else None)
-    others = [name for name, preset in PRESETS.items() if preset not in released]
-    remedy = "arbench train, or --weights FILE"
-    yield Fact(section="generators", name="never released", value=", ".join(others), state=MISSING, remedy=remedy)
+    """What every preset needs: its own weights and those of its tokenizer."""
+    for preset in PRESETS.values():
+        weights = weights_fact("generators", preset.name, shipped_weights(preset) if preset.shipped else None)
+        if not preset.shipped and not cards_for(preset.name):
+            weights = dataclasses.replace(weights, value="never released", remedy="arbench train, or --weights FILE")
+        yield with_tokenizer(weights, tokenizer_fact(preset.tokenizer))
+
+
+def with_tokenizer(weights: Fact, tokenizer: Fact) -> Fact:
+    """One fact for a generator's weights and its tokenizer's: there only where both are.
+
+    The remedy is the weights' own; the tokenizer's stands in its section, and here where nothing else is lacking.
+    """
+    lacking = [fact for fact in (weights, tokenizer) if fact.state != PRESENT]
+    states = {fact.state for fact in lacking}
+    there = "not here" if tokenizer in lacking else "here"
+    return dataclasses.replace(
+        weights,
+        value=f"weights {weights.value}, tokenizer {tokenizer.name} {there}",
+        state=PROBLEM if PROBLEM in states else MISSING if lacking else PRESENT,
+        remedy=weights.remedy or tokenizer.remedy,
+    )
 
 
 def tokenizers() -> Iterator[Fact]:
-    """Weights of every installed tokenizer; one whose package cannot be imported is a problem of that one alone."""
+    """Weights of every installed tokenizer."""
+    for name in sorted(tokenizer_entry_points()):
+        yield tokenizer_fact(name)
+
+
+def tokenizer_fact(name: str) -> Fact:
+    """Weights of one tokenizer; one that is not installed or cannot be imported is a problem of that one alone."""
     from arbench import tokenizer
 
-    for name, entry in sorted(tokenizer_entry_points().items()):
-        try:
-            shipped = tokenizer.shipped_weights(tokenizer.find_tokenizer(name))
-        except ValueError as error:
-            remedy = f"reinstall or remove the package of {entry.value}"
-            yield Fact(section="tokenizers", name=name, value=str(error), state=PROBLEM, remedy=remedy)
-            continue
-        yield weights_fact("tokenizers", name, shipped)
+    try:
+        shipped = tokenizer.shipped_weights(tokenizer.find_tokenizer(name))
+    except ValueError as error:
+        entry = tokenizer_entry_points().get(name)
+        remedy = f"reinstall or remove the package of {entry.value}" if entry else "install arbench anew"
+        return Fact(section="tokenizers", name=name, value=str(error), state=PROBLEM, remedy=remedy)
+    return weights_fact("tokenizers", name, shipped)
 
 
 def weights_fact(section: str, name: str, shipped: Path | None) -> Fact:
     """Whether weights of `name` are here: shipped or downloaded; else how to get them."""
     path, cards = shipped or find_weights(name), cards_for(name)
     if path is not None and path.is_file():
-        where = "ships with arbench" if shipped else str(path)
+        where = "shipped with arbench" if shipped else str(path)
         return Fact(section=section, name=name, value=f"{where} ({path.stat().st_size / 1e6:.1f} MB)")
     if shipped is not None:
         return Fact(
@@ -128,7 +150,14 @@ def weights_fact(section: str, name: str, shipped: Path | None) -> Fact:
         )
     if not cards:
         return Fact(section=section, name=name, value="no released weights are known", state=MISSING)
-    return Fact(section=section, name=name, value="not here", state=MISSING, remedy=how_to_get(cards[0]))
+    return Fact(section=section, name=name, value=_how_much_came(cards), state=MISSING, remedy=how_to_get(cards[0]))
+
+
+def _how_much_came(cards: Sequence[WeightsCard]) -> str:
+    """That a file is not here, or how much of it an interrupted download has left."""
+    parts = [partial_path(card.path) for card in cards]
+    sizes = [part.stat().st_size for part in parts if part.is_file()]
+    return f"not here but for {max(sizes) / 1e6:.1f} MB of an interrupted download" if sizes else "not here"
 
 
 def references() -> Iterator[Fact]:

@@ -10,6 +10,8 @@ from arbench import cli
 from arbench.evaluation.reference_cards import REFERENCES
 from arbench.generators.presets import PRESETS
 from arbench.inventory import MISSING, PRESENT, PROBLEM, inventory
+from arbench.weights.cards import get_card
+from arbench.weights.download import partial_path
 
 
 @pytest.fixture(autouse=True)
@@ -26,15 +28,36 @@ def facts():
 def test_an_empty_machine_has_the_digits_and_is_told_how_to_get_the_rest(tmp_path):
     found = facts()
     assert found["generators", "mar-digits"].state == PRESENT
-    assert found["generators", "mar-b"].remedy == "arbench weights get mar-b"
+    assert found["generators", "ar-b"].value == "weights not here, tokenizer llamagen-vq not here"
+    assert found["generators", "ar-b"].remedy == "arbench weights get ar-b"
+    assert found["generators", "mar-l-w256"].value == "weights never released, tokenizer kl16 not here"
     assert "by hand" in found["tokenizers", "kl16"].remedy
     assert found["references", "adm-train-256"].state == MISSING
     assert list(tmp_path.iterdir()) == []
 
 
 def test_every_preset_and_reference_is_told_about():
-    text = " ".join(f"{fact.name} {fact.value}" for fact in inventory())
-    assert all(name in text for name in (*PRESETS, *REFERENCES, "digits-heldout"))
+    names = [fact.name for fact in inventory()]
+    assert set(names).issuperset((*PRESETS, *REFERENCES))
+
+
+def test_a_preset_is_here_when_both_its_files_are():
+    for name, state, remedy in (("ar-b", MISSING, "arbench weights get llamagen-vq"), ("llamagen-vq", PRESENT, "")):
+        path = get_card(name).path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+        fact = facts()["generators", "ar-b"]
+        assert (fact.state, fact.remedy) == (state, remedy)
+    assert facts()["generators", "ar-b"].value.endswith("c2i_B_256.pt (0.0 MB), tokenizer llamagen-vq here")
+    assert facts()["generators", "ar-l"].remedy == "arbench weights get ar-l"
+    assert facts()["generators", "par-b-4x"].remedy == "arbench train, or --weights FILE"
+
+
+def test_an_interrupted_download_is_told():
+    part = partial_path(get_card("ar-b").path)
+    part.parent.mkdir(parents=True)
+    part.write_bytes(bytes(300_000))
+    assert facts()["generators", "ar-b"].value.startswith("weights not here but for 0.3 MB of an interrupted download")
 
 
 def test_files_that_are_there_are_found():

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from arbench import cli
 from arbench.generators.base import make_settings
 from arbench.generators.presets import PRESETS, get_preset
 from arbench.weights.cards import cards_for
-from arbench.weights.load import load_generator
+from arbench.weights.load import count_parameters, load_generator
 
 # Tensor names and shapes of the released files.
 MANIFESTS = Path(__file__).parent / "parity" / "manifests"
@@ -21,14 +22,15 @@ PRINTED = {
     "ar-xl": 775,
     "ar-xxl": 1400,
     "ar-3b": 3100,
+    "par-l-4x": 343,
+    "par-xl-4x": 775,
+    "par-xxl-4x": 1400,
+    "par-3b-4x": 3100,
+    "par-3b-16x": 3100,
     "mar-b": 208,
     "mar-l": 479,
     "mar-h": 943,
 }
-
-
-def count(name: str) -> float:
-    return sum(parameter.numel() for parameter in load_generator(name, weights="random", device="meta").parameters())
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -44,7 +46,25 @@ def test_preset_builds_with_settings_that_it_has(name: str) -> None:
 @pytest.mark.parametrize("name", PRINTED)
 def test_parameter_counts_are_the_papers(name: str) -> None:
     # Printed to three digits, or two for 1.4B and 3.1B.
-    assert count(name) / 1e6 == pytest.approx(PRINTED[name], rel=0.02)
+    assert count_parameters(get_preset(name)) / 1e6 == pytest.approx(PRINTED[name], rel=0.02)
+
+
+def test_parameters_are_counted_as_torch_counts_them() -> None:
+    generator = load_generator("mar-digits")
+    assert count_parameters(get_preset("mar-digits")) == sum(parameter.numel() for parameter in generator.parameters())
+
+
+def test_the_command_lists_every_preset(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "COMMAND_MODULES", ("models", "doctor"))
+    assert cli.run_command(["models"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
+    assert lines.keys() >= PRESETS.keys()
+    assert lines["mar-h"].split()[1:8] == ["mar", "942.4", "256", "kl16", "mar-h", "1.55", "303.7"]
+    assert lines["mar-h"].endswith("--num-iter 256 --cfg-scale 3.2 --cfg-schedule linear --head-steps 100")
+    assert cli.run_command(["models", "--json"]) == 0
+    rows = {row["model"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["par-3b-16x"]["sampling"] == {"cfg_scale": 1.5}
+    assert rows["par-b-4x"]["fid"] is None
 
 
 @pytest.mark.parametrize("path", sorted(MANIFESTS.glob("*.json")), ids=lambda path: path.stem)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from arbench.cli import weights
@@ -70,6 +71,10 @@ def test_get_list_and_verify(command: Command, hub: Path, tmp_path: Path) -> Non
     assert "mar-base.safetensors" in listed
     assert "none stated (all rights reserved)" in listed
     assert "yes" not in listed
+    assert "par-xl-4x, par-xxl-4x, par-3b-4x, par-3b-16x: the authors state no licence" in listed
+    sizes = {line.split()[0]: line for line in listed.splitlines() if line}
+    assert "~12.4 GB" in sizes["ar-3b-384"]  # 3.1 billion float32 numbers
+    assert "~" not in sizes["kl16"]
 
     out = command("weights", "get", "mar-b")
     assert f"downloaded and verified: {tmp_path / 'home' / 'mar-base.safetensors'} (1.2 MB, SHA-256 {sha256})" in out
@@ -102,7 +107,16 @@ def test_verify_tells_a_changed_file(command: Command, tmp_path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes((PARITY / "mar" / "model.safetensors").read_bytes())
     path.with_name(f"{path.name}.sha256").write_text(f"{'0' * 64}  {path.name}\n")
-    assert f"CHANGED: {'0' * 64} was recorded at the download" in command("weights", "verify", "mar-b")
+    with pytest.raises(ValueError, match=f"changed since its download: SHA-256 is .*, expected {'0' * 64}"):
+        command("weights", "verify", "mar-b")
+
+
+def test_verify_tells_weights_that_are_no_numbers(command: Command, tmp_path: Path) -> None:
+    tensors = load_file(PARITY / "mar" / "model.safetensors")
+    tensors["mask_token"][0, 0, :3] = float("nan")
+    save_file(tensors, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match=r"x\.safetensors: 3 values are NaN or infinite"):
+        command("weights", "verify", tmp_path / "x.safetensors")
 
 
 def test_convert_and_verify(command: Command, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ COMMAND_MODULES = (
     "bench",
     "train",
     "tokenizers",
+    "models",
     "weights",
     "doctor",
 )

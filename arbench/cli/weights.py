@@ -13,6 +13,7 @@ from arbench.cli import options
 
 if TYPE_CHECKING:
     from arbench.weights.cards import WeightsCard
+    from arbench.weights.contents import Contents
 
 LIST_EXAMPLES = """Examples:
 
@@ -42,6 +43,8 @@ CONVERT_EXAMPLES = """Examples:
 
   arbench weights convert c2i_B_256.pt fsdp.pth --layout fsdp
 """
+FLOAT32_BYTES = 4
+LEGEND = "`~`: one set in float32, computed. `-`: not published, recorded at the download."
 
 Names = Annotated[list[str], typer.Argument(help="Weights cards, as `arbench weights` lists them.", show_default=False)]
 Source = Annotated[str, typer.Argument(help="A weights file, or the name of a card that is on this machine.")]
@@ -74,25 +77,38 @@ def list_weights(context: typer.Context) -> None:
     widths = [max(len(row[column]) for row in (headings, *rows)) for column in range(len(headings))]
     for row in (headings, *rows):
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    typer.echo(f"\nFiles lie in {weights_home()} ($ARBENCH_WEIGHTS). `-`: not published, recorded at the download.")
+    typer.echo()
+    for note in dict.fromkeys(card.note for card in CARDS.values() if card.note):
+        typer.echo(f"{', '.join(card.name for card in CARDS.values() if card.note == note)}: {note}.")
+    typer.echo(f"\nFiles lie in {weights_home()} ($ARBENCH_WEIGHTS). {LEGEND}")
 
 
 def _card_row(card: WeightsCard) -> tuple[str, ...]:
     from arbench.weights.download import recorded_sha256
 
     here = card.path.is_file()
-    size = card.path.stat().st_size if here else card.size
     sha256 = card.sha256 or (recorded_sha256(card.path) if here else None)
     source = card.source if card.urls else f"{card.source} (by hand)"
     return (
         card.name,
         "yes" if here else "no",
         card.file,
-        "-" if size is None else _size(size),
+        _size(card.path.stat().st_size) if here else _size_of_card(card),
         card.licence,
         "-" if sha256 is None else f"{sha256[:12]}...",
         source,
     )
+
+
+def _size_of_card(card: WeightsCard) -> str:
+    """A file's size beforehand: published, else what a generator's parameters take, else unknown."""
+    from arbench.generators.presets import PRESETS
+    from arbench.weights.load import count_parameters
+
+    if card.size is not None:
+        return _size(card.size)
+    preset = PRESETS.get(card.loads[0])
+    return "-" if preset is None else f"~{_size(FLOAT32_BYTES * count_parameters(preset))}"
 
 
 def _size(size: int) -> str:
@@ -108,7 +124,7 @@ def get(names: Names) -> None:
     from arbench.weights.read import read_tensors
 
     for card in [get_card(name) for name in names]:
-        typer.echo(f"{card.name}: {card.source}, licence: {card.licence}")
+        typer.echo(f"{card.name}: {card.source}, licence: {card.licence}{f'; {card.note}' if card.note else ''}")
         with _progress(card.name) as advance:
             path, fresh = get_weights(card, check=read_tensors, on_progress=advance)
         verdict = "downloaded and verified" if fresh else "already here and unchanged"
@@ -146,6 +162,20 @@ def verify(source: Source, which: options.Which = "ema") -> None:
     }
     for heading, text in lines.items():
         typer.echo(f"{heading:<10} {text}")
+    _require_sound(contents)
+
+
+def _require_sound(contents: Contents) -> None:
+    """Raise ValueError for a file that changed since its download, or whose weights are not all numbers."""
+    from arbench.weights.download import recorded_sha256
+
+    recorded = recorded_sha256(contents.path)
+    if recorded not in (None, contents.sha256):
+        raise ValueError(
+            f"{contents.path}: changed since its download: SHA-256 is {contents.sha256}, expected {recorded}"
+        )
+    if contents.num_bad:
+        raise ValueError(f"{contents.path}: {contents.num_bad} values are NaN or infinite")
 
 
 def _find(source: str) -> Path:
@@ -168,7 +198,7 @@ def _config(config: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in config.items())
 
 
-def _known(contents: Any) -> str:
+def _known(contents: Contents) -> str:
     """Whether the hash is the one that a card or a download's record tells."""
     from arbench.weights.cards import CARDS
     from arbench.weights.download import recorded_sha256
@@ -177,9 +207,7 @@ def _known(contents: Any) -> str:
     recorded = recorded_sha256(contents.path)
     if card is not None:
         return f" (that of {card})"
-    if recorded is None:
-        return ""
-    return " (as recorded)" if recorded == contents.sha256 else f" (CHANGED: {recorded} was recorded at the download)"
+    return " (as recorded)" if recorded == contents.sha256 else ""
 
 
 def convert_file(

@@ -69,6 +69,7 @@ def _by_hand(name: str, family: str, repository: str, file: str, loads: str = ""
 
 
 _LLAMAGEN, _PAR, _MAR = "FoundationVision/LlamaGen", "Epiphqny/PAR", "jadechoghari/mar"
+_UNLICENSED = "the authors state no licence: ask them before you use, change or share these weights"
 _EMA_ONLY = "converted from the release; one set of weights"
 _BOTH_SETS = "raw and EMA weights; linked from the repository"
 _PADDLE = "PaddlePaddle conversion; save it under this name"
@@ -92,10 +93,10 @@ CARDS: dict[str, WeightsCard] = {
         _hub("ar-xl-384", "ar", _LLAMAGEN, "c2i_XL_384.pt", MIT),
         _hub("ar-xxl-384", "ar", _LLAMAGEN, "c2i_XXL_384.pt", MIT),
         _hub("ar-3b-384", "ar", _LLAMAGEN, "c2i_3B_384.pt", MIT),
-        _hub("par-xl-4x", "par", _PAR, "PAR-XL-4x.pt", NO_LICENCE),
-        _hub("par-xxl-4x", "par", _PAR, "PAR-XXL-4x.pt", NO_LICENCE),
-        _hub("par-3b-4x", "par", _PAR, "PAR-3B-4x.pt", NO_LICENCE),
-        _hub("par-3b-16x", "par", _PAR, "PAR-3B-16x.pt", NO_LICENCE),
+        _hub("par-xl-4x", "par", _PAR, "PAR-XL-4x.pt", NO_LICENCE, note=_UNLICENSED),
+        _hub("par-xxl-4x", "par", _PAR, "PAR-XXL-4x.pt", NO_LICENCE, note=_UNLICENSED),
+        _hub("par-3b-4x", "par", _PAR, "PAR-3B-4x.pt", NO_LICENCE, note=_UNLICENSED),
+        _hub("par-3b-16x", "par", _PAR, "PAR-3B-16x.pt", NO_LICENCE, note=_UNLICENSED),
         _hub("llamagen-vq", "llamagen-vq", _LLAMAGEN, "vq_ds16_c2i.pt", MIT),
         _by_hand("kl16", "kl16", "LTH14/mar", "kl16.ckpt", note="MAR's tokenizer; linked from the repository"),
         _by_hand("kl16-ldm", "kl16", "CompVis/latent-diffusion", "kl-f16/model.ckpt", "kl16", "LDM's own kl-f16"),

@@ -81,6 +81,11 @@ def recorded_sha256(path: Path) -> str | None:
     return record.read_text().split()[0] if record.is_file() else None
 
 
+def partial_path(path: Path) -> Path:
+    """Where the bytes of a file gather while it is downloaded."""
+    return path.with_name(f"{path.name}.part")
+
+
 def _record_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
@@ -139,7 +144,7 @@ class Download:
 
     @property
     def part(self) -> Path:
-        return self.target.with_name(f"{self.target.name}.part")
+        return partial_path(self.target)
 
     @property
     def num_bytes(self) -> int:
@@ -283,4 +288,4 @@ def _check_room(part: Path, wanted: int) -> None:
         raise OSError(f"{part.parent}: {wanted / 1e9:.1f} GB to download, {free / 1e9:.1f} GB free")
 
 
-__all__ = ["Download", "Expected", "file_sha256", "get_weights", "recorded_sha256", "verify_present"]
+__all__ = ["Download", "Expected", "file_sha256", "get_weights", "partial_path", "recorded_sha256", "verify_present"]

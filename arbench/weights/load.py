@@ -84,6 +84,13 @@ def without_memory() -> Iterator[None]:
         yield
 
 
+def count_parameters(preset: Preset) -> int:
+    """The parameters of a preset, counted on a model without memory."""
+    with without_memory():
+        generator = build_generator(preset.method, dict(preset.config))
+    return sum(parameter.numel() for parameter in generator.parameters())
+
+
 def _from_file(method: str, given: dict[str, Any], path: Path, which: str) -> nn.Module:
     """A generator that holds the file's tensors, on the CPU and in the file's own dtype."""
     tensors = release_names(read_tensors(path).tensors(which))
@@ -126,6 +133,7 @@ def require_floats(tensors: dict[str, Tensor], where: str) -> None:
 __all__ = [
     "build_generator",
     "check_complete",
+    "count_parameters",
     "load_generator",
     "require_floats",
     "require_same",
