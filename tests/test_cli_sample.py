@@ -6,11 +6,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from arbench import cli
+from arbench.generators.presets import PRESETS, Preset
+from arbench.images import resize_bicubic, to_uint8
 from arbench.parts import load_parts
 from arbench.running.samples import parse_labels, sample_rows
 from arbench.sampling.grid import cell_size, draw_grid, shorten
+from arbench.sampling.loop import generate
+from arbench.weights.load import load_generator
 
 
 def parts():
@@ -27,6 +32,99 @@ def test_the_command_writes_one_png(capsys, tmp_path, monkeypatch):
     with Image.open(target) as picture:
         assert picture.format == "PNG"
     assert list(target.parent.iterdir()) == [target]
+
+
+TINY_PART = {"width": 16, "depth": 1, "heads": 2}
+SIZES = {
+    "ar": {**TINY_PART, "vocab_size": 256, "grid": 12},
+    "par": {**TINY_PART, "vocab_size": 256, "grid": 12, "parallel": 16},
+    "mar": {
+        **{f"{part}_{name}": size for part in ("encoder", "decoder") for name, size in TINY_PART.items()},
+        **{"buffer_size": 2, "channels": 4, "head_depth": 1, "head_width": 16, "grid": 8},
+    },
+}
+
+
+@pytest.fixture
+def tiny_presets(monkeypatch):
+    """The three methods with ImageNet's classes; AR and PAR decode to 48 pixels and are shown at 32, as 384 at 256."""
+    monkeypatch.setattr(cli, "COMMAND_MODULES", ("sample",))
+    for method, config in SIZES.items():
+        tokenizer = "digits-kl" if method == "mar" else "digits-vq"
+        sampling = {"num_iter": 2, "head_steps": 2} if method == "mar" else {}
+        preset = Preset(
+            name=f"{method}-tiny",
+            method=method,
+            config=config,
+            tokenizer=tokenizer,
+            image_size=config["grid"] * 4,
+            sampling=sampling,
+            evaluated_at=None if method == "mar" else 32,
+        )
+        monkeypatch.setitem(PRESETS, preset.name, preset)
+
+
+@pytest.mark.parametrize("method", SIZES)
+def test_imagenet_by_name_and_number_at_the_papers_size(method, tiny_presets, tmp_path):
+    """The demo of the papers' repositories: chosen classes, brought to the size of the evaluation as floats."""
+    out = tmp_path / "grid.png"
+    chosen = ["--labels", "golden retriever,n01494475,323", "--per-class", "1", "--seed", "3", "--out", str(out)]
+    assert cli.run_command(["sample", "--model", f"{method}-tiny", "--weights", "random", *chosen]) == 0
+    loaded = load_parts(model=f"{method}-tiny", weights="random", device=torch.device("cpu"))
+    tokens = generate(loaded.generator, [207, 4, 323], seed=3, **loaded.sampling)
+    images = loaded.tokenizer.decode(tokens)
+    assert images.shape[-1] == (32 if method == "mar" else 48)
+    if method != "mar":
+        images = resize_bicubic(images, 32)
+    names = ("golden retriever", "hammerhead, hammerhead shark", "monarch, monarch butterfly, milkweed butterfly")
+    rows = [(name, image[None]) for name, image in zip(names, to_uint8(images), strict=True)]
+    with Image.open(out) as picture:
+        assert np.array_equal(np.asarray(picture), draw_grid(rows))
+
+
+SHARED = ("--cfg-scale", "1.5", "--temperature", "0.9")
+OWN = {
+    "ar": ("--cfg-interval", "3", "--top-k", "50", "--top-p", "0.5"),
+    "mar": ("--num-iter", "3", "--cfg-schedule", "constant", "--head-steps", "4", "--head-sampler", "ddim"),
+}
+OWN["par"] = OWN["ar"]
+FOREIGN = {
+    "ar": {"--num-iter": "3", "--head-steps": "2", "--head-sampler": "ddim"},
+    "mar": {"--top-k": "5", "--top-p": "0.9"},
+}
+FOREIGN["par"] = FOREIGN["ar"]
+
+
+def write_random(name, path):
+    """Weights of which none are zero: fresh ones start with layers that hide the class and the noise."""
+    generator, rng = load_generator(name, weights="random"), torch.Generator().manual_seed(0)
+    save_file(
+        {key: 0.3 * torch.randn(tensor.shape, generator=rng) for key, tensor in generator.state_dict().items()}, path
+    )
+
+
+@pytest.mark.parametrize("method", SIZES)
+def test_every_option_of_a_method_changes_the_images(method, tiny_presets, tmp_path):
+    """One after another, each on top of those before: an option that is ignored would leave the picture as it was."""
+    weights = tmp_path / "x.safetensors"
+    write_random(f"{method}-tiny", weights)
+    base = ["sample", "--model", f"{method}-tiny", "--weights", str(weights), "--labels", "1", "--per-class", "2"]
+    given, pictures = (*SHARED, *OWN[method]), []
+    for count in range(0, len(given) + 1, 2):
+        out = tmp_path / f"{count}.png"
+        assert cli.run_command([*base, *given[:count], "--out", str(out)]) == 0
+        pictures.append(out.read_bytes())
+    assert len(set(pictures)) == len(pictures)
+
+
+@pytest.mark.parametrize(("method", "option"), [(method, option) for method in SIZES for option in FOREIGN[method]])
+def test_an_option_of_another_method_is_an_error(method, option, tiny_presets, tmp_path, capsys):
+    arguments = ["--model", f"{method}-tiny", "--weights", "random", option, FOREIGN[method][option]]
+    assert cli.run_command(["sample", *arguments, "--out", str(tmp_path / "x.png")]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert repr(option.removeprefix("--").replace("-", "_")) in line
+    assert "expected one of: cfg_interval, cfg_scale" in line
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_rows_are_the_classes_and_the_batch_changes_nothing():
