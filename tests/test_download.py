@@ -1,6 +1,7 @@
 """Downloads from a local server that breaks off, lies about length, serves wrong bytes and forgets ranges."""
 
 import hashlib
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -286,6 +287,32 @@ def test_a_part_that_does_not_join_is_not_taken(card: WeightsCard, script: Scrip
     card.path.unlink()
     with pytest.raises(OSError, match="asked for bytes 0 onwards, the answer holds"):
         get(card, another_part(told), script=script)
+
+
+def test_without_a_network_the_way_by_hand_is_told(card: WeightsCard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("arbench.weights.cards.HUB_MIRRORS", ())
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the discard port: nobody listens
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    by_hand = f"download {card.file} by hand from {card.source} to {card.path}"
+    with pytest.raises(OSError, match=f"127.0.0.1:9: Connection refused; without a network: {by_hand}$"):
+        get_weights(card, first_wait=0.0)
+    assert list(card.path.parent.iterdir()) == []
+
+
+def test_a_host_that_does_not_exist_is_not_asked_again(card: WeightsCard, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def no_such_host(host: str, *_: object) -> None:
+        asked.append(host)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_such_host)
+    monkeypatch.setenv("HF_ENDPOINT", "http://nowhere.invalid")
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr("arbench.weights.cards.HUB_MIRRORS", ())
+    with pytest.raises(OSError, match=r"nowhere\.invalid: Name or service not known; without a network"):
+        get_weights(card, first_wait=0.0)
+    assert asked == ["nowhere.invalid"]
 
 
 def test_mirrors_are_asked_in_turn(

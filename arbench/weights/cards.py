@@ -132,13 +132,19 @@ def how_to_get(card: WeightsCard) -> str:
     """One line that says how this file comes onto this machine."""
     if card.urls:
         return f"arbench weights get {card.name}"
-    return f"download {Path(card.file).name} by hand from {card.source} to {card.path}"
+    return by_hand(card, card.path)
+
+
+def by_hand(card: WeightsCard, target: Path) -> str:
+    """One line that says from where a file can be fetched, and under which name it belongs on this machine."""
+    return f"download {Path(card.file).name} by hand from {card.source} to {target}"
 
 
 __all__ = [
     "CARDS",
     "HOME_VARIABLE",
     "WeightsCard",
+    "by_hand",
     "cards_for",
     "find_weights",
     "get_card",

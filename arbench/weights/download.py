@@ -14,11 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
+from socket import EAI_NONAME, gaierror
 from ssl import SSLError
 from urllib.parse import urlsplit
 
 from arbench import __version__
-from arbench.weights.cards import WeightsCard, how_to_get
+from arbench.weights.cards import WeightsCard, by_hand, how_to_get
 
 CHUNK = 1 << 20
 TIMEOUT = 30.0  # seconds without a byte
@@ -115,7 +116,11 @@ def get_weights(
     if not card.urls:
         raise ValueError(f"{card.name} has no direct address: {how_to_get(card)}")
     expected = Expected(size=card.size, sha256=card.sha256)
-    Download(target=path, expected=expected, check=check, on_progress=on_progress, first_wait=first_wait).run(card.urls)
+    download = Download(target=path, expected=expected, check=check, on_progress=on_progress, first_wait=first_wait)
+    try:
+        download.run(card.urls)
+    except UnreachableError as error:
+        raise UnreachableError(f"{error}; without a network: {by_hand(card, path)}") from None
     return path, True
 
 
@@ -163,7 +168,7 @@ class Download:
                 return self._run_from(url)
             except (RejectedError, UnreachableError) as error:
                 failures.append(error)
-        kind = ValueError if all(isinstance(error, RejectedError) for error in failures) else OSError
+        kind = ValueError if all(isinstance(error, RejectedError) for error in failures) else UnreachableError
         raise kind(f"{self.target.name}: " + "; ".join(str(error) for error in failures))
 
     def _run_from(self, url: str) -> str:
@@ -212,7 +217,10 @@ class Download:
                 if error.code < 500 and error.code not in RETRY_STATUS:
                     raise UnreachableError(f"{host} answered {problem} for {url}") from None
             except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, SSLError) as error:
-                problem = str(getattr(error, "reason", "") or error or type(error).__name__)
+                cause = getattr(error, "reason", "") or error
+                problem = str(getattr(cause, "strerror", None) or cause) or type(cause).__name__
+                if isinstance(cause, gaierror) and cause.errno == EAI_NONAME:
+                    raise UnreachableError(f"{host}: {problem}") from None  # a minute of trying would not find it
             fruitless = 0 if self.num_bytes > before else fruitless + 1
             if fruitless > RETRIES:
                 raise UnreachableError(f"{host}: {problem}")
