@@ -126,7 +126,11 @@ def test_convert_and_verify(command: Command, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is there already"):
         command("weights", "convert", MAR, target)
     command("weights", "convert", MAR, target, "--force", "--which", "raw")
-    assert "'model_ema': 92 tensors" in command("weights", "verify", MAR)
+    told = command("weights", "verify", MAR)
+    assert "'model_ema': 92 tensors" in told
+    assert 'loads as   no preset; arbench.load_generator("mar", weights=..., heads=...)' in told
+    told = command("weights", "verify", PARITY / "ar" / "model.pt")
+    assert 'arbench.load_generator("ar", weights=..., heads=..., grid=...)' in told
 
 
 def test_verify_of_a_tokenizer(command: Command) -> None:

@@ -156,13 +156,19 @@ def verify(source: Source, which: options.Which = "ema") -> None:
         "holds": "\n           ".join(sets),
         "family": contents.family,
         "config": _config(contents.config),
-        "loads as": ", ".join(contents.presets) or f"{contents.family}, with the number of heads and the grid given",
+        "loads as": ", ".join(contents.presets) or _family_alone(contents),
         "names": "complete: every name and shape of its family",
         "values": f"{contents.num_bad} are NaN or infinite" if contents.num_bad else "all finite",
     }
     for heading, text in lines.items():
         typer.echo(f"{heading:<10} {text}")
     _require_sound(contents)
+
+
+def _family_alone(contents: Contents) -> str:
+    """How Python loads a file that is of no preset: with what its tensors do not tell."""
+    untold = "heads=..." if "num_tokens" in contents.config else "heads=..., grid=..."
+    return f'no preset; arbench.load_generator("{contents.family}", weights=..., {untold})'
 
 
 def _require_sound(contents: Contents) -> None:
