@@ -238,7 +238,9 @@ def _generator_task(
         say=say,
     )
     settings = {"num_classes": data.num_classes, **job.model_config}
-    return lambda: GeneratorTask(load_generator(job.target, weights="random", device=device, **settings), cache, config)
+    return lambda: GeneratorTask(
+        load_generator(job.target, weights="random", device=device, **settings), cache, config
+    )
 
 
 TASKS = {"classifier": _classifier_task, "tokenizer": _tokenizer_task, "generator": _generator_task}
