@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -26,6 +27,7 @@ from arbench.evaluation.metrics import evaluate
 from arbench.evaluation.sources import open_images
 from arbench.evaluation.statistics import FrechetStatistics
 from arbench.report.record import new_record
+from arbench.sampling.shards import Shards
 
 ALL = ("fid", "is", "precision", "recall", "kid", "label_accuracy")
 COUNT = 150
@@ -65,9 +67,9 @@ def places(tmp_path_factory: pytest.TempPathFactory, images: np.ndarray, labels:
         Image.fromarray(image).save(root / "png" / f"{i:06d}.png")
     np.savez(root / "plain.npz", images)
     np.savez_compressed(root / "small.npz", arr_0=images, arr_1=labels)
-    (root / "run" / "shards").mkdir(parents=True)
-    for index, part in enumerate(np.split(images, [64, 128])):
-        np.save(root / "run" / "shards" / f"{index:06d}.npy", part)
+    shards = Shards(root / "run" / "shards", COUNT)
+    for index in range(len(shards)):
+        shards.write(index, images[list(shards.ids(index))])
     np.save(root / "run" / "labels.npy", labels)
     return {name: root / name for name in ("png", "plain.npz", "small.npz", "run")}
 
@@ -253,6 +255,24 @@ def test_damaged_files_are_told(tmp_path: Path, places: dict[str, Path], extract
     (tmp_path / "run" / "shards" / "000002.npy").unlink()
     with pytest.raises(ValueError, match="128 of 150 images are there; resume"):
         evaluate(tmp_path / "run", "digits-train", extractor=extractor)
+
+
+@pytest.mark.parametrize("damage", ["altered", "cut", "unsigned"])
+def test_a_damaged_shard_is_named_and_not_scored(
+    tmp_path: Path, places: dict[str, Path], extractor: Digits, damage: str
+) -> None:
+    shutil.copytree(places["run"], tmp_path / "run")
+    shard = tmp_path / "run" / "shards" / "000001.npy"
+    if damage == "altered":
+        data = bytearray(shard.read_bytes())
+        data[-1] ^= 1
+        shard.write_bytes(data)
+    elif damage == "cut":
+        os.truncate(shard, 5000)
+    else:
+        shard.with_name("000001.npy.sha256").unlink()
+    with pytest.raises(ValueError, match=r"000001\.npy: (damaged|not a readable shard)"):
+        evaluate(tmp_path / "run", "digits-train", extractor=extractor, metrics=["is"])
 
 
 def test_more_images_than_asked_are_noted(images: np.ndarray) -> None:

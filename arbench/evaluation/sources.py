@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from arbench.checksums import is_intact
 from arbench.data import image_files, read_image
 
 LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp")
@@ -79,7 +80,7 @@ def array_source(name: str, images: np.ndarray, labels: np.ndarray | None = None
 
 
 def _run_folder(path: Path) -> ImageSource:
-    """The shards of a run, mapped one after another, and the labels beside them."""
+    """The shards of a run, checked and mapped one after another, and the labels beside them."""
     files = sorted((path / SHARDS).glob("*.npy"))
     headers = [_mapped(file) for file in files]
     for file, images in zip(files, headers, strict=True):
@@ -88,9 +89,14 @@ def _run_folder(path: Path) -> ImageSource:
     labels = np.load(path / LABELS, allow_pickle=False) if (path / LABELS).exists() else None
     if labels is not None and len(labels) != count:
         raise ValueError(f"{path}: {count} of {len(labels)} images are there; resume the run before scoring it")
-    return ImageSource(
-        name=str(path), count=count, blocks=lambda: (np.asarray(_mapped(file)) for file in files), labels=labels
-    )
+    return ImageSource(name=str(path), count=count, blocks=lambda: map(_intact, files), labels=labels)
+
+
+def _intact(shard: Path) -> np.ndarray:
+    """The images of a shard. ValueError where they are not those that the run wrote, so that none is scored unseen."""
+    if not is_intact(shard):
+        raise ValueError(f"{shard}: damaged, its checksum is not the one beside it; resume the run to draw it again")
+    return np.asarray(_mapped(shard))
 
 
 def _mapped(file: Path) -> np.ndarray:
