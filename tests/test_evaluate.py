@@ -22,7 +22,7 @@ from arbench.data import open_data
 from arbench.evaluation import scores
 from arbench.evaluation.digits_cnn import DigitsCNN
 from arbench.evaluation.extractors import Digits, load_extractor
-from arbench.evaluation.features import FeatureCollector
+from arbench.evaluation.features import CachedExtractor, FeatureCollector
 from arbench.evaluation.metrics import evaluate
 from arbench.evaluation.sources import open_images
 from arbench.evaluation.statistics import FrechetStatistics
@@ -108,7 +108,7 @@ def test_every_kind_of_input_gives_the_same(
 
 
 def test_how_images_come_in_changes_nothing(images: np.ndarray, extractor: Digits) -> None:
-    whole, bit_by_bit = FeatureCollector(extractor), FeatureCollector(extractor)
+    whole, bit_by_bit = (FeatureCollector(CachedExtractor(extractor), count=COUNT) for _ in range(2))
     whole.update(images)
     for part in np.split(images, [1, 63, 64, 65, 149]):
         bit_by_bit.update(part)

@@ -211,7 +211,8 @@ def make_reference(
     if out.suffix != ".npz":
         raise ValueError(f"reference file {out}: expected a name that ends in .npz")
     data = _pictures(Path(images), size, crop)
-    found = extract_features(_data_source(data), extractor, spatial=extractor.has_spatial, progress=progress)
+    source, spatial = _data_source(data), extractor.has_spatial
+    found = extract_features(source, extractor, spatial=spatial, keep=False, progress=progress)
     arrays = {"mu": found.statistics.mean, "sigma": found.statistics.covariance, "count": np.int64(len(found))}
     if found.spatial is not None:
         arrays |= {"mu_s": found.spatial.mean, "sigma_s": found.spatial.covariance}
