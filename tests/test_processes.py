@@ -26,7 +26,14 @@ import sys
 import arbench
 from tiny_runs import tiny
 asked = {{**tiny(num_images={NUM_IMAGES}), "evaluate": True}}
-arbench.run(**asked, out=sys.argv[1], batch_size=int(sys.argv[2]), resume=sys.argv[3:] == ["resume"])
+options = sys.argv[3:]
+arbench.run(
+    **asked,
+    out=sys.argv[1],
+    batch_size=int(sys.argv[2]),
+    resume="resume" in options,
+    on_the_fly="on-the-fly" in options,
+)
 """
 HOLDER = """
 import sys
@@ -37,6 +44,7 @@ assert claims.take(2)
 print("held", flush=True)
 sys.stdin.read()
 """
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 SEED = int(os.environ.get("ARBENCH_KILL_SEED", "0"))
 
 
@@ -55,6 +63,11 @@ def undisturbed(tmp_path_factory):
     return only_run(out)
 
 
+def images_in(run, event):
+    lines = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    return sum(line["images"] for line in lines if line["event"] == event)
+
+
 def environment():
     paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
@@ -68,17 +81,17 @@ def assert_same(run, undisturbed):
     assert {**ours, **measured_anew} == {**theirs, **measured_anew}
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_torchrun_makes_the_same_images_and_scores(tmp_path, script, undisturbed, count):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
+@pytest.mark.parametrize(("count", "options"), [(2, ["on-the-fly"]), (3, [])])
+def test_torchrun_makes_the_same_images_and_scores(tmp_path, script, undisturbed, count, options):
+    launch = [*TORCHRUN, "--standalone", f"--nproc_per_node={count}"]
     done = subprocess.run(
-        [*launch, script, tmp_path, "64"], env=environment(), capture_output=True, text=True, timeout=600
+        [*launch, script, tmp_path, "64", *options], env=environment(), capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     run = only_run(tmp_path)
     assert_same(run, undisturbed)
-    drawn = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
-    assert sum(event["images"] for event in drawn if event["event"] == "batch") == NUM_IMAGES  # none twice
+    assert images_in(run, "batch") == NUM_IMAGES  # none twice
+    assert images_in(run, "features") == (NUM_IMAGES if options else 0)
     assert load_record(run)["hardware"]["processes"] == count
     assert not (run / ".claims").exists()
 

@@ -14,6 +14,7 @@ from tiny_runs import images_of, only_run, tiny
 
 import arbench
 import arbench.sampling.run_folder
+from arbench.evaluation.extractors import Digits
 from arbench.report.record import load_record
 from arbench.runner import execute
 from arbench.running.job import RunRequest
@@ -130,6 +131,29 @@ def test_other_scores_of_finished_images_need_no_new_ones(tmp_path):
     assert record["metric_protocol"]["label_mode"] == "balanced"
     assert load_record(only_run(tmp_path)) == record
     assert len(events(only_run(tmp_path), "batch")) == 1
+
+
+def test_features_extracted_on_the_fly_give_the_same_scores(tmp_path, monkeypatch):
+    monkeypatch.setattr(arbench.sampling.run_folder, "SHARD_SIZE", 64)
+    scored = {**tiny(num_images=150), "evaluate": True}
+    afterwards = arbench.run(**scored, out=tmp_path / "afterwards")
+    seen = []
+    extract = Digits.extract
+
+    def counted(self, images, spatial=False):
+        seen.append(len(images))
+        return extract(self, images, spatial)
+
+    monkeypatch.setattr(Digits, "extract", counted)
+    on_the_fly = arbench.run(**scored, out=tmp_path / "on-the-fly", on_the_fly=True)
+    assert on_the_fly["metrics"] == afterwards["metrics"]
+    assert on_the_fly["metric_protocol"] == afterwards["metric_protocol"]
+    run = only_run(tmp_path / "on-the-fly")
+    names = [line["event"] for line in map(json.loads, (run / "events.jsonl").read_text().splitlines())]
+    assert names.index("features") < names.index("sampled") < names.index("evaluated")
+    assert [event["images"] for event in events(run, "features")] == [64, 64, 22]
+    assert sum(seen) == 150 + on_the_fly["metric_protocol"]["reference_images"]  # no image twice
+    assert not (run / "features").exists()
 
 
 def test_an_unfinished_run_must_be_resumed_and_a_missing_one_cannot_be(tmp_path, monkeypatch):
