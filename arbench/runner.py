@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from arbench.bench.timing import PhaseTimer
-from arbench.distributed import tell_all
+from arbench.distributed import by_first, tell_all
 from arbench.hardware import peak_memory_gib, reset_peak_memory
 from arbench.parts import class_names
 from arbench.progress import image_progress
@@ -51,7 +51,7 @@ def execute(request: RunRequest, *, say: Callable[[str], None] = lambda line: No
     folder = open_folder(job)
     try:
         sample(job, folder, say if job.mine.is_first else lambda line: None)
-        return folder.path, finish(job, folder) if job.mine.is_first else {}
+        return folder.path, by_first(job.mine, lambda: finish(job, folder)) or {}
     except KeyboardInterrupt:
         written = folder.shards.num_written()
         folder.log("interrupted", images_present=written)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import typer
+import yaml
 from PIL import Image
 from safetensors.torch import save_file
 from typer.testing import CliRunner
@@ -136,6 +137,17 @@ def test_protocol_says_everything(result: dict, extractor: Digits, weights: Path
     low, high = protocol["measured"]["intervals"]["is_mean"]
     assert low <= result["is_mean"] < high
     json.dumps(result)
+
+
+@pytest.mark.parametrize(("asked", "mode"), [("random", "random"), ([3] * COUNT, "given")])
+def test_the_label_mode_is_that_of_the_run(
+    tmp_path: Path, places: dict[str, Path], extractor: Digits, asked: str | list[int], mode: str
+) -> None:
+    run = shutil.copytree(places["run"], tmp_path / "run")
+    (run / "config.yaml").write_text(yaml.safe_dump({"images": {"labels": asked}}))
+    for count in (None, 100):
+        found = evaluate(run, "digits-heldout", extractor=extractor, metrics=["is"], num_images=count)
+        assert found["metric_protocol"]["label_mode"] == mode
 
 
 def test_a_record_takes_the_result(result: dict) -> None:

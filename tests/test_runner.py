@@ -71,9 +71,10 @@ def test_the_run_folder_is_the_contract_s(tmp_path, method):
     assert len(events(run, "batch")) == 2
 
 
-@pytest.mark.parametrize("method", ["par", "mar"])
-def test_the_batch_changes_no_image(tmp_path, method):
-    arbench.run(**tiny(method), out=tmp_path / "one", batch_size=3)
+@pytest.mark.parametrize("method", ["ar", "par", "mar"])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_the_batch_changes_no_image(tmp_path, method, batch_size):
+    arbench.run(**tiny(method), out=tmp_path / "one", batch_size=batch_size)
     arbench.run(**tiny(method), out=tmp_path / "two", batch_size=10)
     one, two = images_of(only_run(tmp_path / "one")), images_of(only_run(tmp_path / "two"))
     # Float sums may be ordered differently in another batch: one level, in at most 1 of 10,000 pixels.

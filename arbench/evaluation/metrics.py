@@ -74,7 +74,7 @@ def evaluate(
             cache=folder,
         )
     values, spans = _scores(chosen, Compared.of(found, against, real), labels, torch.device(device))
-    protocol = describe_protocol(found, against, real, network, batch_size)
+    protocol = describe_protocol(found, source, against, real, network, batch_size)
     protocol["warnings"] = questions(found, against, network, reconstructions)
     protocol["measured"] = {
         "intervals": spans,

@@ -202,7 +202,8 @@ def make_reference(
 
     It holds `mu sigma count`, with Inception also `mu_s sigma_s`, and `arr_0`: up to `num_kept` of the images, chosen
     with a fixed seed, in one array in memory (2 GB for 10,000 at 256 px). `split` ("train", "val") says what the
-    images are. Raises ValueError for an unknown crop or split, or fewer than two images.
+    images are. Without `size` they are taken as they are. Raises ValueError for an unknown crop or split, or fewer
+    than two images.
     """
     if crop not in CROPS:
         raise unknown_name("crop", crop, CROPS)
@@ -210,6 +211,8 @@ def make_reference(
         raise unknown_name("split", str(split), SPLITS)
     if out.suffix != ".npz":
         raise ValueError(f"reference file {out}: expected a name that ends in .npz")
+    if size is None:
+        crop = "none"  # the pictures are taken as they are
     data = _pictures(Path(images), size, crop)
     source, spatial = _data_source(data), extractor.has_spatial
     found = extract_features(source, extractor, spatial=spatial, keep=False, progress=progress)

@@ -88,7 +88,7 @@ def make_record(job: Job, folder: RunFolder, scores: dict[str, Any]) -> Record:
         num_images=images["num_images"],
         labels=images["labels"],
         metrics={name: value for name, value in scores.items() if name != PROTOCOL},
-        metric_protocol={**scores[PROTOCOL], "label_mode": label_mode(images["labels"])} if scores else {},
+        metric_protocol=scores.get(PROTOCOL, {}),
         speed={**speed(folder), "steps": job.steps, "flops_per_image": flops_per_image(parts)},
         hardware={**describe_hardware(parts.device, job.mine.count), "dtype": images["dtype"]},
         versions=versions(),
@@ -102,11 +102,6 @@ def describe_source(job: Job, folder: RunFolder) -> dict[str, Any]:
     row = {"experiment": job.request.experiment, "row": job.request.row}
     named = {name: value for name, value in row.items() if value is not None}
     return {"kind": "measured", "run": folder.path.name, "date": date, **named}
-
-
-def label_mode(labels: str | list[int]) -> str:
-    """balanced, random or given: which classes the images were asked for decides FID and IS too."""
-    return labels if isinstance(labels, str) else "given"
 
 
 def flops_per_image(parts: Parts) -> float | None:

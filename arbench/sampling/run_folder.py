@@ -120,6 +120,8 @@ def _drop_damaged(folder: RunFolder) -> list[int]:
     try:
         if not all(claims.take(index) for index in range(len(folder.shards))):
             raise ValueError(f"{folder.path} is being written by another process; expected a run that has stopped")
+        for left in folder.path.glob(".*.partial"):  # by a process that was killed
+            left.unlink()
         return folder.shards.drop_damaged()
     finally:
         claims.close(remove=not folder.shards.unfinished())
