@@ -38,9 +38,8 @@ TORCH_FIDELITY_NAMES = {
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = write_random_inception(tmp_path_factory.mktemp("weights"))
     state = torch.load(file, weights_only=True)
-    state["fc.weight"] *= (
-        100  # else every image shows all classes alike, and the Inception Score is 1 whatever it is of
-    )
+    # Else every image shows all classes alike, and the Inception Score is 1 whatever it is of.
+    state["fc.weight"] *= 100
     torch.save(state, file)
     return file
 
@@ -87,7 +86,7 @@ def test_scores_equal_torch_fidelity_s_command_line(
     for name, original in TORCH_FIDELITY_NAMES.items():
         assert ours[name] == pytest.approx(theirs[original], rel=TOLERANCE), name
     assert ours["fid"] > 1
-    assert ours["is_mean"] > 1.1
+    assert ours["is_mean"] > 1.05
     assert 0 < ours["precision"] < 1
 
 
