@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 BUCKET_ELEMENTS = 25_000_000  # 100 MB of float32, past which a larger message is no faster
+POLL_SECONDS = 0.5
 SHARE_TIMEOUT = timedelta(hours=12)  # the first process may be scoring 50,000 images before it tells the next thing
 
 _TOLD = itertools.count()  # numbers what the processes are told, all of them in the same order
@@ -82,6 +84,25 @@ def tell_all(mine: Processes, compute: Callable[[], Any]) -> Any:
     if "error" in answer:
         raise ValueError(answer["error"])
     return answer["value"]
+
+
+def by_first(mine: Processes, compute: Callable[[], Any]) -> Any:
+    """`compute()` on the first process; None on the others, which do not wait for it, but for one on each further node.
+
+    A node's torchrun leaves five minutes after its last process, perhaps with the store that holds all of them
+    together; the others would then stop the first process over its work. So one process a node stays, at no cost.
+    """
+    if mine.count == 1:
+        return compute()
+    store, key = _store(), f"arbench/{next(_TOLD)}"
+    if mine.is_first:
+        try:
+            return compute()
+        finally:
+            store.set(key, "done")
+    while mine.local_rank == 0 and not store.check([key]):  # no blocking call, so that Ctrl-C gets through
+        time.sleep(POLL_SECONDS)
+    return None
 
 
 @cache

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from arbench.bench.timing import PhaseTimer
-from arbench.distributed import tell_all
+from arbench.distributed import by_first, tell_all
 from arbench.hardware import peak_memory_gib, reset_peak_memory
 from arbench.parts import class_names
 from arbench.progress import image_progress
 from arbench.report.record import Record, load_record, write_record
 from arbench.running.job import AUTO, IF_STARTED, Job, RunRequest, check_evaluation, prepare
-from arbench.running.recording import is_scored, make_record, score
+from arbench.running.recording import FEATURES, feature_observer, is_scored, make_record, score
 from arbench.sampling.grid import class_rows, save_grid
 from arbench.sampling.memory import automatic_batch, estimate_memory
 from arbench.sampling.produce import Pipeline, Worker
@@ -31,7 +32,8 @@ def run(**request: Any) -> Record:
     are asked for `labels`, or for classes by `label_mode` ("balanced", "random"), from `seed`. `out` ("runs") is where
     the run folder goes, `resume` continues it. `batch_size` is a number or "auto"; `device`, `dtype` are names.
     `reference`, `extractor`, `metrics`, `inception_weights` are those of `arbench.evaluate`; `evaluate=False` only
-    samples; `export_npz` also writes samples.npz. Every other keyword is a sampling setting (`num_iter` …).
+    samples; `on_the_fly` lets every process extract features while it samples, not the first one afterwards;
+    `export_npz` also writes samples.npz. Every other keyword is a sampling setting (`num_iter` …).
 
     The folder is `<out>/<model>-<hash of what decides the images>`; a finished run is never overwritten (the next one
     of the same settings gets `-2`), an unfinished one must be resumed. Under `torchrun` all processes share the work
@@ -49,7 +51,7 @@ def execute(request: RunRequest, *, say: Callable[[str], None] = lambda line: No
     folder = open_folder(job)
     try:
         sample(job, folder, say if job.mine.is_first else lambda line: None)
-        return folder.path, finish(job, folder) if job.mine.is_first else {}
+        return folder.path, by_first(job.mine, lambda: finish(job, folder)) or {}
     except KeyboardInterrupt:
         written = folder.shards.num_written()
         folder.log("interrupted", images_present=written)
@@ -111,6 +113,7 @@ def sample(job: Job, folder: RunFolder, say: Callable[[str], None]) -> None:
             batch_size=batch_size,
             make_timer=lambda: PhaseTimer(parts.device),
             progress=progress,
+            observe=feature_observer(job, folder),
         )
         worker.warm_up(batch_size if parts.device.type == "cuda" else WARM_UP_IMAGES)
         worker.work(wait=job.mine.is_first)
@@ -121,11 +124,13 @@ def sample(job: Job, folder: RunFolder, say: Callable[[str], None]) -> None:
 def finish(job: Job, folder: RunFolder) -> Record:
     """Grid, scores, record and, where asked for, samples.npz of a run whose images are all there."""
     if job.request.export_npz:
-        folder.shards.export_npz(folder.path / "samples.npz")
+        with folder.timed("exported"):
+            folder.shards.export_npz(folder.path / "samples.npz")
     if folder.is_finished and is_scored(folder):
         return load_record(folder.path)
     save_grid(folder.path / "grid.png", class_rows(folder.shards, job.labels, class_names(job.parts)))
     record = make_record(job, folder, score(job, folder))
     write_record(record, folder.path)
+    shutil.rmtree(folder.path / FEATURES, ignore_errors=True)
     folder.log("finished", evaluation=folder.settings["evaluation"], metrics=record["metrics"])
     return record

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
+from subprocess import PIPE
 
 import pytest
 
@@ -22,6 +24,25 @@ with process_group(mine, torch.device("cpu")):
     average(tensors, mine)
 result = {"rank": mine.rank, "told": told, "means": [tensor.mean().item() for tensor in tensors]}
 print("RESULT " + json.dumps(result), flush=True)
+"""
+
+
+ALONE = """
+import sys, time
+from pathlib import Path
+from arbench.distributed import by_first, processes, tell_all
+
+mine, done = processes(), Path(sys.argv[1])
+tell_all(mine, lambda: None)  # all have started
+
+def work():
+    time.sleep(3)
+    done.write_text("done")
+    return 7
+
+assert by_first(mine, work) == (7 if mine.is_first else None)
+print(f"RANK {mine.rank} LATER {done.exists()}", flush=True)
+assert tell_all(mine, lambda: 5) == 5  # what is told next is not mixed up
 """
 
 
@@ -65,3 +86,29 @@ def test_processes_share_a_value_and_average_tensors(tmp_path):
     results = [json.JSONDecoder().raw_decode(part)[0] for part in done.stdout.split("RESULT ")[1:]]
     assert sorted(result["rank"] for result in results) == [0, 1]
     assert all(result["told"] == {"by": 0} and result["means"] == [0.5, 5.0] for result in results)
+
+
+def test_others_leave_while_the_first_works(tmp_path):
+    (tmp_path / "script.py").write_text(ALONE)
+    done = torchrun(2, str(tmp_path / "script.py"), str(tmp_path / "done"))
+    assert done.returncode == 0, done.stderr
+    assert "RANK 0 LATER True" in done.stdout
+    assert "RANK 1 LATER False" in done.stdout
+
+
+def test_one_process_of_another_node_stays(tmp_path):
+    (tmp_path / "script.py").write_text(ALONE)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    meeting = ["--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d", f"--rdzv_endpoint={address}"]
+    command = [sys.executable, "-m", "torch.distributed.run", *meeting, "--rdzv_id=1"]
+    started = [
+        subprocess.Popen([*command, tmp_path / "script.py", tmp_path / "done"], stdout=PIPE, stderr=PIPE, text=True)
+        for _ in range(2)
+    ]
+    outputs = [node.communicate(timeout=300) for node in started]
+    assert [node.returncode for node in started] == [0, 0], outputs
+    printed = "".join(out for out, _ in outputs)
+    assert "RANK 0 LATER True" in printed
+    assert "RANK 1 LATER True" in printed

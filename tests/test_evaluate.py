@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import typer
+import yaml
 from PIL import Image
 from safetensors.torch import save_file
 from typer.testing import CliRunner
@@ -21,11 +23,12 @@ from arbench.data import open_data
 from arbench.evaluation import scores
 from arbench.evaluation.digits_cnn import DigitsCNN
 from arbench.evaluation.extractors import Digits, load_extractor
-from arbench.evaluation.features import FeatureCollector
+from arbench.evaluation.features import CachedExtractor, FeatureCollector
 from arbench.evaluation.metrics import evaluate
 from arbench.evaluation.sources import open_images
 from arbench.evaluation.statistics import FrechetStatistics
 from arbench.report.record import new_record
+from arbench.sampling.shards import Shards
 
 ALL = ("fid", "is", "precision", "recall", "kid", "label_accuracy")
 COUNT = 150
@@ -65,9 +68,9 @@ def places(tmp_path_factory: pytest.TempPathFactory, images: np.ndarray, labels:
         Image.fromarray(image).save(root / "png" / f"{i:06d}.png")
     np.savez(root / "plain.npz", images)
     np.savez_compressed(root / "small.npz", arr_0=images, arr_1=labels)
-    (root / "run" / "shards").mkdir(parents=True)
-    for index, part in enumerate(np.split(images, [64, 128])):
-        np.save(root / "run" / "shards" / f"{index:06d}.npy", part)
+    shards = Shards(root / "run" / "shards", COUNT)
+    for index in range(len(shards)):
+        shards.write(index, images[list(shards.ids(index))])
     np.save(root / "run" / "labels.npy", labels)
     return {name: root / name for name in ("png", "plain.npz", "small.npz", "run")}
 
@@ -106,7 +109,7 @@ def test_every_kind_of_input_gives_the_same(
 
 
 def test_how_images_come_in_changes_nothing(images: np.ndarray, extractor: Digits) -> None:
-    whole, bit_by_bit = FeatureCollector(extractor), FeatureCollector(extractor)
+    whole, bit_by_bit = (FeatureCollector(CachedExtractor(extractor), count=COUNT) for _ in range(2))
     whole.update(images)
     for part in np.split(images, [1, 63, 64, 65, 149]):
         bit_by_bit.update(part)
@@ -134,6 +137,17 @@ def test_protocol_says_everything(result: dict, extractor: Digits, weights: Path
     low, high = protocol["measured"]["intervals"]["is_mean"]
     assert low <= result["is_mean"] < high
     json.dumps(result)
+
+
+@pytest.mark.parametrize(("asked", "mode"), [("random", "random"), ([3] * COUNT, "given")])
+def test_the_label_mode_is_that_of_the_run(
+    tmp_path: Path, places: dict[str, Path], extractor: Digits, asked: str | list[int], mode: str
+) -> None:
+    run = shutil.copytree(places["run"], tmp_path / "run")
+    (run / "config.yaml").write_text(yaml.safe_dump({"images": {"labels": asked}}))
+    for count in (None, 100):
+        found = evaluate(run, "digits-heldout", extractor=extractor, metrics=["is"], num_images=count)
+        assert found["metric_protocol"]["label_mode"] == mode
 
 
 def test_a_record_takes_the_result(result: dict) -> None:
@@ -253,6 +267,24 @@ def test_damaged_files_are_told(tmp_path: Path, places: dict[str, Path], extract
     (tmp_path / "run" / "shards" / "000002.npy").unlink()
     with pytest.raises(ValueError, match="128 of 150 images are there; resume"):
         evaluate(tmp_path / "run", "digits-train", extractor=extractor)
+
+
+@pytest.mark.parametrize("damage", ["altered", "cut", "unsigned"])
+def test_a_damaged_shard_is_named_and_not_scored(
+    tmp_path: Path, places: dict[str, Path], extractor: Digits, damage: str
+) -> None:
+    shutil.copytree(places["run"], tmp_path / "run")
+    shard = tmp_path / "run" / "shards" / "000001.npy"
+    if damage == "altered":
+        data = bytearray(shard.read_bytes())
+        data[-1] ^= 1
+        shard.write_bytes(data)
+    elif damage == "cut":
+        os.truncate(shard, 5000)
+    else:
+        shard.with_name("000001.npy.sha256").unlink()
+    with pytest.raises(ValueError, match=r"000001\.npy: (damaged|not a readable shard)"):
+        evaluate(tmp_path / "run", "digits-train", extractor=extractor, metrics=["is"])
 
 
 def test_more_images_than_asked_are_noted(images: np.ndarray) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,11 +23,28 @@ from arbench.sampling import loop
 
 NUM_IMAGES = 320  # five shards
 SCRIPT = f"""
-import sys
+import os, signal, sys
 import arbench
+from arbench.distributed import processes
+from arbench.sampling import loop
 from tiny_runs import tiny
+draw, calls = loop.generate, []
+def dying(*positional, **named):
+    calls.append(1)
+    if len(calls) == 2:  # the first was the warm-up
+        os.kill(os.getpid(), signal.SIGKILL)
+    return draw(*positional, **named)
+if "die" in sys.argv and (processes().rank, processes().restarts) == (1, 0):
+    loop.generate = dying
 asked = {{**tiny(num_images={NUM_IMAGES}), "evaluate": True}}
-arbench.run(**asked, out=sys.argv[1], batch_size=int(sys.argv[2]), resume=sys.argv[3:] == ["resume"])
+options = sys.argv[3:]
+arbench.run(
+    **asked,
+    out=sys.argv[1],
+    batch_size=int(sys.argv[2]),
+    resume="resume" in options,
+    on_the_fly="on-the-fly" in options,
+)
 """
 HOLDER = """
 import sys
@@ -37,6 +55,7 @@ assert claims.take(2)
 print("held", flush=True)
 sys.stdin.read()
 """
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 SEED = int(os.environ.get("ARBENCH_KILL_SEED", "0"))
 
 
@@ -55,6 +74,14 @@ def undisturbed(tmp_path_factory):
     return only_run(out)
 
 
+def events(run):
+    return [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+
+
+def images_in(run, event):
+    return sum(line["images"] for line in events(run) if line["event"] == event)
+
+
 def environment():
     paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
@@ -68,19 +95,50 @@ def assert_same(run, undisturbed):
     assert {**ours, **measured_anew} == {**theirs, **measured_anew}
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_torchrun_makes_the_same_images_and_scores(tmp_path, script, undisturbed, count):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
+@pytest.mark.parametrize(("count", "options"), [(2, ["on-the-fly"]), (3, [])])
+def test_torchrun_makes_the_same_images_and_scores(tmp_path, script, undisturbed, count, options):
+    launch = [*TORCHRUN, "--standalone", f"--nproc_per_node={count}"]
     done = subprocess.run(
-        [*launch, script, tmp_path, "64"], env=environment(), capture_output=True, text=True, timeout=600
+        [*launch, script, tmp_path, "64", *options], env=environment(), capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     run = only_run(tmp_path)
     assert_same(run, undisturbed)
-    drawn = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
-    assert sum(event["images"] for event in drawn if event["event"] == "batch") == NUM_IMAGES  # none twice
+    assert images_in(run, "batch") == NUM_IMAGES  # none twice
+    assert images_in(run, "features") == (NUM_IMAGES if options else 0)
     assert load_record(run)["hardware"]["processes"] == count
     assert not (run / ".claims").exists()
+
+
+def test_torchrun_restarts_after_a_death_and_goes_on(tmp_path, script, undisturbed):
+    """Rank 1 dies over its first shard; torchrun stops the other, starts both anew, and what was finished stays."""
+    launch = [*TORCHRUN, "--standalone", "--nproc_per_node=2", "--max-restarts=1"]
+    done = subprocess.run(
+        [*launch, script, tmp_path, "64", "die"], env=environment(), capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    run = only_run(tmp_path)
+    assert_same(run, undisturbed)
+    (resumed,) = [line for line in events(run) if line["event"] == "resume"]
+    drawn_after = events(run)[events(run).index(resumed) :]
+    assert sum(line["images"] for line in drawn_after if line["event"] == "batch") == (
+        NUM_IMAGES - resumed["images_present"]
+    )
+
+
+def test_two_nodes_share_one_run(tmp_path, script, undisturbed):
+    """Two launches of torchrun that meet at an address, as on two machines with one file system."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    meeting = ["--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d", f"--rdzv_endpoint={address}", "--rdzv_id=1"]
+    command = [*TORCHRUN, *meeting, script, tmp_path, "64"]
+    nodes = [subprocess.Popen(command, env=environment(), stdout=PIPE, stderr=PIPE, text=True) for _ in range(2)]
+    outputs = [node.communicate(timeout=600)[1] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], outputs
+    assert_same(only_run(tmp_path), undisturbed)
+    assert images_in(only_run(tmp_path), "batch") == NUM_IMAGES
+    assert load_record(only_run(tmp_path))["hardware"]["processes"] == 2
 
 
 def test_the_first_process_draws_what_a_dead_one_leaves(tmp_path, monkeypatch, undisturbed):

@@ -14,6 +14,7 @@ from tiny_runs import images_of, only_run, tiny
 
 import arbench
 import arbench.sampling.run_folder
+from arbench.evaluation.extractors import Digits
 from arbench.report.record import load_record
 from arbench.runner import execute
 from arbench.running.job import RunRequest
@@ -70,9 +71,10 @@ def test_the_run_folder_is_the_contract_s(tmp_path, method):
     assert len(events(run, "batch")) == 2
 
 
-@pytest.mark.parametrize("method", ["par", "mar"])
-def test_the_batch_changes_no_image(tmp_path, method):
-    arbench.run(**tiny(method), out=tmp_path / "one", batch_size=3)
+@pytest.mark.parametrize("method", ["ar", "par", "mar"])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_the_batch_changes_no_image(tmp_path, method, batch_size):
+    arbench.run(**tiny(method), out=tmp_path / "one", batch_size=batch_size)
     arbench.run(**tiny(method), out=tmp_path / "two", batch_size=10)
     one, two = images_of(only_run(tmp_path / "one")), images_of(only_run(tmp_path / "two"))
     # Float sums may be ordered differently in another batch: one level, in at most 1 of 10,000 pixels.
@@ -130,6 +132,29 @@ def test_other_scores_of_finished_images_need_no_new_ones(tmp_path):
     assert record["metric_protocol"]["label_mode"] == "balanced"
     assert load_record(only_run(tmp_path)) == record
     assert len(events(only_run(tmp_path), "batch")) == 1
+
+
+def test_features_extracted_on_the_fly_give_the_same_scores(tmp_path, monkeypatch):
+    monkeypatch.setattr(arbench.sampling.run_folder, "SHARD_SIZE", 64)
+    scored = {**tiny(num_images=150), "evaluate": True}
+    afterwards = arbench.run(**scored, out=tmp_path / "afterwards")
+    seen = []
+    extract = Digits.extract
+
+    def counted(self, images, spatial=False):
+        seen.append(len(images))
+        return extract(self, images, spatial)
+
+    monkeypatch.setattr(Digits, "extract", counted)
+    on_the_fly = arbench.run(**scored, out=tmp_path / "on-the-fly", on_the_fly=True)
+    assert on_the_fly["metrics"] == afterwards["metrics"]
+    assert on_the_fly["metric_protocol"] == afterwards["metric_protocol"]
+    run = only_run(tmp_path / "on-the-fly")
+    names = [line["event"] for line in map(json.loads, (run / "events.jsonl").read_text().splitlines())]
+    assert names.index("features") < names.index("sampled") < names.index("evaluated")
+    assert [event["images"] for event in events(run, "features")] == [64, 64, 22]
+    assert sum(seen) == 150 + on_the_fly["metric_protocol"]["reference_images"]  # no image twice
+    assert not (run / "features").exists()
 
 
 def test_an_unfinished_run_must_be_resumed_and_a_missing_one_cannot_be(tmp_path, monkeypatch):

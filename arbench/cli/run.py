@@ -32,6 +32,13 @@ Evaluate = Annotated[bool, typer.Option("--evaluate/--no-evaluate", help="Score 
 Extractor = Annotated[Optional[str], typer.Option("--extractor", help="inception or digits-cnn.")]
 Metrics = Annotated[Optional[str], typer.Option("--metrics", help="Comma-separated: fid,is,precision,recall,kid …")]
 InceptionWeights = Annotated[Optional[str], typer.Option("--inception-weights", help="Inception's weights file.")]
+OnTheFly = Annotated[
+    bool,
+    typer.Option(
+        "--on-the-fly",
+        help="Extract features while sampling, on every process; the extractor then counts to the peak memory.",
+    ),
+]
 ExportNpz = Annotated[bool, typer.Option("--export-npz", help="Also write samples.npz for the ADM evaluator.")]
 ExperimentName = Annotated[Optional[str], typer.Option("--experiment", help="A paper's table, e.g. mar/table4.")]
 RowName = Annotated[Optional[str], typer.Option("--row", help="The row of the experiment.")]
@@ -65,6 +72,7 @@ def run(
     extractor: Extractor = None,
     metrics: Metrics = None,
     inception_weights: InceptionWeights = None,
+    on_the_fly: OnTheFly = False,
     export_npz: ExportNpz = False,
     num_iter: options.NumIter = None,
     cfg_scale: options.CfgScale = None,

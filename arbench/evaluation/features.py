@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from arbench.evaluation.extractors import Extractor
+from arbench.evaluation.extractors import Extracted, Extractor
 from arbench.evaluation.files import load_npz, save_npz
 from arbench.evaluation.sources import ImageDigest, ImageSource
 from arbench.evaluation.statistics import FrechetStatistics
@@ -21,10 +21,12 @@ BATCH_SIZE = 64  # features vary in their last digits with the batch, so it is f
 class Features:
     """What all scores are computed from.
 
-    `features` (N, D) and `logits` (N, K) are float32, in image order; `statistics` those of `features`, `spatial`
-    those of sFID's. `sha256` is the images' content, `duplicates` how many copy an earlier one.
+    `features` (N, D) and `logits` (N, K) are float32, in image order, and of no rows where only statistics were asked
+    for; `statistics` those of `features`, `spatial` those of sFID's. `sha256` is the images' content, `duplicates` how
+    many copy an earlier one.
     """
 
+    count: int
     features: np.ndarray
     logits: np.ndarray
     statistics: FrechetStatistics
@@ -34,26 +36,75 @@ class Features:
     duplicates: int
 
     def __len__(self) -> int:
-        return len(self.features)
+        return self.count
+
+
+class CachedExtractor:
+    """An extractor that looks a batch up in `folder` first, by its content and the weights, and keeps what it extracts.
+
+    A killed evaluation so goes on where it was, and whoever extracts a batch first, be it another process while images
+    are still drawn, does it for all. Without a folder it extracts and nothing else.
+    """
+
+    def __init__(self, extractor: Extractor, *, spatial: bool = False, folder: Path | None = None) -> None:
+        if spatial and not extractor.has_spatial:
+            raise ValueError(f"sfid needs the extractor inception; {extractor.name} has no spatial features")
+        self.spatial = spatial
+        self._extractor, self._folder = extractor, folder
+
+    def extract(self, images: np.ndarray) -> Extracted:
+        """uint8 (B, H, W, 3) to features. ValueError as the extractor raises it, and for a broken file in the cache."""
+        if self._folder is None:
+            return self._extractor.extract(images, self.spatial)
+        file = self._folder / f"{self._key(images)}.npz"
+        if file.exists():
+            arrays = load_npz(file)
+            return Extracted(arrays["features"], arrays["logits"], arrays.get("spatial"))
+        found = self._extractor.extract(images, self.spatial)
+        save_npz(file, {name: array for name, array in found._asdict().items() if array is not None})
+        return found
+
+    def _key(self, images: np.ndarray) -> str:
+        digest = hashlib.sha256(np.ascontiguousarray(images).data)
+        digest.update(repr((images.shape, self._extractor.name, self._extractor.sha256, self.spatial)).encode())
+        return digest.hexdigest()
+
+
+class _Rows:
+    """Rows of float32 that come batch by batch, `count` in all, in one array that is never copied."""
+
+    def __init__(self, count: int) -> None:
+        self._count, self._filled = count, 0
+        self._array = np.empty((0, 0), np.float32)
+
+    def add(self, rows: np.ndarray) -> None:
+        if not self._filled:
+            self._array = np.empty((self._count, rows.shape[1]), np.float32)
+        self._array[self._filled : self._filled + len(rows)] = rows
+        self._filled += len(rows)
+
+    @property
+    def filled(self) -> np.ndarray:
+        return self._array[: self._filled]
 
 
 class FeatureCollector:
     """Takes images as they come and extracts in batches of one fixed size, so that how they come changes nothing.
 
-    Statistics are float64 and running; features and logits of all images are kept in float32 (612 MB for 50,000
-    images of Inception), since KID, precision, recall and the intervals need them.
+    Statistics are float64 and running, whatever the number of images. With `keep` features and logits of all `count`
+    images are kept in float32 too (612 MB for 50,000 of Inception), since KID, precision, recall, the Inception Score
+    and the intervals need them.
     """
 
-    def __init__(self, extractor: Extractor, *, spatial: bool = False, batch_size: int = BATCH_SIZE) -> None:
-        if spatial and not extractor.has_spatial:
-            raise ValueError(f"sfid needs the extractor inception; {extractor.name} has no spatial features")
-        self._extractor, self._batch_size = extractor, batch_size
+    def __init__(
+        self, extractor: CachedExtractor, *, count: int, batch_size: int = BATCH_SIZE, keep: bool = True
+    ) -> None:
+        self._extractor, self._count, self._batch_size, self._keep = extractor, count, batch_size, keep
         self._digest = ImageDigest()
         self._waiting: list[np.ndarray] = []
-        self._features: list[np.ndarray] = []
-        self._logits: list[np.ndarray] = []
+        self._features, self._logits = _Rows(count), _Rows(count)
         self._statistics = FrechetStatistics()
-        self._spatial = FrechetStatistics() if spatial else None
+        self._spatial = FrechetStatistics() if extractor.spatial else None
 
     def update(self, images: np.ndarray) -> None:
         """Take in uint8 (b, H, W, 3). ValueError for another size than before, and where a feature is not finite."""
@@ -68,16 +119,17 @@ class FeatureCollector:
         self._waiting = [waiting[whole:]]
 
     def finish(self) -> Features:
-        """Extract what still waits and hand over everything. ValueError without images."""
+        """Extract what still waits and hand over everything. ValueError where not `count` images came."""
         rest = np.concatenate(self._waiting) if self._waiting else np.zeros((0, 0, 0, 3), np.uint8)
         if len(rest):
             self._extract(rest)
         self._waiting = []
-        if self._digest.shape is None:
-            raise ValueError("no images to extract features from")
+        if self._digest.shape is None or self._digest.count != self._count:
+            raise ValueError(f"{self._digest.count} images to extract features from; expected {self._count}")
         return Features(
-            features=np.concatenate(self._features),
-            logits=np.concatenate(self._logits),
+            count=self._count,
+            features=self._features.filled,
+            logits=self._logits.filled,
             statistics=self._statistics,
             spatial=self._spatial,
             image_size=(self._digest.shape[0], self._digest.shape[1]),
@@ -86,12 +138,13 @@ class FeatureCollector:
         )
 
     def _extract(self, batch: np.ndarray) -> None:
-        extracted = self._extractor.extract(batch, self._spatial is not None)
-        self._features.append(extracted.features)
-        self._logits.append(extracted.logits)
+        extracted = self._extractor.extract(batch)
         self._statistics.update(extracted.features)
         if self._spatial is not None:
             self._spatial.update(extracted.spatial)
+        if self._keep:
+            self._features.add(extracted.features)
+            self._logits.add(extracted.logits)
 
 
 def extract_features(
@@ -100,35 +153,17 @@ def extract_features(
     *,
     spatial: bool = False,
     batch_size: int = BATCH_SIZE,
+    keep: bool = True,
     cache: Path | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Features:
     """The features of all images of `source`, in one pass over them; `progress` is told of images as they are done.
 
-    With a folder `cache` they are looked up there first, by the content of the images and the extractor's weights
-    (one more pass over the images, to hash them), and written there for the next time.
+    `keep` False gives their statistics alone. With a folder `cache` every batch is looked up there first and written
+    there for the next time (`CachedExtractor`).
     """
-    if cache is None:
-        return _extract_all(source, extractor, spatial, batch_size, progress)
-    digest = ImageDigest()
-    for block in source.blocks():
-        digest.update(block)
-    file = cache / f"{_cache_key(digest, extractor, spatial, batch_size)}.npz"
-    if file.exists():
-        return replace(_read_cache(file, batch_size), sha256=digest.sha256, duplicates=digest.duplicates)
-    features = _extract_all(source, extractor, spatial, batch_size, progress)
-    _write_cache(file, features)
-    return features
-
-
-def _extract_all(
-    source: ImageSource,
-    extractor: Extractor,
-    spatial: bool,
-    batch_size: int,
-    progress: Callable[[int], None] | None,
-) -> Features:
-    collector = FeatureCollector(extractor, spatial=spatial, batch_size=batch_size)
+    cached = CachedExtractor(extractor, spatial=spatial, folder=cache)
+    collector = FeatureCollector(cached, count=source.count, batch_size=batch_size, keep=keep)
     for block in source.blocks():
         for start in range(0, len(block), batch_size):
             images = block[start : start + batch_size]
@@ -136,35 +171,3 @@ def _extract_all(
             if progress:
                 progress(len(images))
     return collector.finish()
-
-
-def _cache_key(digest: ImageDigest, extractor: Extractor, spatial: bool, batch_size: int) -> str:
-    parts = (digest.sha256, extractor.name, extractor.sha256, str(spatial), str(batch_size))
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def _write_cache(file: Path, found: Features) -> None:
-    arrays = {"features": found.features, "logits": found.logits, "image_size": np.array(found.image_size)}
-    if found.spatial is not None:
-        moments = {"mu_s": found.spatial.mean, "sigma_s": found.spatial.covariance, "count": found.spatial.count}
-        arrays.update({name: np.asarray(value) for name, value in moments.items()})
-    save_npz(file, arrays)
-
-
-def _read_cache(file: Path, batch_size: int) -> Features:
-    arrays = load_npz(file)
-    spatial = None
-    if "mu_s" in arrays:
-        spatial = FrechetStatistics.from_moments(arrays["mu_s"], arrays["sigma_s"], int(arrays["count"]))
-    statistics = FrechetStatistics()
-    for start in range(0, len(arrays["features"]), batch_size):
-        statistics.update(arrays["features"][start : start + batch_size])
-    return Features(
-        features=arrays["features"],
-        logits=arrays["logits"],
-        statistics=statistics,
-        spatial=spatial,
-        image_size=(int(arrays["image_size"][0]), int(arrays["image_size"][1])),
-        sha256="",
-        duplicates=0,
-    )

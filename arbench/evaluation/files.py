@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pickle
 import tempfile
@@ -84,15 +83,6 @@ def read_state(file: Path) -> dict[str, Tensor]:
     if not isinstance(state, Mapping) or not all(torch.is_tensor(value) for value in state.values()):
         raise ValueError(f"{file}: expected a state dict, tensors by name")
     return dict(state)
-
-
-def file_sha256(file: Path) -> str:
-    """SHA-256 of a file's bytes in hexadecimal."""
-    with file.open("rb") as stream:
-        digest = hashlib.sha256()
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:

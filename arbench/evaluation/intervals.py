@@ -64,8 +64,7 @@ def fid_influences(
     Gaussian to the reference's; in the coordinates y = R⁺x it is (Rᵀ S2 R)^½, whose axes and scales are in `parts`.
     """
     gap = images.mean - reference.mean
-    # The columns of R are eigenvectors times the root of their eigenvalue, so R⁺ is Rᵀ over the squared lengths.
-    whiten = (parts.root / np.square(parts.root).sum(axis=0)) @ parts.axes
+    whiten = parts.inverse.T @ parts.axes
     values = []
     for start in range(0, len(features), ROWS):
         centred = features[start : start + ROWS].astype(np.float64) - images.mean

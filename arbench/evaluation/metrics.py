@@ -66,10 +66,15 @@ def evaluate(
     real = None
     if against.images is not None and _reads_images(chosen, against):
         real = extract_features(
-            against.images, network, spatial=spatial and not against.spatial, batch_size=batch_size, cache=folder
+            against.images,
+            network,
+            spatial=spatial and not against.spatial,
+            batch_size=batch_size,
+            keep=any(name in chosen for name in NEEDS_IMAGES),
+            cache=folder,
         )
     values, spans = _scores(chosen, Compared.of(found, against, real), labels, torch.device(device))
-    protocol = describe_protocol(found, against, real, network, batch_size)
+    protocol = describe_protocol(found, source, against, real, network, batch_size)
     protocol["warnings"] = questions(found, against, network, reconstructions)
     protocol["measured"] = {
         "intervals": spans,
@@ -85,7 +90,7 @@ class Compared:
     """The images' features beside what is known of the reference's."""
 
     found: Features
-    real: np.ndarray | None  # (M, D) where the reference's images were read
+    real: np.ndarray | None  # (M, D) where the reference's images were read and a score needs more than statistics
     statistics: FrechetStatistics | None
     spatial: FrechetStatistics | None
 

@@ -18,11 +18,16 @@ SORTED_AGREEMENT = 0.5  # neighbours of one class: a shuffled set of ten classes
 
 
 def describe_protocol(
-    found: Features, reference: Reference, real: Features | None, extractor: Extractor, batch_size: int
+    found: Features,
+    source: ImageSource,
+    reference: Reference,
+    real: Features | None,
+    extractor: Extractor,
+    batch_size: int,
 ) -> dict[str, Any]:
     """What two results must share to stand in one column; the same for any seed and any choice of scores.
 
-    `found` are the images' features, `real` the reference's where its images were read.
+    `found` are the features of the images of `source`, `real` the reference's where its images were read.
     """
     return {
         "evaluator": "arbench",
@@ -40,6 +45,7 @@ def describe_protocol(
         "reference_split": reference.split,
         "reference_crop": reference.crop,
         "num_images": len(found),
+        "label_mode": source.label_mode,
         "fid_name": fid_name(len(found)),
         "image_size": list(found.image_size),
         "is": f"{min(scores.IS_SPLITS, len(found))} splits after a shuffle with seed {scores.SHUFFLE_SEED}",

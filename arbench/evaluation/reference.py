@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from arbench.checksums import file_sha256
 from arbench.data import CROPS, ImageData, folder_data, image_files, open_data
 from arbench.evaluation.extractors import Extractor
 from arbench.evaluation.features import extract_features
-from arbench.evaluation.files import file_sha256, load_npz, npz_names, read_torch, save_npz
+from arbench.evaluation.files import load_npz, npz_names, read_torch, save_npz
 from arbench.evaluation.reference_cards import REFERENCES
 from arbench.evaluation.sources import READ, SHARDS, ImageSource, array_source, open_images
 from arbench.evaluation.statistics import FrechetStatistics
@@ -201,7 +202,8 @@ def make_reference(
 
     It holds `mu sigma count`, with Inception also `mu_s sigma_s`, and `arr_0`: up to `num_kept` of the images, chosen
     with a fixed seed, in one array in memory (2 GB for 10,000 at 256 px). `split` ("train", "val") says what the
-    images are. Raises ValueError for an unknown crop or split, or fewer than two images.
+    images are. Without `size` they are taken as they are. Raises ValueError for an unknown crop or split, or fewer
+    than two images.
     """
     if crop not in CROPS:
         raise unknown_name("crop", crop, CROPS)
@@ -209,8 +211,11 @@ def make_reference(
         raise unknown_name("split", str(split), SPLITS)
     if out.suffix != ".npz":
         raise ValueError(f"reference file {out}: expected a name that ends in .npz")
+    if size is None:
+        crop = "none"  # the pictures are taken as they are
     data = _pictures(Path(images), size, crop)
-    found = extract_features(_data_source(data), extractor, spatial=extractor.has_spatial, progress=progress)
+    source, spatial = _data_source(data), extractor.has_spatial
+    found = extract_features(source, extractor, spatial=spatial, keep=False, progress=progress)
     arrays = {"mu": found.statistics.mean, "sigma": found.statistics.covariance, "count": np.int64(len(found))}
     if found.spatial is not None:
         arrays |= {"mu_s": found.spatial.mean, "sigma_s": found.spatial.covariance}

@@ -51,17 +51,17 @@ def inception_splits(logits: np.ndarray, splits: int = IS_SPLITS, seed: int = SH
     if not len(logits):
         raise ValueError("the Inception Score of no images; expected at least 1")
     order = np.random.RandomState(seed).permutation(len(logits))
-    log_p = torch.from_numpy(np.asarray(logits)[order]).double().log_softmax(dim=1).numpy()
-    bounds = np.arange(min(splits, len(log_p)) + 1) * len(log_p) // min(splits, len(log_p))
-    scores, influences = [], np.empty(len(log_p))
+    bounds = np.arange(min(splits, len(logits)) + 1) * len(logits) // min(splits, len(logits))
+    scores, influences = [], np.empty(len(logits))
     for start, stop in itertools.pairwise(bounds):
-        block = log_p[start:stop]
+        drawn = np.asarray(logits)[order[start:stop]]  # in float64 one split at a time
+        block = torch.from_numpy(drawn).double().log_softmax(dim=1).numpy()
         p = np.exp(block)
         # A class that no image of the split shows has p = q = 0 and adds nothing.
         log_q = np.log(p.mean(axis=0).clip(min=np.finfo(np.float64).tiny))
         divergence = (p * (block - log_q)).sum(axis=1)
         scores.append(np.exp(divergence.mean()))
-        share = len(log_p) / (len(bounds) - 1) / len(block)  # of one image of this split in the mean over splits
+        share = len(logits) / (len(bounds) - 1) / len(block)  # of one image of this split in the mean over splits
         influences[order[start:stop]] = share * scores[-1] * (divergence - divergence.mean())
     return SplitScores(np.array(scores), influences)
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import hashlib
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
+from arbench.checksums import is_intact
 from arbench.data import image_files, read_image
 
 LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp")
 READ = 256  # images read at once
-SHARDS, LABELS = "shards", "labels.npy"  # of a run folder
+SHARDS, LABELS, CONFIG = "shards", "labels.npy", "config.yaml"  # of a run folder
+GIVEN = "given"  # the classes were asked for one by one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,13 +26,15 @@ class ImageSource:
     """A fixed sequence of uint8 images of one size.
 
     `blocks()` yields them as (b, H, W, 3) in order, never all at once; `labels` (N,) are the classes asked for, where
-    they are stored beside the images; `notes` are what a reader of the scores should know.
+    they are stored beside the images, `label_mode` how they were chosen ("balanced", "random", "given") where that is
+    known; `notes` are what a reader of the scores should know.
     """
 
     name: str
     count: int
     blocks: Callable[[], Iterator[np.ndarray]]
     labels: np.ndarray | None = None
+    label_mode: str | None = None
     notes: list[str] = field(default_factory=list)
 
     def first(self, count: int | None) -> ImageSource:
@@ -41,8 +46,8 @@ class ImageSource:
         note = f"the first {count} of {self.count} images"
         labels = None if self.labels is None else self.labels[:count]
         blocks = self.blocks
-        return ImageSource(
-            name=self.name, count=count, blocks=lambda: _take(blocks(), count), labels=labels, notes=[*self.notes, note]
+        return replace(
+            self, count=count, blocks=lambda: _take(blocks(), count), labels=labels, notes=[*self.notes, note]
         )
 
 
@@ -79,7 +84,7 @@ def array_source(name: str, images: np.ndarray, labels: np.ndarray | None = None
 
 
 def _run_folder(path: Path) -> ImageSource:
-    """The shards of a run, mapped one after another, and the labels beside them."""
+    """The shards of a run, checked and mapped one after another, and the labels beside them."""
     files = sorted((path / SHARDS).glob("*.npy"))
     headers = [_mapped(file) for file in files]
     for file, images in zip(files, headers, strict=True):
@@ -89,8 +94,23 @@ def _run_folder(path: Path) -> ImageSource:
     if labels is not None and len(labels) != count:
         raise ValueError(f"{path}: {count} of {len(labels)} images are there; resume the run before scoring it")
     return ImageSource(
-        name=str(path), count=count, blocks=lambda: (np.asarray(_mapped(file)) for file in files), labels=labels
+        name=str(path), count=count, blocks=lambda: map(_intact, files), labels=labels, label_mode=_label_mode(path)
     )
+
+
+def _label_mode(run: Path) -> str | None:
+    """How the classes of a run were chosen, as its config.yaml says: a mode, or one by one."""
+    if not (run / CONFIG).exists():
+        return None
+    labels = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))["images"]["labels"]
+    return labels if isinstance(labels, str) else GIVEN
+
+
+def _intact(shard: Path) -> np.ndarray:
+    """The images of a shard. ValueError where they are not those that the run wrote, so that none is scored unseen."""
+    if not is_intact(shard):
+        raise ValueError(f"{shard}: damaged, its checksum is not the one beside it; resume the run to draw it again")
+    return np.asarray(_mapped(shard))
 
 
 def _mapped(file: Path) -> np.ndarray:

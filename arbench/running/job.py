@@ -60,6 +60,7 @@ class RunRequest:
     extractor: str | None = None
     metrics: Sequence[str] | None = None
     inception_weights: str | Path | None = None
+    on_the_fly: bool = False
     export_npz: bool = False
     experiment: str | None = None  # the table and the row that the settings were taken from
     row: str | None = None

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
+
+import numpy as np
 
 from arbench.bench.roofline import roofline
 from arbench.hardware import describe_hardware, versions
@@ -16,12 +19,36 @@ from arbench.sampling.run_folder import RunFolder
 
 EXCLUDED = "loading, a warm-up draw, writing images, evaluation"
 PROTOCOL = "metric_protocol"
+FEATURES = "features"  # of shards that are drawn already; in the run folder until its record is written
 
 
 def is_scored(folder: RunFolder) -> bool:
     """Whether the record that is there was made with the evaluation settings that are asked for now."""
     finished = list(folder.events("finished"))
     return bool(finished) and finished[-1]["evaluation"] == folder.settings["evaluation"]
+
+
+def feature_observer(job: Job, folder: RunFolder) -> Callable[[np.ndarray], None]:
+    """What looks at every finished shard while sampling: the extractor where asked for, whose features `score` finds.
+
+    Every process extracts its own shards so, and the first one has only statistics left to merge.
+    """
+    settings = folder.settings["evaluation"]
+    if settings is None or not job.request.on_the_fly:
+        return lambda images: None
+    from arbench.evaluation.extractors import load_extractor
+    from arbench.evaluation.features import BATCH_SIZE, CachedExtractor
+
+    extractor = load_extractor(settings["extractor"], weights=settings["inception_weights"], device=job.parts.device)
+    spatial = "sfid" in (settings["metrics"] or ())
+    cached = CachedExtractor(extractor, spatial=spatial, folder=folder.path / FEATURES)
+
+    def observe(images: np.ndarray) -> None:
+        with folder.timed("features", images=len(images)):
+            for start in range(0, len(images), BATCH_SIZE):
+                cached.extract(images[start : start + BATCH_SIZE])
+
+    return observe
 
 
 def score(job: Job, folder: RunFolder) -> dict[str, Any]:
@@ -32,7 +59,7 @@ def score(job: Job, folder: RunFolder) -> dict[str, Any]:
     from arbench.evaluation.metrics import evaluate
 
     folder.log("evaluating", **settings)
-    with image_progress("scoring", job.request.num_images, 0) as progress:
+    with image_progress("scoring", job.request.num_images, 0) as progress, folder.timed("evaluated"):
         return evaluate(
             folder.path,
             settings["reference"],
@@ -42,6 +69,7 @@ def score(job: Job, folder: RunFolder) -> dict[str, Any]:
             labels=job.labels,
             device=job.parts.device,
             num_images=job.request.num_images,
+            cache=folder.path / FEATURES if job.request.on_the_fly else None,
             progress=progress,
         )
 
@@ -60,7 +88,7 @@ def make_record(job: Job, folder: RunFolder, scores: dict[str, Any]) -> Record:
         num_images=images["num_images"],
         labels=images["labels"],
         metrics={name: value for name, value in scores.items() if name != PROTOCOL},
-        metric_protocol={**scores[PROTOCOL], "label_mode": label_mode(images["labels"])} if scores else {},
+        metric_protocol=scores.get(PROTOCOL, {}),
         speed={**speed(folder), "steps": job.steps, "flops_per_image": flops_per_image(parts)},
         hardware={**describe_hardware(parts.device, job.mine.count), "dtype": images["dtype"]},
         versions=versions(),
@@ -74,11 +102,6 @@ def describe_source(job: Job, folder: RunFolder) -> dict[str, Any]:
     row = {"experiment": job.request.experiment, "row": job.request.row}
     named = {name: value for name, value in row.items() if value is not None}
     return {"kind": "measured", "run": folder.path.name, "date": date, **named}
-
-
-def label_mode(labels: str | list[int]) -> str:
-    """balanced, random or given: which classes the images were asked for decides FID and IS too."""
-    return labels if isinstance(labels, str) else "given"
 
 
 def flops_per_image(parts: Parts) -> float | None:

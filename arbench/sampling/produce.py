@@ -92,13 +92,17 @@ def draw_fitting(
 
 @dataclass(kw_only=True)
 class Worker:
-    """One process of a run: draws what it can claim. `batch_size` halves when memory runs out."""
+    """One process of a run: draws what it can claim. `batch_size` halves when memory runs out.
+
+    `observe` is shown the images of every whole shard before it is written; its time is not that of any batch.
+    """
 
     pipeline: Pipeline
     folder: RunFolder
     batch_size: int
     make_timer: Callable[[], Timer]
     progress: Callable[[int], None] = lambda images: None
+    observe: Callable[[np.ndarray], None] = lambda images: None
 
     def warm_up(self, images: int) -> None:
         """Draw a few images whose time does not count: memory is mapped, kernels are chosen."""
@@ -123,7 +127,12 @@ class Worker:
 
     def _draw_free(self, claims: Claims, writer: ShardWriter) -> None:
         """One pass over the shards: claim, draw in full batches across shards, hand over what is complete."""
-        assembly = Assembly(self.folder.shards, writer.put)
+
+        def hand_over(index: int, images: np.ndarray) -> None:
+            self.observe(images)
+            writer.put(index, images)
+
+        assembly = Assembly(self.folder.shards, hand_over)
         ids: list[int] = []
         for index in claim_unfinished(self.folder.shards, claims):
             ids += assembly.expect(index)

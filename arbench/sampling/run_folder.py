@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -45,13 +47,20 @@ class RunFolder:
 
         One write in append mode, so that lines of several processes never mix.
         """
-        time = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-        line = json.dumps({"time": time, "event": event, "rank": self.rank, **facts}) + "\n"
+        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        line = json.dumps({"time": now, "event": event, "rank": self.rank, **facts}) + "\n"
         descriptor = os.open(self.path / "events.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             os.write(descriptor, line.encode())
         finally:
             os.close(descriptor)
+
+    @contextmanager
+    def timed(self, event: str, **facts: Any) -> Iterator[None]:
+        """Log `event` with the seconds that passed, once what is inside has succeeded."""
+        start = time.perf_counter()
+        yield
+        self.log(event, seconds=round(time.perf_counter() - start, 6), **facts)
 
     def events(self, event: str) -> Iterator[dict[str, Any]]:
         """Every logged line of this kind, oldest first."""
@@ -111,6 +120,8 @@ def _drop_damaged(folder: RunFolder) -> list[int]:
     try:
         if not all(claims.take(index) for index in range(len(folder.shards))):
             raise ValueError(f"{folder.path} is being written by another process; expected a run that has stopped")
+        for left in folder.path.glob(".*.partial"):  # by a process that was killed
+            left.unlink()
         return folder.shards.drop_damaged()
     finally:
         claims.close(remove=not folder.shards.unfinished())

@@ -6,7 +6,6 @@ reads like the output of `sha256sum`, so `cd shards && sha256sum -c *.sha256` ch
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import zipfile
@@ -18,9 +17,10 @@ from types import TracebackType
 
 import numpy as np
 
+from arbench.checksums import checksum_line, checksum_path, is_intact
+
 # Images a shard: the unit that one process claims and the most that a killed process loses. 12.6 MB at 256 px.
 SHARD_SIZE = 64
-CHECKSUM_SUFFIX = ".sha256"
 
 
 class Shards:
@@ -40,10 +40,10 @@ class Shards:
         return self.folder / f"{index:06d}.npy"
 
     def checksum_path(self, index: int) -> Path:
-        return self.folder / f"{index:06d}.npy{CHECKSUM_SUFFIX}"
+        return checksum_path(self.path(index))
 
     def is_finished(self, index: int) -> bool:
-        """Whether the shard was written to its end; `verify` is what reads it."""
+        """Whether the shard was written to its end; `is_intact` is what reads it."""
         return self.checksum_path(index).exists() and self.path(index).exists()
 
     def unfinished(self) -> list[int]:
@@ -64,8 +64,7 @@ class Shards:
         path = self.path(index)
         self.checksum_path(index).unlink(missing_ok=True)  # an old checksum never stands beside new data
         write_whole(path, data)
-        line = f"{hashlib.sha256(data).hexdigest()}  {path.name}\n"
-        write_whole(self.checksum_path(index), line.encode())
+        write_whole(self.checksum_path(index), checksum_line(path, data).encode())
 
     def read(self, index: int) -> np.ndarray:
         """Images (n, H, W, 3) uint8 of one finished shard, mapped and not copied."""
@@ -73,11 +72,7 @@ class Shards:
 
     def is_intact(self, index: int) -> bool:
         """Whether the file's SHA-256 is the one beside it."""
-        if not self.is_finished(index):
-            return False
-        with self.path(index).open("rb") as stream:
-            digest = _sha256(stream)
-        return self.checksum_path(index).read_text(encoding="ascii", errors="replace").split()[:1] == [digest]
+        return is_intact(self.path(index))
 
     def drop_damaged(self) -> list[int]:
         """Remove every shard that is cut off or altered, and what a killed process left; returns the damaged ones."""
@@ -116,13 +111,6 @@ def write_whole(path: Path, data: bytes | memoryview) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(partial, path)
-
-
-def _sha256(stream: io.BufferedReader) -> str:
-    digest = hashlib.sha256()
-    while block := stream.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
 
 
 class ShardWriter:
