@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import torch
 
+from arbench.checksums import file_sha256
 from arbench.generators.base import make_settings
 from arbench.generators.presets import PRESETS, Preset, get_preset
 from arbench.registry import unknown_name
 from arbench.weights.cards import cards_for, find_weights, how_to_get
-from arbench.weights.download import file_sha256
 
 METHODS = ("mar", "par", "ar", "dit")
 DEFAULT_METHOD = "mar"

@@ -50,16 +50,33 @@ def test_chosen_metrics_and_npz(tmp_path):
 def test_a_row_of_a_table_becomes_a_request(tmp_path, monkeypatch):
     monkeypatch.setenv("ARBENCH_WEIGHTS", str(tmp_path))
     row = load_experiment("mar/table4").row("mar-b")
-    asked = {"experiment": "mar/table4", "row": "mar-b", "num_images": 8, "cfg_scale": 1.0}
+    asked = {"experiment": "mar/table4", "row": "mar-b", "num_images": 8}
     request = build_request(asked)
     assert (request.experiment, request.row) == ("mar/table4", "mar-b")
     assert (request.method, request.model, request.num_images) == (row.method, row.model, 8)
-    assert request.sampling == {**row.sampling, "cfg_scale": 1.0}
+    assert request.sampling == dict(row.sampling)
     assert request.weights is None
     assert request.reference == row.protocol.reference
     (tmp_path / "mar-base.safetensors").touch()
     assert build_request(asked).weights == tmp_path / "mar-base.safetensors"
     assert build_request({**asked, "weights": "random"}).weights == "random"
+
+
+def test_a_row_with_other_settings_is_no_longer_that_row(capsys):
+    request = build_request({"experiment": "mar/table4", "row": "mar-b", "cfg_scale": 1.0})
+    assert (request.experiment, request.row) == (None, None)
+    assert request.sampling["cfg_scale"] == 1.0
+    assert request.sampling["num_iter"] == 256
+    assert "with --cfg-scale changed this is no run of mar-b" in capsys.readouterr().err
+
+
+def test_a_record_says_which_row_it_is_of(tmp_path):
+    row = ["--experiment", "digits/mar-fig6", "--row", "ar-no-cache"]
+    assert cli.run_command(["run", *row, "--num-images", "12", "--no-evaluate"]) == 0
+    record = load_record(only_run(tmp_path / "runs"))
+    assert {name: record["source"][name] for name in ("experiment", "row", "row_digest", "label")} == (
+        load_experiment("digits/mar-fig6").row_source("ar-no-cache")
+    )
 
 
 def test_a_row_that_cannot_be_run_is_told():

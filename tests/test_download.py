@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from arbench.checksums import file_sha256
 from arbench.weights.cards import CARDS, WeightsCard, find_weights
-from arbench.weights.download import Download, Expected, file_sha256, get_weights, recorded_sha256, verify_present
+from arbench.weights.download import Download, Expected, get_weights, recorded_sha256, verify_present
 
 CONTENT = bytes(range(256)) * 40
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -11,7 +11,7 @@ from arbench.cli import reproduce as cli
 from arbench.evaluation import reference_cards
 from arbench.experiment import experiment_names, load_experiment
 from arbench.report.collect import of_experiment
-from arbench.report.record import load_record, new_record
+from arbench.report.record import load_record, new_record, write_record
 from arbench.reproduction import plan as plan_module
 from arbench.reproduction.cost import SHARE_OF_BOUND, Cost, estimate_cost
 from arbench.reproduction.plan import differences, plan, plan_row, row_needs, weights_file
@@ -146,7 +146,10 @@ def test_yes_runs_each_seed_once_and_goes_on_where_it_stopped(full_machine, tmp_
         path.mkdir(parents=True, exist_ok=True)
         if request.seed == 1 and not request.resume:
             raise ValueError("interrupted")
-        return path, record(seed=request.seed, num_images=request.num_images)
+        source = {"kind": "measured", **experiment.row_source(request.row)}
+        made = {**record(seed=request.seed, num_images=request.num_images), "source": source}
+        write_record(made, path)
+        return path, made
 
     monkeypatch.setattr(runner, "execute", execute)
     with pytest.raises(ValueError, match="interrupted"):

@@ -110,3 +110,13 @@ def test_label_lists() -> None:
     for count, mode in ((0, "balanced"), (5, "balancd")):
         with pytest.raises(ValueError, match=r"num_images|did you mean"):
             make_labels(count, 10, mode)
+
+
+@pytest.mark.parametrize("name", ["ar-raster", "par", "mar"])
+def test_weights_that_are_not_finite_draw_no_codes(name):
+    """The first of NaN logits is a code like any other: without a look at them an image would come out."""
+    model = make_generator(name)
+    for parameter in model.parameters():
+        torch.nn.init.constant_(parameter, float("nan"))
+    with pytest.raises(ValueError, match="conditions of the last step: .* not finite; likely causes"):
+        generate(model, [0, 1])

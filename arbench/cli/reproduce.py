@@ -105,7 +105,7 @@ def run_row(experiment: Experiment, row: Row, seed: int, out: Path, changes: dic
     from arbench.cli.run import row_settings, say
     from arbench.experiment import SHIPPED, TRAINED
     from arbench.report.record import write_record
-    from arbench.reproduction.plan import named, weights_file
+    from arbench.reproduction.plan import weights_file
     from arbench.reproduction.training import training_facts
     from arbench.runner import execute
     from arbench.running.job import RunRequest
@@ -117,7 +117,6 @@ def run_row(experiment: Experiment, row: Row, seed: int, out: Path, changes: dic
         "tokenizer_weights": weights_file(row.tokenizer_weights or SHIPPED),
         "reference": row.protocol.reference or None,
         "extractor": row.protocol.extractor,
-        "batch_size": row.batch_size or "auto",
         "seed": seed,
         "out": folder,
         "resume": is_unfinished(folder),
@@ -125,11 +124,9 @@ def run_row(experiment: Experiment, row: Row, seed: int, out: Path, changes: dic
     }
     print(f"{experiment.name} {row.name}, seed {seed}", file=sys.stderr)
     path, record = execute(RunRequest.of(**settings), say=say)
-    if record:
-        record = named(record, experiment, row)
-        if row.weights == TRAINED:
-            record["source"]["training"] = training_facts(row, seed, out / "trained")
-        write_record(record, path)
+    if record and row.weights == TRAINED:
+        source = {**record["source"], "training": training_facts(row, seed, out / "trained")}
+        write_record({**record, "source": source}, path)
 
 
 def trained(row: Row, seed: int, out: Path) -> Path:

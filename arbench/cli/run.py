@@ -43,6 +43,13 @@ ExportNpz = Annotated[bool, typer.Option("--export-npz", help="Also write sample
 ExperimentName = Annotated[Optional[str], typer.Option("--experiment", help="A paper's table, e.g. mar/table4.")]
 RowName = Annotated[Optional[str], typer.Option("--row", help="The row of the experiment.")]
 
+# What may be given beside a table's row, for it decides where and how fast it is run, and of how many images.
+OF_ANY_ROW = (
+    *("experiment", "row", "num_images", "seed", "dtype", "device", "batch_size", "out", "resume", "weights"),
+    *("tokenizer_weights", "reference", "evaluate", "extractor", "metrics", "inception_weights", "on_the_fly"),
+    "export_npz",
+)
+
 
 def register(app: typer.Typer) -> None:
     """Add `run` to the app."""
@@ -116,6 +123,10 @@ def build_request(asked: Mapping[str, Any]) -> RunRequest:
     if "experiment" in asked:
         row = find_row(asked["experiment"], asked.get("row"))
         settings = {**row_settings(asked["experiment"], row.name), **row_files(row, settings), **settings}
+        changed = [f"--{name.replace('_', '-')}" for name in asked if name not in OF_ANY_ROW]
+        if changed:
+            say(f"with {', '.join(changed)} changed this is no run of {row.name}: tables will not show it there")
+            settings.update(experiment=None, row=None)
     elif "row" in asked:
         raise ValueError(f"--row {asked['row']} needs an experiment; expected --experiment NAME --row {asked['row']}")
     return RunRequest.of(**settings)
@@ -192,6 +203,7 @@ def row_settings(experiment: str, name: str) -> dict[str, Any]:
         "num_images": row.num_images,
         "dtype": row.dtype,
         "seed": row.seeds[0],
+        "batch_size": row.batch_size or "auto",
         "metrics": row.metrics,
         **row.sampling,
     }

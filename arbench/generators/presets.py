@@ -86,7 +86,7 @@ DIGITS_PRESETS = (
         config={"width": 96, "depth": 6, "heads": 3, "channels": 4, **DIGITS},
         tokenizer="digits-kl",
         image_size=32,
-        sampling={"cfg_scale": 2.0, "head_steps": 50, "head_sampler": "ddpm-trimmed"},
+        sampling={"cfg_scale": 1.25, "head_steps": 50, "head_sampler": "ddpm-trimmed"},
         shipped=True,
     ),
 )

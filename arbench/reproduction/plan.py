@@ -186,9 +186,3 @@ def differences(experiment: Experiment, row: Row, records: Sequence[Record]) -> 
             within = abs(measured - printed.number) <= allowed if judged else None
             found[name] = Difference(printed=printed, measured=float(measured), within=within)
     return found
-
-
-def named(record: Record, experiment: Experiment, row: Row) -> Record:
-    """`record` with the row that it is of, by which tables find it."""
-    told = {"experiment": experiment.name, "row": row.name, "row_digest": row.digest, "label": row.label}
-    return {**record, "source": {**record["source"], **told}}

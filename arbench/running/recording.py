@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from arbench.bench.roofline import roofline
+from arbench.experiment import load_experiment
 from arbench.hardware import describe_hardware, versions
 from arbench.parts import Parts
 from arbench.progress import image_progress
@@ -99,8 +100,8 @@ def make_record(job: Job, folder: RunFolder, scores: dict[str, Any]) -> Record:
 def describe_source(job: Job, folder: RunFolder) -> dict[str, Any]:
     """Where the record comes from: the run folder, when, and the row of a paper's table that it measures."""
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    row = {"experiment": job.request.experiment, "row": job.request.row}
-    named = {name: value for name, value in row.items() if value is not None}
+    experiment, row = job.request.experiment, job.request.row
+    named = load_experiment(experiment).row_source(row) if experiment and row else {}
     return {"kind": "measured", "run": folder.path.name, "date": date, **named}
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from arbench.generators.base import make_settings
+from arbench.images import check_finite
 from arbench.noise import ImageNoise, Noise
 from arbench.sampling.guidance import guidance_scale
 from arbench.sampling.schedules import make_schedule
@@ -87,5 +88,6 @@ def generate(
             others = None if scale == 1 else unconditional
             tokens = head.draw(conditional, others, scale, settings, noise, step.positions)
         generator.reveal(state, step, tokens)
+    check_finite(conditional, "conditions of the last step")  # once not finite, never again: each sees those before it
     generator.train(training)
     return generator.result(state)

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from arbench.checksums import file_sha256
 from arbench.registry import tokenizer_entry_points
 from arbench.tokenizer import load_tokenizer
 from arbench.weights.configure import fitting_presets
-from arbench.weights.download import file_sha256
 from arbench.weights.keys import GENERATORS, detect_family, read_config, release_names
 from arbench.weights.load import check_complete, require_floats
 from arbench.weights.read import Checkpoint, read_tensors

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import os
 import re
@@ -19,6 +18,7 @@ from ssl import SSLError
 from urllib.parse import urlsplit
 
 from arbench import __version__
+from arbench.checksums import file_sha256
 from arbench.weights.cards import WeightsCard, by_hand, how_to_get
 
 CHUNK = 1 << 20
@@ -65,15 +65,6 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, req, fp, code, msg, headers, newurl):
         self.headers.update({name.lower(): value for name, value in headers.items()})
         return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file as lower-case hex."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(CHUNK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def recorded_sha256(path: Path) -> str | None:
@@ -296,4 +287,4 @@ def _check_room(part: Path, wanted: int) -> None:
         raise OSError(f"{part.parent}: {wanted / 1e9:.1f} GB to download, {free / 1e9:.1f} GB free")
 
 
-__all__ = ["Download", "Expected", "file_sha256", "get_weights", "partial_path", "recorded_sha256", "verify_present"]
+__all__ = ["Download", "Expected", "get_weights", "partial_path", "recorded_sha256", "verify_present"]
