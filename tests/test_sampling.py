@@ -118,5 +118,5 @@ def test_weights_that_are_not_finite_draw_no_codes(name):
     model = make_generator(name)
     for parameter in model.parameters():
         torch.nn.init.constant_(parameter, float("nan"))
-    with pytest.raises(ValueError, match="conditions of the last step: .* not finite; likely causes"):
+    with pytest.raises(ValueError, match=r"conditions of the last step: .* not finite; likely causes"):
         generate(model, [0, 1])
