@@ -18,7 +18,7 @@ from arbench.sampling.labels import make_labels
 from arbench.training.recipes import DIGITS, KINDS, get_recipe
 
 ROOT = Path(__file__).parent.parent
-LARGEST_TOTAL = 12_000_000  # bytes of all shipped weights together
+LARGEST_TOTAL = 16_000_000  # bytes, of the seven files that travel with the package
 
 
 def asset(target):
