@@ -10,6 +10,7 @@ from arbench.parts import choose_model
 from arbench.report.plots import plot_records
 from arbench.report.record import Record
 from arbench.report.tables import render_table
+from arbench.report.values import method_name
 from arbench.runner import execute
 from arbench.running.job import DEFAULT_OUT, IF_STARTED, SAMPLING_NAMES, RunRequest
 from arbench.sampling.shards import write_whole
@@ -41,7 +42,7 @@ def compare(asked: Mapping[str, Any], *, say: Callable[[str], None] = lambda lin
     records: list[Record] = []
     for number, (method, variant) in enumerate(points, 1):
         setting = ", ".join(f"{name} {value}" for name, value in variant.items()) or "default setting"
-        say(f"[{number}/{len(points)}] {method.upper()}, {setting}")
+        say(f"[{number}/{len(points)}] {method_name(method)}, {setting}")
         resume = IF_STARTED if asked.get("resume") else False
         records.append(execute(RunRequest.of(**{**asked, "method": method, **variant, "resume": resume}), say=say)[1])
     if not all(records):

@@ -49,6 +49,7 @@ class Parts:
     sampling: dict[str, Any]  # every sampling setting, resolved
     device: torch.device
     image_size: int  # pixels a side of the images that are kept
+    decoded_size: int  # and of those that the tokenizer decodes
     stamps: dict[Path, FileStamp] = field(default_factory=dict)  # of the weights files, from before they were read
 
     def require_unchanged(self) -> None:
@@ -145,6 +146,7 @@ def load_parts(
         sampling=resolve_sampling(generator, preset, sampling or {}),
         device=device,
         image_size=(preset.evaluated_at if preset else None) or size,
+        decoded_size=size,
         stamps=stamps,
     )
 

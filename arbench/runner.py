@@ -84,7 +84,7 @@ def sample(job: Job, folder: RunFolder, say: Callable[[str], None]) -> None:
     if not folder.shards.unfinished():
         return
     parts, count = job.parts, job.mine.count
-    estimate = estimate_memory(parts.generator, parts.tokenizer, parts.image_size)
+    estimate = estimate_memory(parts.generator, parts.tokenizer, parts.decoded_size)
     batch_size = job.request.batch_size
     if batch_size == AUTO:
         batch_size = automatic_batch(estimate, parts.device, -(-job.request.num_images // count))

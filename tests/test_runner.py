@@ -15,11 +15,13 @@ from tiny_runs import images_of, only_run, tiny
 import arbench
 import arbench.sampling.run_folder
 from arbench.evaluation.extractors import Digits
+from arbench.parts import load_parts
 from arbench.report.record import load_record
 from arbench.runner import execute
 from arbench.running.job import RunRequest
 from arbench.sampling import loop, produce
-from arbench.sampling.memory import MemoryEstimate, automatic_batch, is_out_of_memory
+from arbench.sampling.memory import MemoryEstimate, automatic_batch, estimate_memory, is_out_of_memory
+from arbench.weights.load import load_generator
 
 
 @pytest.fixture(autouse=True)
@@ -267,3 +269,13 @@ class HeldElsewhere:
 
     def close(self, **_):
         pass
+
+
+def test_the_estimate_is_of_the_size_that_is_decoded():
+    """AR and PAR decode 384 pixels a side and keep 256; a masked model has no KV cache."""
+    parts = load_parts("ar", "ar-b-384", weights="random", tokenizer_weights="random", device=torch.device("meta"))
+    assert (parts.decoded_size, parts.image_size) == (384, 256)
+    without = load_generator("ar-b", weights="random", device="meta", kv_cache=False)
+    cached = load_generator("ar-b", weights="random", device="meta")
+    saved = estimate_memory(cached, None, 16).per_image - estimate_memory(without, None, 16).per_image
+    assert saved == 2 * 2 * 12 * 256 * 768 * 4  # guidance, keys and values, layers, tokens, width, float32

@@ -114,7 +114,7 @@ def choose_batch(parts: Parts, asked: int | str | None) -> int:
         return DEFAULT_BATCH[parts.device.type]
     if isinstance(asked, int):
         return asked
-    estimate = estimate_memory(parts.generator, parts.tokenizer, parts.image_size)
+    estimate = estimate_memory(parts.generator, parts.tokenizer, parts.decoded_size)
     return automatic_batch(estimate, parts.device, LARGEST_BATCH[parts.device.type])
 
 

@@ -51,7 +51,7 @@ def sample_rows(
         image_size=parts.image_size,
     )
     if batch_size == AUTO:
-        estimate = estimate_memory(parts.generator, parts.tokenizer, parts.image_size)
+        estimate = estimate_memory(parts.generator, parts.tokenizer, parts.decoded_size)
         batch_size = automatic_batch(estimate, parts.device, len(wanted))
     assert isinstance(batch_size, int)
     batches: list[np.ndarray] = []

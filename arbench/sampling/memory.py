@@ -33,7 +33,7 @@ class MemoryEstimate:
 
 
 def estimate_memory(generator: Any, tokenizer: Any, image_size: int) -> MemoryEstimate:
-    """First-principles estimate for guided sampling (two rows an image) of images with `image_size` pixels a side."""
+    """First-principles estimate for guided sampling (two rows an image) of images decoded at `image_size` a side."""
     config = generator.config
     item = next(generator.parameters()).element_size() if isinstance(generator, nn.Module) else 4
     rows, columns = generator.grid
@@ -41,8 +41,8 @@ def estimate_memory(generator: Any, tokenizer: Any, image_size: int) -> MemoryEs
     width = max(getattr(config, name, 0) or 0 for name in ("width", "encoder_width", "decoder_width"))
     sequence = tokens + (getattr(config, "buffer_size", 0) or 0)
     activations = 2 * BLOCK_FLOATS * sequence * width * item
-    depth = getattr(config, "depth", 0) or 0
-    key_value_cache = 2 * 2 * depth * tokens * width * item  # guidance × (keys, values)
+    cached = config.depth if getattr(config, "kv_cache", False) else 0  # layers
+    key_value_cache = 2 * 2 * cached * tokens * width * item  # guidance × (keys, values)
     logits = 3 * 2 * 4 * (getattr(generator, "vocab_size", 0) or 0)  # float32: raw, guided, sorted for top-k
     decoding = DECODER_FLOATS_PER_PIXEL * image_size**2 * 4
     return MemoryEstimate(
