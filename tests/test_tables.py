@@ -102,6 +102,15 @@ def test_the_mean_time_is_of_one_device_while_scores_are_of_all_seeds():
     assert group.mean("fid") == 4.0
 
 
+def test_times_are_those_that_most_seeds_share():
+    row = {"kind": "measured", "experiment": "digits/mar-fig6", "row": "mar-8"}
+    records = [timed("A100", 9.0), timed("H100", 0.02, seed=1), timed("H100", 0.04, seed=2)]
+    (group,) = group_seeds({**made, "source": row} for made in records)
+    assert group.first["hardware"]["name"] == "H100"
+    assert group.mean("seconds_per_image") == pytest.approx(0.03, rel=1e-12)  # one division
+    assert group.num_seeds == 3
+
+
 def test_one_setting_on_two_devices_is_two_rows():
     assert len(group_seeds([timed("A100", 0.02), timed("H100", 0.01)])) == 2
 

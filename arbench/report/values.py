@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -132,7 +133,7 @@ def lookup(record: Mapping[str, Any], name: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class SeedGroup:
-    """Records that differ in nothing but the seed."""
+    """Records that differ in nothing but the seed, and how their times were taken: those that most share come first."""
 
     records: tuple[Record, ...]
 
@@ -174,7 +175,14 @@ def group_seeds(records: Iterable[Record]) -> list[SeedGroup]:
     groups: dict[str, dict[Any, Record]] = {}
     for record in records:
         groups.setdefault(_identity(record), {})[record["seed"]] = record
-    return [SeedGroup(records=tuple(by_seed.values())) for by_seed in groups.values()]
+    return [SeedGroup(records=_usual_times_first(tuple(by_seed.values()))) for by_seed in groups.values()]
+
+
+def _usual_times_first(records: tuple[Record, ...]) -> tuple[Record, ...]:
+    """`records` with those in front whose times were taken as most were, of equally many the later ones."""
+    keys = [timing_key(record) for record in records]
+    usual = Counter(reversed(keys)).most_common(1)[0][0]
+    return tuple(sorted(records, key=lambda record: timing_key(record) != usual))
 
 
 def protocol_key(record: Mapping[str, Any]) -> str:
@@ -218,7 +226,7 @@ def _identity(record: Record) -> str:
     source = record["source"]
     named = [source[key] for key in ("experiment", "row") if key in source]
     deciding = ("method", "model", "tokenizer", "sampling", "num_images", "labels")
-    parts = [named, [record[name] for name in deciding], protocol_key(record), record["speed"].get("batch_size")]
+    parts = [named, [record[name] for name in deciding], protocol_key(record)]
     if not named:  # the seeds of one experiment row may each have been trained anew, and run on any machine
         parts += [record["weights"], timing_key(record)]
     return json.dumps(parts, sort_keys=True)
