@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from arbench.files import write_whole
 from arbench.parts import choose_model
 from arbench.report.plots import plot_records
 from arbench.report.record import Record
@@ -13,7 +14,6 @@ from arbench.report.tables import render_table
 from arbench.report.values import method_name
 from arbench.runner import execute
 from arbench.running.job import DEFAULT_OUT, IF_STARTED, SAMPLING_NAMES, RunRequest
-from arbench.sampling.shards import write_whole
 
 METHODS = ("mar", "par", "ar")  # the three that "all" stands for; DiT is a baseline, run by its name
 # What is run beside each method's default, for a curve instead of a dot. MAR trades speed for quality by its number of
@@ -61,7 +61,7 @@ def variants(method: str) -> list[dict[str, Any]]:
 def draw(records: list[Record], out: Path) -> list[Path]:
     """comparison.md with every record, and the speed/accuracy plot where the records have scores."""
     table = out / "comparison.md"
-    write_whole(table, (render_table(records) + "\n").encode())
+    write_whole(table, render_table(records) + "\n")
     if not all("fid" in record["metrics"] for record in records):
         return [table]
     return [plot_records(records, out / "comparison.png", x="seconds_per_image", y="fid"), table]

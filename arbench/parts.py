@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from arbench.checksums import file_sha256
+from arbench.files import file_sha256
 from arbench.generators.base import make_settings
 from arbench.generators.presets import PRESETS, Preset, get_preset
 from arbench.registry import unknown_name

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from arbench.checksums import file_sha256
+from arbench.files import file_sha256
 from arbench.weights.cards import CARDS, WeightsCard, find_weights
 from arbench.weights.download import Download, Expected, get_weights, recorded_sha256, verify_present
 

@@ -12,9 +12,9 @@ from random_inception import write_random_inception
 from safetensors.torch import save_file
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from arbench.checksums import file_sha256
 from arbench.evaluation.digits_cnn import DigitsCNN
 from arbench.evaluation.extractors import Digits, Inception, load_extractor
+from arbench.files import file_sha256
 
 
 def random_images(count: int, size: int, seed: int = 0) -> np.ndarray:

@@ -159,4 +159,6 @@ def _write_json(out: Path, result: dict[str, Any]) -> None:
     import json
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    from arbench.files import write_whole
+
+    write_whole(out, json.dumps(result, indent=2) + "\n")

@@ -133,5 +133,7 @@ def emit(text: str, out: Path | None) -> None:
         typer.echo(text, nl=False)
         return
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text, encoding="utf-8")
+    from arbench.files import write_whole
+
+    write_whole(out, text)
     typer.echo(str(out))

@@ -181,7 +181,9 @@ def reconstruct(
     picture = out or Path(f"reconstruct-{name.replace(':', '-').replace('/', '-')}.png")
     _draw(picture, name, tokenizer, images, place)
     result = {"tokenizer": name, "weights": weights, "data": images.name, **scores}
-    picture.with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    from arbench.files import write_whole
+
+    write_whole(picture.with_suffix(".json"), json.dumps(result, indent=2) + "\n")
     _print_table([(key, _number(value)) for key, value in result.items() if not isinstance(value, dict)])
     typer.echo(f"picture {picture}, scores and protocol {picture.with_suffix('.json')}")
 

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from arbench.checksums import file_sha256
 from arbench.data import DIGITS_SIZE
 from arbench.evaluation.digits_cnn import FEATURE_WIDTH, NUM_CLASSES, DigitsCNN
 from arbench.evaluation.files import one_line, read_state
+from arbench.files import file_sha256
 from arbench.hardware import exact_float32
 from arbench.images import to_float
 from arbench.registry import unknown_name

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import tempfile
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,6 +12,8 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
+
+from arbench.files import whole_file
 
 # What unpickling a cut or foreign file raises, beside torch's refusal of anything but tensors.
 BROKEN_PICKLE = (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, pickle.UnpicklingError)
@@ -45,15 +45,8 @@ def npz_names(path: Path) -> list[str]:
 def save_npz(path: Path, arrays: Mapping[str, Any]) -> None:
     """Write `arrays` as an uncompressed npz, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".npz")
-    os.close(handle)
-    try:
-        np.savez(partial, **arrays)
-        os.chmod(partial, 0o644)  # mkstemp gives 0600; the file is for others to read
-        os.replace(partial, path)
-    except BaseException:
-        os.unlink(partial)
-        raise
+    with whole_file(path) as partial, partial.open("wb") as stream:
+        np.savez(stream, **arrays)
 
 
 def read_torch(file: Path, allowed: Iterable[Any] = ()) -> Any:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from arbench.checksums import file_sha256
 from arbench.data import CROPS, ImageData, folder_data, image_files, open_data
 from arbench.evaluation.extractors import Extractor
 from arbench.evaluation.features import extract_features
@@ -19,6 +18,7 @@ from arbench.evaluation.files import load_npz, npz_names, read_torch, save_npz
 from arbench.evaluation.reference_cards import REFERENCES
 from arbench.evaluation.sources import READ, SHARDS, ImageSource, array_source, open_images
 from arbench.evaluation.statistics import FrechetStatistics
+from arbench.files import file_sha256
 from arbench.registry import nearest, unknown_name
 
 DIGITS = {"digits-train": "train", "digits-heldout": "heldout"}

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from arbench.files import write_whole
 from arbench.report.formats import render
 from arbench.report.plots import plot_records
 from arbench.report.protocols import protocol_text
@@ -84,7 +85,7 @@ def write_report(entries: Sequence[Entry], path: str | Path, title: str = "arben
     )
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(page, encoding="utf-8")
+    write_whole(target, page)
     return target
 
 

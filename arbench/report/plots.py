@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from arbench.files import whole_file
 from arbench.registry import unknown_name
 from arbench.report.curves import Curve, axis_head, record_curves
 from arbench.report.labels import Label, place_labels
@@ -92,7 +93,9 @@ def draw_curves(
             figure.supxlabel(text, fontsize=7, x=0.01, ha="left")
         _label_points(figure, axes, curves, looks)
         target.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(target, dpi=200, metadata=_metadata(target.suffix.lower()))
+        suffix = target.suffix.lower()
+        with whole_file(target) as partial:
+            figure.savefig(partial, format=suffix[1:], dpi=200, metadata=_metadata(suffix))
     return target
 
 

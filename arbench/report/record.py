@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from arbench.files import write_whole
 from arbench.registry import unknown_name
 
 SCHEMA_VERSION = 1
@@ -125,15 +124,7 @@ def write_record(record: Mapping[str, Any], path: str | Path) -> Path:
     if file.is_dir():
         file = file / RECORD_FILE
     text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    handle, partial = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        os.chmod(partial, 0o644)  # mkstemp gives 0600; a record is for others to read
-        os.replace(partial, file)
-    except BaseException:
-        os.unlink(partial)
-        raise
+    write_whole(file, text)
     return file
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from arbench.sampling.shards import Shards, write_whole
+from arbench.files import write_whole
+from arbench.sampling.shards import Shards
 
 SMALLEST_CELL = 64  # pictures smaller than this are enlarged by a whole factor, pixels kept sharp
 LARGEST_CELL = 256

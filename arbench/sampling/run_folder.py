@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from arbench.sampling.shards import SHARD_SIZE, Claims, Shards, write_whole
+from arbench.files import remove_partials, whole_file, write_whole
+from arbench.sampling.shards import SHARD_SIZE, Claims, Shards
 
 RECORD_FILE = "record.json"
 HASH_DIGITS = 10
@@ -71,10 +72,8 @@ class RunFolder:
 
     def write_labels(self, labels: np.ndarray) -> None:
         """labels.npy: (N,) int64, the class that image i was asked for."""
-        partial = self.path / ".labels.npy.partial"
-        with partial.open("wb") as stream:
+        with whole_file(self.path / "labels.npy") as partial, partial.open("wb") as stream:
             np.save(stream, labels.astype(np.int64))
-        os.replace(partial, self.path / "labels.npy")
 
 
 def start_run(out: Path, model: str, settings: Mapping[str, Any]) -> RunFolder:
@@ -120,8 +119,7 @@ def _drop_damaged(folder: RunFolder) -> list[int]:
     try:
         if not all(claims.take(index) for index in range(len(folder.shards))):
             raise ValueError(f"{folder.path} is being written by another process; expected a run that has stopped")
-        for left in folder.path.glob(".*.partial"):  # by a process that was killed
-            left.unlink()
+        remove_partials(folder.path)
         return folder.shards.drop_damaged()
     finally:
         claims.close(remove=not folder.shards.unfinished())
@@ -146,7 +144,7 @@ def _write_config(folder: RunFolder) -> None:
 
     heading = "# Everything that decides the result. The folder is named by the hash of `images`.\n"
     text = yaml.safe_dump({"arbench": __version__, **folder.settings}, sort_keys=False, allow_unicode=True)
-    write_whole(folder.path / "config.yaml", (heading + text).encode())
+    write_whole(folder.path / "config.yaml", heading + text)
 
 
 def _read_config(path: Path) -> dict[str, Any] | None:

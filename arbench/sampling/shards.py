@@ -7,7 +7,6 @@ reads like the output of `sha256sum`, so `cd shards && sha256sum -c *.sha256` ch
 from __future__ import annotations
 
 import io
-import os
 import zipfile
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from types import TracebackType
 
 import numpy as np
 
-from arbench.checksums import checksum_line, checksum_path, is_intact
+from arbench.files import checksum_line, checksum_path, is_intact, remove_partials, whole_file, write_whole
 
 # Images a shard: the unit that one process claims and the most that a killed process loses. 12.6 MB at 256 px.
 SHARD_SIZE = 64
@@ -76,8 +75,7 @@ class Shards:
 
     def drop_damaged(self) -> list[int]:
         """Remove every shard that is cut off or altered, and what a killed process left; returns the damaged ones."""
-        for left in self.folder.glob(".*.partial"):
-            left.unlink()
+        remove_partials(self.folder)
         damaged = [index for index in range(len(self)) if self.path(index).exists() and not self.is_intact(index)]
         for index in damaged:
             self.path(index).unlink()
@@ -90,8 +88,8 @@ class Shards:
         The layout is NumPy's own uncompressed npz, which the ADM evaluator reads as it is.
         """
         shape = (self.num_images, *self.read(0).shape[1:])
-        partial = target.with_name(f".{target.name}.partial")
         with (
+            whole_file(target) as partial,
             zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED, allowZip64=True) as archive,
             archive.open("arr_0.npy", "w", force_zip64=True) as member,
         ):
@@ -99,18 +97,7 @@ class Shards:
             np.lib.format.write_array_header_1_0(member, header)
             for index in range(len(self)):
                 member.write(np.ascontiguousarray(self.read(index)).data)
-        os.replace(partial, target)
         return target
-
-
-def write_whole(path: Path, data: bytes | memoryview) -> None:
-    """Write a file so that a crash leaves the old one or the new one, never a half: temporary file, fsync, rename."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(partial, path)
 
 
 class ShardWriter:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from arbench.files import whole_file, write_whole
 from arbench.images import to_float
 from arbench.training.augment import augment
 from arbench.training.config import Augmentation
@@ -112,7 +112,7 @@ def build_cache(
             if watch is not None:
                 watch(int(indices[-1]) + 1)
         _save_array(target / LABELS_NAME, np.asarray(data.labels, dtype=np.int64))
-        _write_whole(target / SPEC_NAME, json.dumps(asdict(spec), indent=1).encode())
+        write_whole(target / SPEC_NAME, json.dumps(asdict(spec), indent=1))
     return TokenCache(target)
 
 
@@ -224,18 +224,5 @@ def _encode_shard(
 
 
 def _save_array(path: Path, values: np.ndarray) -> None:
-    half = path.with_name(f".{path.stem}.{os.getpid()}.npy")
-    try:
-        np.save(half, values)
-        os.replace(half, path)
-    finally:
-        half.unlink(missing_ok=True)
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    half = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        half.write_bytes(content)
-        os.replace(half, path)
-    finally:
-        half.unlink(missing_ok=True)
+    with whole_file(path) as partial, partial.open("wb") as stream:
+        np.save(stream, values)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from arbench.files import whole_file
 
 FILE_NAME = "checkpoint.pt"
 
@@ -15,15 +16,8 @@ FILE_NAME = "checkpoint.pt"
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write `state` beside `path` and move it there, so that a crash leaves the checkpoint before it intact."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(half, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(half, path)
-    finally:
-        half.unlink(missing_ok=True)
+    with whole_file(path) as partial:
+        torch.save(state, partial)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

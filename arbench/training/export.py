@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from torch import Tensor
 
+from arbench.files import whole_file
 from arbench.training.config import TrainConfig
 
 
@@ -21,10 +21,6 @@ def export_weights(path: Path, weights: dict[str, Tensor], *, target: str, confi
     }
     metadata = {"format": "pt", "target": target, "training": json.dumps(config.as_dict(), sort_keys=True)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        save_file(tensors, half, metadata=metadata)
-        half.chmod(0o644)  # safetensors makes its files readable by the owner alone
-        os.replace(half, path)
-    finally:
-        half.unlink(missing_ok=True)
+    with whole_file(path) as partial:
+        save_file(tensors, partial, metadata=metadata)
+        partial.chmod(0o644)  # safetensors makes its files readable by the owner alone

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arbench.checksums import file_sha256
+from arbench.files import file_sha256
 from arbench.registry import tokenizer_entry_points
 from arbench.tokenizer import load_tokenizer
 from arbench.weights.configure import fitting_presets

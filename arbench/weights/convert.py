@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from arbench.files import whole_file
 from arbench.registry import nearest, unknown_name
 from arbench.weights.keys import detect_family, release_names
 from arbench.weights.paddle import write_pdparams
@@ -67,18 +67,14 @@ def convert(
     if target.suffix == ".pdparams":
         write_pdparams(ema, target)
         return family
-    part = target.with_name(f"{target.name}.part")
-    try:
+    with whole_file(target) as part:
         if target.suffix == ".safetensors":
             _write_safetensors(ema, part, {"format": "pt", "family": family, "which": which or "ema"})
         else:
             raw_name, ema_name = (checkpoint.group_name(which or default) for default in ("raw", "ema"))
             raw = ema if raw_name == ema_name else _released(checkpoint, which or "raw")
-            with open(part, "wb") as file:
+            with part.open("wb") as file:
                 torch.save(LAYOUTS[layout or RELEASED_LAYOUT[family]](raw, ema), file)
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
     return family
 
 

@@ -18,7 +18,7 @@ from ssl import SSLError
 from urllib.parse import urlsplit
 
 from arbench import __version__
-from arbench.checksums import file_sha256
+from arbench.files import file_sha256
 from arbench.weights.cards import WeightsCard, by_hand, how_to_get
 
 CHUNK = 1 << 20

@@ -6,7 +6,6 @@ embedding tables (`keys.EMBEDDINGS`); norms are 1-D. bfloat16 comes as uint16 ar
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from arbench.files import whole_file
 from arbench.weights.keys import is_linear_weight
 
 NAME_TABLE = "StructuredToParameterName@@"  # paddle.save adds it: structured name -> parameter name
@@ -128,13 +128,8 @@ def write_pdparams(tensors: Mapping[str, Tensor], path: str | Path) -> None:
     """Write tensors as `paddle.save` writes a state dict; whole or not at all."""
     arrays: dict[str, Any] = {name: _to_array(name, tensor) for name, tensor in tensors.items()}
     arrays[NAME_TABLE] = {name: name for name in tensors}
-    partial = Path(f"{path}.part")
-    try:
-        with open(partial, "wb") as file:
-            pickle.dump(arrays, file, protocol=PROTOCOL)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(Path(path)) as partial, partial.open("wb") as file:
+        pickle.dump(arrays, file, protocol=PROTOCOL)
 
 
 def _to_array(name: str, tensor: Tensor) -> np.ndarray:
