@@ -100,8 +100,13 @@ def by_first(mine: Processes, compute: Callable[[], Any]) -> Any:
             return compute()
         finally:
             store.set(key, "done")
-    while mine.local_rank == 0 and not store.check([key]):  # no blocking call, so that Ctrl-C gets through
-        time.sleep(POLL_SECONDS)
+    import torch.distributed
+
+    try:
+        while mine.local_rank == 0 and not store.check([key]):  # no blocking call, so that Ctrl-C gets through
+            time.sleep(POLL_SECONDS)
+    except torch.distributed.DistError:
+        pass  # the store has left with the first process, which is done
     return None
 
 

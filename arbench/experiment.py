@@ -34,6 +34,8 @@ SAMPLING = (
     "head_sampler",
 )
 Built = TypeVar("Built")
+# Settings that a run of a row may have otherwise: what differs is in the record, and tables tell it apart.
+FREE = ("num_images", "dtype", "seed", "batch_size", "metrics")
 YAML_NAMES = {
     "Mapping": "keys with values",
     "tuple": "a list",
@@ -110,8 +112,41 @@ class Row:
             raise ValueError("a row that runs needs `method` and `model`")
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of a run of this row, all but its files: keywords of `arbench.run`."""
+        return {
+            "method": self.method,
+            "model": self.model,
+            "config": self.config,
+            "tokenizer": self.tokenizer,
+            "tokenizer_config": self.tokenizer_config,
+            "which": self.which,
+            "label_mode": self.labels,
+            "num_images": self.num_images,
+            "dtype": self.dtype,
+            "seed": self.seeds[0],
+            "batch_size": self.batch_size or "auto",
+            "metrics": self.metrics,
+            **self.sampling,
+        }
+
+    def departures(self, given: Mapping[str, Any]) -> list[str]:
+        """Those of the `given` settings with which a run is no run of this row: others than it has, or other weights.
+
+        Where the row names released weights, or has none yet, any file is taken for them.
+        """
+        own = self.settings
+        changed = [name for name in given if name in (*own, *SAMPLING) and name not in FREE]
+        changed = [name for name in changed if given[name] != own.get(name)]
+        for name, told in (("weights", self.weights), ("tokenizer_weights", self.tokenizer_weights)):
+            file = given.get(name)
+            if file is not None and file != told and (told in (None, SHIPPED) or str(file) == RANDOM):
+                changed.append(name)
+        return changed
+
+    @property
     def digest(self) -> str:
-        """Eight hexadecimal digits that change with anything that decides what one seed of it measures.
+        """Eight hexadecimal digits that change with anything that the row says of what one seed of it measures.
 
         Fields at their defaults are left out, so that a new field with a default changes no row's digest.
         """
@@ -268,8 +303,9 @@ def _build(cls: type[Built], where: str, content: Mapping[str, Any]) -> Built:
         if key not in names:
             raise ValueError(f"{where}: {unknown_name('key', key, names)}")
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
+    hints = get_type_hints(cls)  # takes long: once, not for every key
     for key, value in values.items():
-        _check_kind(where, key, value, get_type_hints(cls)[key])
+        _check_kind(where, key, value, hints[key])
     try:
         return cls(**values)
     except (TypeError, ValueError) as error:

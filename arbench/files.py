@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,8 @@ def whole_file(path: Path) -> Iterator[Path]:
 
     A crash leaves the old file or the new one, never a half. OSError where the folder cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+    # Random, for processes on other machines may write to the same folder.
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
     try:
         yield partial
         with partial.open("rb") as stream:
@@ -54,9 +56,14 @@ def checksum_path(file: Path) -> Path:
     return file.with_name(file.name + CHECKSUM_SUFFIX)
 
 
+def sha256_line(file: Path, sha256: str) -> str:
+    """What stands there: a line as `sha256sum` writes and checks it."""
+    return f"{sha256}  {file.name}\n"
+
+
 def checksum_line(file: Path, data: bytes | memoryview) -> str:
-    """What stands there when `file` holds `data`: a line as `sha256sum` writes and checks it."""
-    return f"{hashlib.sha256(data).hexdigest()}  {file.name}\n"
+    """What stands there when `file` holds `data`."""
+    return sha256_line(file, hashlib.sha256(data).hexdigest())
 
 
 def is_intact(file: Path) -> bool:

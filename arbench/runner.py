@@ -84,6 +84,7 @@ def sample(job: Job, folder: RunFolder, say: Callable[[str], None]) -> None:
     if not folder.shards.unfinished():
         return
     parts, count = job.parts, job.mine.count
+    observe = feature_observer(job, folder)  # loads the extractor before free memory is looked at
     estimate = estimate_memory(parts.generator, parts.tokenizer, parts.decoded_size)
     batch_size = job.request.batch_size
     if batch_size == AUTO:
@@ -113,7 +114,7 @@ def sample(job: Job, folder: RunFolder, say: Callable[[str], None]) -> None:
             batch_size=batch_size,
             make_timer=lambda: PhaseTimer(parts.device),
             progress=progress,
-            observe=feature_observer(job, folder),
+            observe=observe,
         )
         worker.warm_up(batch_size if parts.device.type == "cuda" else WARM_UP_IMAGES)
         worker.work(wait=job.mine.is_first)

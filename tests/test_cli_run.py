@@ -52,7 +52,7 @@ def test_a_row_of_a_table_becomes_a_request(tmp_path, monkeypatch):
     row = load_experiment("mar/table4").row("mar-b")
     asked = {"experiment": "mar/table4", "row": "mar-b", "num_images": 8}
     request = build_request(asked)
-    assert (request.experiment, request.row) == ("mar/table4", "mar-b")
+    assert request.source == load_experiment("mar/table4").row_source("mar-b")
     assert (request.method, request.model, request.num_images) == (row.method, row.model, 8)
     assert request.sampling == dict(row.sampling)
     assert request.weights is None
@@ -64,10 +64,15 @@ def test_a_row_of_a_table_becomes_a_request(tmp_path, monkeypatch):
 
 def test_a_row_with_other_settings_is_no_longer_that_row(capsys):
     request = build_request({"experiment": "mar/table4", "row": "mar-b", "cfg_scale": 1.0})
-    assert (request.experiment, request.row) == (None, None)
+    assert request.source == {}
     assert request.sampling["cfg_scale"] == 1.0
     assert request.sampling["num_iter"] == 256
     assert "with --cfg-scale changed this is no run of mar-b" in capsys.readouterr().err
+    same = {"method": "mar", "num_iter": 256, "dtype": "float32", "seed": 4, "weights": "file.pth"}
+    assert build_request({"experiment": "mar/table4", "row": "mar-b", **same}).source
+    assert not build_request({"experiment": "mar/table4", "row": "mar-b", "weights": "random"}).source
+    assert not build_request({"experiment": "digits/mar-fig6", "row": "par", "weights": "file.pth"}).source
+    assert not build_request({"experiment": "digits/mar-fig6", "row": "par", "temperature": 0.5}).source
 
 
 def test_a_record_says_which_row_it_is_of(tmp_path):

@@ -146,7 +146,7 @@ def test_yes_runs_each_seed_once_and_goes_on_where_it_stopped(full_machine, tmp_
         path.mkdir(parents=True, exist_ok=True)
         if request.seed == 1 and not request.resume:
             raise ValueError("interrupted")
-        source = {"kind": "measured", **experiment.row_source(request.row)}
+        source = {"kind": "measured", **request.source}
         made = {**record(seed=request.seed, num_images=request.num_images), "source": source}
         write_record(made, path)
         return path, made
@@ -266,5 +266,5 @@ def test_an_unknown_training_setting_is_an_error():
     from arbench.reproduction.training import training_job
 
     row = dataclasses.replace(load_experiment("digits/par-table4").row("c-causal"), training={"stepps": 2})
-    with pytest.raises(ValueError, match="'stepps' is no setting of training"):
+    with pytest.raises(ValueError, match="unknown setting of training 'stepps'; did you mean 'steps'"):
         training_job(row, 0)

@@ -112,11 +112,17 @@ def test_label_lists() -> None:
             make_labels(count, 10, mode)
 
 
+@pytest.mark.parametrize("part", ["all", "head", "unconditional"])
 @pytest.mark.parametrize("name", ["ar-raster", "par", "mar"])
-def test_weights_that_are_not_finite_draw_no_codes(name):
+def test_weights_that_are_not_finite_draw_no_codes(name, part):
     """The first of NaN logits is a code like any other: without a look at them an image would come out."""
     model = make_generator(name)
-    for parameter in model.parameters():
-        torch.nn.init.constant_(parameter, float("nan"))
-    with pytest.raises(ValueError, match=r"conditions of the last step: .* not finite; likely causes"):
-        generate(model, [0, 1])
+    classes = model.fake_latent if name == "mar" else model.cls_embedding.embedding_table.weight[-1]
+    spoilt = {"all": model.parameters(), "head": model.output.parameters(), "unconditional": [classes]}
+    with torch.no_grad():
+        for values in spoilt[part]:
+            values.fill_(float("nan"))
+    model.train()
+    with pytest.raises(ValueError, match=r"what the codes are drawn from: .* not finite; likely causes"):
+        generate(model, [0, 1], cfg_scale=2.0, **({"num_iter": 3} if name == "mar" else {"cfg_interval": 2}))
+    assert model.training

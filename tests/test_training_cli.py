@@ -13,7 +13,7 @@ from arbench.evaluation.digits_cnn import DigitsCNN
 from arbench.experiment import load_experiment
 from arbench.reproduction.training import training_job
 from arbench.training.config import TrainConfig
-from arbench.training.jobs import digits_job, method_job, with_settings
+from arbench.training.jobs import Job, digits_job, method_job, run_job, with_settings
 from arbench.training.recipes import DIGITS
 from arbench.weights.load import load_generator
 
@@ -85,12 +85,22 @@ def test_generator_trains_on_cached_tokens_of_a_folder(cli, tmp_path, folder, me
 def test_the_generator_of_a_tables_row_trains_with_the_rows_configuration(cli, tmp_path):
     row = ("--experiment", "digits/par-table4", "--row", "a-without")
     cli("train", *row, *QUICK, "--views", 1, "--out", tmp_path)
-    (cell,) = tmp_path.glob("par-digits/*.safetensors")
+    (cell,) = tmp_path.glob("digits/par-table4/a-without/par-digits/*.safetensors")
     generator = load_generator("par-digits", weights=cell, sequential_start=False)
     assert generator.singles == 0
-    job = training_job(load_experiment("mar/table1").row("raster-causal-one-diff"), 0, data="DIR")
+    row = load_experiment("mar/table1").row("raster-causal-one-diff")
+    job = training_job(row, 0, data="DIR", tokenizer_weights="kl16.ckpt")
     assert (job.target, job.kind, job.tokenizer, job.data) == ("ar-l-diff", "generator", "kl16", "DIR")
     assert job.config.steps * job.config.batch_size == pytest.approx(400 * 1_281_167, rel=1e-5)  # whole steps
+
+
+def test_a_checkpoint_of_another_model_is_not_gone_on_with(tmp_path):
+    data, rows = tmp_path / "runs", load_experiment("digits/par-table4")
+    jobs = [training_job(rows.row(name), 0) for name in ("a-without", "c-causal")]
+    quick = [Job(**{**vars(job), "config": with_settings(job.config, steps=2, batch_size=4, views=1)}) for job in jobs]
+    run_job(quick[0], data)
+    with pytest.raises(ValueError, match=r"cannot resume with model_config .*: the checkpoint has .*sequential_start"):
+        run_job(quick[1], data, resume=True)
 
 
 def test_a_row_to_train_is_named_by_table_and_row_alone(cli):
@@ -102,6 +112,11 @@ def test_a_row_to_train_is_named_by_table_and_row_alone(cli):
         cli("train", "--experiment", "digits/par-table4", "--row", "a-witout")
     with pytest.raises(ValueError, match="has no generator to train"):
         cli("train", "--experiment", "mar/table4", "--row", "adm")
+    with pytest.raises(ValueError, match="its tokenizer's weights are not here"):
+        cli("train", "--experiment", "mar/table1", "--row", "raster-causal-one-diff", "--data", "DIR")
+    row = ("--experiment", "mar/table1", "--row", "raster-causal-one-diff")
+    with pytest.raises(ValueError, match="expected --data DIR"):
+        cli("train", *row, "--tokenizer-weights", "random")
 
 
 def test_cache_tells_its_size_first_and_is_found_again(cli, tmp_path, folder):

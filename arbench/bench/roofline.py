@@ -37,6 +37,7 @@ class PlannedStep:
     total: int
     rows: int  # through the backbone
     head_rows: int  # through the head
+    passes: int  # of the network through it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +82,8 @@ def roofline(generator: Any, settings: Any, tokenizer: Any = None, *, batch_size
         "head": tuple(work for step in steps for work in head(generator, settings, step, batch_size)),
         "decode": () if decoding is None else (decoding,),
     }
-    return Roofline(batch_size=batch_size, steps=len(steps), phases=phases)
+    passes = sum(step.passes for step in steps)
+    return Roofline(batch_size=batch_size, steps=passes, phases=phases)
 
 
 def latent_size(generator: Any) -> tuple[int, int]:
@@ -105,6 +107,7 @@ def planned_steps(generator: Any, settings: Any) -> list[PlannedStep]:
             total=step.total,
             rows=2 if index <= last_guided else 1,
             head_rows=2 if scales[index] != 1 else 1,
+            passes=schedule.passes,
         )
         for index, step in enumerate(schedule)
     ]

@@ -72,7 +72,8 @@ def reproduce(
 
     typer.echo(render_plan(experiment, plans), nl=False)
     if not yes and any(plan.state == "can run" for plan in plans):
-        typer.echo(f"\nTo run what can run: arbench reproduce {experiment.name}{rows_option(rows)} --yes")
+        chosen = "".join(f" {option} {text}" for option, text in (("--rows", rows), ("--seeds", seeds)) if text)
+        typer.echo(f"\nTo run what can run: arbench reproduce {experiment.name}{chosen} --yes")
 
 
 def make_plan(experiment: Experiment, names: list[str], out: Path, seeds: Sequence[int]) -> list[RowPlan]:
@@ -102,7 +103,9 @@ def run_rows(experiment: Experiment, plans: list[RowPlan], out: Path, changes: d
 
 def run_row(experiment: Experiment, row: Row, seed: int, out: Path, changes: dict[str, Any]) -> None:
     """Run one row with one seed in its own folder, going on where an earlier run of it stopped."""
-    from arbench.cli.run import row_settings, say
+    from dataclasses import replace
+
+    from arbench.cli.run import say
     from arbench.experiment import SHIPPED, TRAINED
     from arbench.report.record import write_record
     from arbench.reproduction.plan import weights_file
@@ -112,7 +115,7 @@ def run_row(experiment: Experiment, row: Row, seed: int, out: Path, changes: dic
 
     folder = out / experiment.name / row.name / f"seed-{seed}"
     settings = {
-        **row_settings(experiment.name, row.name),
+        **row.settings,
         "weights": trained(row, seed, out) if row.weights == TRAINED else weights_file(row.weights or SHIPPED),
         "tokenizer_weights": weights_file(row.tokenizer_weights or SHIPPED),
         "reference": row.protocol.reference or None,
@@ -123,7 +126,8 @@ def run_row(experiment: Experiment, row: Row, seed: int, out: Path, changes: dic
         **changes,
     }
     print(f"{experiment.name} {row.name}, seed {seed}", file=sys.stderr)
-    path, record = execute(RunRequest.of(**settings), say=say)
+    request = replace(RunRequest.of(**settings), source=experiment.row_source(row.name))
+    path, record = execute(request, say=say)
     if record and row.weights == TRAINED:
         source = {**record["source"], "training": training_facts(row, seed, out / "trained")}
         write_record({**record, "source": source}, path)
@@ -159,8 +163,3 @@ def parse_batch(text: str | None) -> int | str | None:
     from arbench.cli.run import parse_batch_size
 
     return None if text is None else parse_batch_size(text)
-
-
-def rows_option(rows: str | None) -> str:
-    """`--rows` as it was given, to stand in a command."""
-    return f" --rows {rows}" if rows else ""

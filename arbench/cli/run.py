@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
@@ -12,7 +13,7 @@ from arbench.cli import options
 from arbench.registry import unknown_name
 
 if TYPE_CHECKING:
-    from arbench.experiment import Row
+    from arbench.experiment import Experiment, Row
     from arbench.running.job import RunRequest
 
 ALL = "all"
@@ -42,13 +43,6 @@ OnTheFly = Annotated[
 ExportNpz = Annotated[bool, typer.Option("--export-npz", help="Also write samples.npz for the ADM evaluator.")]
 ExperimentName = Annotated[Optional[str], typer.Option("--experiment", help="A paper's table, e.g. mar/table4.")]
 RowName = Annotated[Optional[str], typer.Option("--row", help="The row of the experiment.")]
-
-# What may be given beside a table's row, for it decides where and how fast it is run, and of how many images.
-OF_ANY_ROW = (
-    *("experiment", "row", "num_images", "seed", "dtype", "device", "batch_size", "out", "resume", "weights"),
-    *("tokenizer_weights", "reference", "evaluate", "extractor", "metrics", "inception_weights", "on_the_fly"),
-    "export_npz",
-)
 
 
 def register(app: typer.Typer) -> None:
@@ -120,16 +114,18 @@ def build_request(asked: Mapping[str, Any]) -> RunRequest:
     from arbench.running.job import RunRequest
 
     settings = parsed(asked)
-    if "experiment" in asked:
-        row = find_row(asked["experiment"], asked.get("row"))
-        settings = {**row_settings(asked["experiment"], row.name), **row_files(row, settings), **settings}
-        changed = [f"--{name.replace('_', '-')}" for name in asked if name not in OF_ANY_ROW]
-        if changed:
-            say(f"with {', '.join(changed)} changed this is no run of {row.name}: tables will not show it there")
-            settings.update(experiment=None, row=None)
-    elif "row" in asked:
-        raise ValueError(f"--row {asked['row']} needs an experiment; expected --experiment NAME --row {asked['row']}")
-    return RunRequest.of(**settings)
+    table, name = settings.pop("experiment", None), settings.pop("row", None)
+    if table is None:
+        if name is not None:
+            raise ValueError(f"--row {name} needs an experiment; expected --experiment NAME --row {name}")
+        return RunRequest.of(**settings)
+    experiment, row = find_row(table, name)
+    request = RunRequest.of(**{**row.settings, **row_files(row, settings), **settings})
+    changed = [f"--{option.replace('_', '-')}" for option in row.departures(settings)]
+    if changed:
+        say(f"with {', '.join(changed)} changed this is no run of {row.name}: tables will not show it there")
+        return request
+    return replace(request, source=experiment.row_source(row.name))
 
 
 def parsed(asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,8 +143,8 @@ def parse_batch_size(text: str) -> int | str:
     return int(text) if text.lstrip("-").isdigit() else text
 
 
-def find_row(experiment: str, name: str | None) -> Row:
-    """A row of a table that makes images; its only row where none is named.
+def find_row(experiment: str, name: str | None) -> tuple[Experiment, Row]:
+    """A table and a row of it that makes images; its only row where none is named.
 
     Raises ValueError for an unknown experiment or row, and for one that makes no images or cannot be run here.
     """
@@ -163,7 +159,7 @@ def find_row(experiment: str, name: str | None) -> Row:
         raise unknown_name(f"generating row of {experiment}", row.name, names)
     if row.unsupported:
         raise ValueError(f"row {row.name} of {experiment} cannot be run: {row.unsupported}")
-    return row
+    return table, row
 
 
 def row_files(row: Row, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -185,28 +181,6 @@ def row_files(row: Row, settings: Mapping[str, Any]) -> dict[str, Any]:
     if row.protocol.reference and "reference" not in settings:
         files.update(reference=row.protocol.reference, extractor=row.protocol.extractor)
     return files
-
-
-def row_settings(experiment: str, name: str) -> dict[str, Any]:
-    """A run's settings as a row of a table says them, all but files."""
-    row = find_row(experiment, name)
-    return {
-        "experiment": experiment,
-        "row": row.name,
-        "method": row.method,
-        "model": row.model,
-        "config": row.config,
-        "tokenizer": row.tokenizer,
-        "tokenizer_config": row.tokenizer_config,
-        "which": row.which,
-        "label_mode": row.labels,
-        "num_images": row.num_images,
-        "dtype": row.dtype,
-        "seed": row.seeds[0],
-        "batch_size": row.batch_size or "auto",
-        "metrics": row.metrics,
-        **row.sampling,
-    }
 
 
 def compare_methods(asked: Mapping[str, Any]) -> None:

@@ -92,7 +92,8 @@ def train(
     }
     folder = out or DEFAULT_OUT
     if experiment is not None or row is not None:
-        jobs = [row_job(experiment, row, (config, target, method, model), shared)]
+        jobs = [row_job(experiment, row, (config, target, method, model), {**shared, "data": data})]
+        folder = folder / str(experiment) / str(row)  # the rows of a table share their models' names
     else:
         jobs = plan_jobs(config, target, method, model, shared, folder)
     run_jobs(jobs, folder, resume, changes)
@@ -101,6 +102,7 @@ def train(
 def row_job(experiment: str | None, row: str | None, others: tuple[str | None, ...], shared: dict[str, Any]) -> Job:
     """The job of a table's row. Raises ValueError where it is not named, or something else is asked for as well."""
     from arbench.experiment import load_experiment
+    from arbench.generators.presets import get_preset
     from arbench.reproduction.training import training_job
 
     if experiment is None or row is None:
@@ -108,7 +110,10 @@ def row_job(experiment: str | None, row: str | None, others: tuple[str | None, .
     if any(other is not None for other in others):
         raise ValueError(f"--row {row} says what is trained; expected no --config, --target, --method or --model")
     given = {name: value for name, value in shared.items() if value is not None}
-    return training_job(load_experiment(experiment).row(row), seed=0, **given)
+    job = training_job(load_experiment(experiment).row(row), seed=0, **given)
+    if shared["data"] is None and not get_preset(job.target).shipped:
+        raise ValueError(f"row {row} is of ImageNet; expected --data DIR with a folder of images a class")
+    return job
 
 
 def run_jobs(jobs: list[Job], folder: Path, resume: bool, changes: dict[str, Any]) -> None:

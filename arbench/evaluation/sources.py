@@ -102,7 +102,10 @@ def _label_mode(run: Path) -> str | None:
     """How the classes of a run were chosen, as its config.yaml says: a mode, or one by one."""
     if not (run / CONFIG).exists():
         return None
-    labels = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))["images"]["labels"]
+    try:
+        labels = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))["images"]["labels"]
+    except (yaml.YAMLError, KeyError, TypeError):
+        raise ValueError(f"{run / CONFIG}: not the configuration of a run; expected the file that it wrote") from None
     return labels if isinstance(labels, str) else GIVEN
 
 

@@ -74,10 +74,12 @@ class FrechetStatistics:
         batch = _as_array(features)
         if batch.ndim != 2 or (self.count and batch.shape[1] != self.width):
             raise ValueError(f"features {batch.shape}; expected (batch, {self.width or 'width'})")
-        for start in range(0, len(batch), ROWS):
-            rows = batch[start : start + ROWS].astype(np.float64)
-            if not np.isfinite(rows).all():
-                raise ValueError(f"features hold NaN or infinity in {int((~np.isfinite(rows)).any(1).sum())} vectors")
+        blocks = [batch[start : start + ROWS] for start in range(0, len(batch), ROWS)]
+        broken = sum(int((~np.isfinite(block)).any(axis=1).sum()) for block in blocks)
+        if broken:
+            raise ValueError(f"features hold NaN or infinity in {broken} vectors")
+        for block in blocks:
+            rows = block.astype(np.float64)
             mean = rows.mean(axis=0)
             self._absorb(len(rows), mean, rows - mean)
 

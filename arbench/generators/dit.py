@@ -106,11 +106,15 @@ class DenoisingTransformer(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, x: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
-        """Noisy tokens (R, N, C), timesteps (R,), classes (R, W) -> (R, N, 2C): noise, then the variance channels."""
+    def positions(self) -> Tensor:
+        """Fixed sinusoids of the grid (N, W), on the network's device and in its dtype."""
+        like = self.x_embedder.weight
+        return grid_sinusoids(self.grid, like.shape[0]).to(like)
+
+    def forward(self, x: Tensor, timesteps: Tensor, condition: Tensor, positions: Tensor) -> Tensor:
+        """Noisy tokens (R, N, C), timesteps (R,), classes (R, W) and `positions()` -> (R, N, 2C): noise, variances."""
         context = (self.t_embedder(timesteps) + condition)[:, None]  # (R, 1, W)
-        hidden = self.x_embedder(x)
-        hidden = hidden + grid_sinusoids(self.grid, hidden.shape[-1]).to(hidden)
+        hidden = self.x_embedder(x) + positions
         for block in self.blocks:
             hidden = block(hidden, context)
         return self.final_layer(hidden, self.final_layer.adaLN_modulation(context))
@@ -127,7 +131,7 @@ class JointHead(nn.Module):
         """Mean hybrid loss of tokens (B, N, C) under classes (B, W), one timestep an image."""
 
         def predict(noisy: Tensor, timesteps: Tensor, classes: Tensor) -> Tensor:
-            eps, variance = self.net(noisy.view_as(tokens), timesteps, classes).chunk(2, dim=-1)
+            eps, variance = self.net(noisy.view_as(tokens), timesteps, classes, self.net.positions()).chunk(2, dim=-1)
             return torch.cat((eps.flatten(1), variance.flatten(1)), dim=1)  # (B, 2 N C)
 
         process, start = respaced(1000), tokens.flatten(1)
@@ -146,13 +150,13 @@ class JointHead(nn.Module):
     ) -> Tensor:
         """Draw the tokens at all `positions` (B, N) from class vectors (B, 1, W): (B, N, C)."""
         rows = [condition] if unconditional is None else [condition, unconditional]
-        classes = torch.cat(rows).squeeze(1)
+        classes, places = torch.cat(rows).squeeze(1), self.net.positions()
         solver = SOLVERS[settings.head_sampler](respaced(settings.head_steps), temperature=settings.temperature)
 
         def predict(x: Tensor, step: int) -> tuple[Tensor, Tensor]:
             timesteps = torch.full((len(classes),), int(solver.visited[step]), device=x.device)
             both = x.to(classes.dtype).repeat(len(rows), 1, 1)
-            return guided_prediction(self.net(both, timesteps, classes).to(x.dtype), len(rows), scale)
+            return guided_prediction(self.net(both, timesteps, classes, places).to(x.dtype), len(rows), scale)
 
         return run_solver(solver, noise, positions, self.net.channels, classes.dtype, predict)
 

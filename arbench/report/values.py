@@ -226,7 +226,7 @@ def _identity(record: Record) -> str:
     source = record["source"]
     named = [source[key] for key in ("experiment", "row") if key in source]
     deciding = ("method", "model", "tokenizer", "sampling", "num_images", "labels")
-    parts = [named, [record[name] for name in deciding], protocol_key(record)]
+    parts = [named, [record[name] for name in deciding], protocol_key(record), record["hardware"].get("dtype")]
     if not named:  # the seeds of one experiment row may each have been trained anew, and run on any machine
         parts += [record["weights"], timing_key(record)]
     return json.dumps(parts, sort_keys=True)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arbench.experiment import Row
+from arbench.experiment import SHIPPED, UNRELEASED, Row
 from arbench.generators.presets import get_preset
+from arbench.registry import unknown_name
+from arbench.reproduction.plan import weights_file
+from arbench.training.config import TrainConfig
 from arbench.training.jobs import Job, digits_job, method_job, run_job, with_settings
 from arbench.training.loop import LOG_NAME
 
@@ -33,16 +37,37 @@ def training_job(row: Row, seed: int, **shared: Any) -> Job:
         "model_config": dict(row.config),
         **shared,
     }
+    settings.setdefault("tokenizer_weights", None)
+    if settings["tokenizer_weights"] is None:
+        settings["tokenizer_weights"] = _tokenizer_file(row)
     shipped = get_preset(row.model).shipped
     job = digits_job(row.model, **settings) if shipped else method_job(row.method, row.model, **settings)
     given = dict(row.training)
+    known = [field.name for field in dataclasses.fields(TrainConfig)]
+    for name, value in given.items():
+        if name not in (*known, "epochs"):
+            raise ValueError(f"row {row.name!r}: {unknown_name('setting of training', name, (*known, 'epochs'))}")
+        if not isinstance(value, (int, float)):
+            raise ValueError(f"row {row.name!r}: {name} of its training is {value!r}; expected a number, true or false")
     if "epochs" in given:  # as the papers count
-        given["steps"] = round(given.pop("epochs") * IMAGENET_IMAGES / job.config.batch_size)
-    unknown = [name for name in given if not hasattr(job.config, name)]
-    if unknown:
-        raise ValueError(f"row {row.name!r}: {unknown[0]!r} is no setting of training")
+        batch_size = given.get("batch_size", job.config.batch_size)
+        given["steps"] = round(given.pop("epochs") * IMAGENET_IMAGES / batch_size)
     config = with_settings(job.config, **given, seed=seed)
     return Job(**{**vars(job), "config": config})
+
+
+def _tokenizer_file(row: Row) -> str | None:
+    """The file of the row's tokenizer on this machine; None leaves it to the tokenizer's name.
+
+    Raises ValueError where the row's own weights are not here.
+    """
+    if row.tokenizer_weights in (None, SHIPPED):
+        return None
+    file = None if row.tokenizer_weights == UNRELEASED else weights_file(str(row.tokenizer_weights))
+    if file is None:
+        told = "not released" if row.tokenizer_weights == UNRELEASED else f"not here ({row.tokenizer_weights})"
+        raise ValueError(f"row {row.name!r}: its tokenizer's weights are {told}; expected --tokenizer-weights FILE")
+    return str(file)
 
 
 def trained_weights(row: Row, seed: int, out: Path, watch: Watcher | None = None) -> Path:

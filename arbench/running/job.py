@@ -62,14 +62,13 @@ class RunRequest:
     inception_weights: str | Path | None = None
     on_the_fly: bool = False
     export_npz: bool = False
-    experiment: str | None = None  # the table and the row that the settings were taken from
-    row: str | None = None
+    source: Mapping[str, str] = field(default_factory=dict)  # `row_source` of the row that is run; none by `of`
     sampling: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, **given: Any) -> RunRequest:
         """The request of these keywords, sampling settings among them. Raises ValueError for an unknown one."""
-        names = {known.name for known in dataclasses.fields(cls)} - {"sampling"}
+        names = {known.name for known in dataclasses.fields(cls)} - {"sampling", "source"}
         for name in given:
             if name not in names | SAMPLING_NAMES:
                 raise unknown_name("setting of a run", name, names | SAMPLING_NAMES)
@@ -80,6 +79,8 @@ class RunRequest:
         require_whole("num_images", self.num_images, 1)
         require_whole("seed", self.seed, 0)
         require_batch_size(self.batch_size)
+        if self.on_the_fly and not self.evaluate:
+            raise ValueError("on_the_fly extracts features for scores; expected evaluate with it (no --no-evaluate)")
         if self.labels is not None and len(self.labels) != self.num_images:
             raise ValueError(f"labels: {len(self.labels)} given for {self.num_images} images; expected one an image")
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from arbench.bench.roofline import roofline
-from arbench.experiment import load_experiment
 from arbench.hardware import describe_hardware, versions
 from arbench.parts import Parts
 from arbench.progress import image_progress
@@ -100,9 +99,7 @@ def make_record(job: Job, folder: RunFolder, scores: dict[str, Any]) -> Record:
 def describe_source(job: Job, folder: RunFolder) -> dict[str, Any]:
     """Where the record comes from: the run folder, when, and the row of a paper's table that it measures."""
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    experiment, row = job.request.experiment, job.request.row
-    named = load_experiment(experiment).row_source(row) if experiment and row else {}
-    return {"kind": "measured", "run": folder.path.name, "date": date, **named}
+    return {"kind": "measured", "run": folder.path.name, "date": date, **job.request.source}
 
 
 def flops_per_image(parts: Parts) -> float | None:

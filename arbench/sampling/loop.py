@@ -81,13 +81,26 @@ def generate(
     # The unconditional rows run as long as a step to come reads them, and not a step longer.
     last_guided = max((index for index, scale in enumerate(scales) if scale != 1), default=-1)
     state = generator.begin(labels, last_guided >= 0, schedule.order)
-    for index, (step, scale) in enumerate(zip(schedule, scales, strict=True)):
-        with timer.phase("generator"):
-            conditional, unconditional = generator.conditions(state, step, index <= last_guided)
-        with timer.phase("head"):
-            others = None if scale == 1 else unconditional
-            tokens = head.draw(conditional, others, scale, settings, noise, step.positions)
-        generator.reveal(state, step, tokens)
-    check_finite(conditional, "conditions of the last step")  # once not finite, never again: each sees those before it
-    generator.train(training)
+    try:
+        for index, (step, scale) in enumerate(zip(schedule, scales, strict=True)):
+            with timer.phase("generator"):
+                conditional, unconditional = generator.conditions(state, step, index <= last_guided)
+            with timer.phase("head"):
+                others = None if scale == 1 else unconditional
+                tokens = head.draw(conditional, others, scale, settings, noise, step.positions)
+            generator.reveal(state, step, tokens)
+            if generator.kind == "discrete" and index in (last_guided, len(schedule) - 1):
+                require_finite(head, conditional, unconditional)
+    finally:
+        generator.train(training)
     return generator.result(state)
+
+
+def require_finite(head: Any, *conditions: Tensor | None) -> None:
+    """Raise ValueError where codes were drawn from what is not finite; the codes themselves do not tell.
+
+    What is not finite once stays so, for every later token sees the earlier ones: a look at the last step is enough.
+    """
+    for condition in (*conditions, *head.parameters()):
+        if condition is not None:
+            check_finite(condition, "what the codes are drawn from")

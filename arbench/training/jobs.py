@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,12 @@ class Job:
     device: str = "cpu"
     model_config: dict[str, Any] = field(default_factory=dict)
     tokenizer_config: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def made_of(self) -> dict[str, Any]:
+        """What a checkpoint is of beside its recipe; plain containers, as a file holds them."""
+        names = ("target", "tokenizer", "model_config", "tokenizer_config")
+        return json.loads(json.dumps({name: getattr(self, name) for name in names}))
 
     def checkpoint_path(self, out: Path) -> Path:
         """Where a run below `out` keeps its state."""
@@ -132,6 +139,7 @@ def run_job(
             reduce_gradients=lambda gradients: average(gradients, mine),
             rank=mine.rank,
             world_size=mine.count,
+            made_of=job.made_of,
         )
         trainer.task.model.load_state_dict(trainer.ema.weights)
         if job.kind == "tokenizer":
@@ -160,12 +168,14 @@ def _meet(mine: Processes, device: torch.device) -> None:
 
 
 def open_tokenizer(name: str | None, weights: str | None, device: torch.device | str, **config: Any) -> Any:
-    """The frozen tokenizer whose tokens are cached."""
+    """The frozen tokenizer whose tokens are cached; ValueError where its weights are neither given nor here."""
+    from arbench.parts import find_tokenizer_weights
     from arbench.tokenizer import load_tokenizer
 
     if name is None:
         raise ValueError("no tokenizer named; expected --tokenizer NAME, see `arbench tokenizers`")
-    return load_tokenizer(name, weights=weights, device=device, **config)
+    file = find_tokenizer_weights(name, may_be_random=False) if weights is None else weights
+    return load_tokenizer(name, weights=file, device=device, **config)
 
 
 def open_cache(

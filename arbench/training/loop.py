@@ -50,8 +50,17 @@ Watcher = Callable[[int, dict[str, float]], None]
 class Trainer:
     """State of one run: model, average, optimiser, randomness and the step; saved and restored as a whole."""
 
-    def __init__(self, task: Task, config: TrainConfig, *, rank: int = 0, world_size: int = 1) -> None:
-        self.task, self.config = task, config
+    def __init__(
+        self,
+        task: Task,
+        config: TrainConfig,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        made_of: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`made_of` is what its checkpoints have to agree on beside the recipe: plain containers."""
+        self.task, self.config, self.made_of = task, config, dict(made_of or {})
         self.rank, self.world_size = rank, world_size
         self.step = 0
         self.ema = EMA(task.model, config.ema_rate)
@@ -90,6 +99,7 @@ class Trainer:
         return {
             "step": self.step,
             "config": self.config.as_dict(),
+            "made_of": self.made_of,
             "model": self.task.model.state_dict(),
             "ema": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -99,6 +109,9 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a saved run; raises ValueError where it was another model's or another recipe's."""
         check_same_run(self.config, state["config"])
+        for name, value in state.get("made_of", {}).items():
+            if value != self.made_of.get(name, value):
+                raise ValueError(f"cannot resume with {name} {self.made_of[name]!r}: the checkpoint has {value!r}")
         try:
             self.task.model.load_state_dict(state["model"])
             self.ema.load_state_dict(state["ema"])
@@ -133,6 +146,7 @@ def train(
     reduce_gradients: GradientHook | None = None,
     rank: int = 0,
     world_size: int = 1,
+    made_of: Mapping[str, Any] | None = None,
 ) -> Trainer:
     """Train to `config.steps`, with a checkpoint and a log in `folder`; returns the trainer at its end.
 
@@ -149,7 +163,7 @@ def train(
     state = load_checkpoint(path) if resume else None
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        trainer = Trainer(make_task(), config, rank=rank, world_size=world_size)
+        trainer = Trainer(make_task(), config, rank=rank, world_size=world_size, made_of=made_of)
         if rank:
             torch.manual_seed(config.seed + RANK_SEEDS * rank)  # dropout; the weights' start is the same everywhere
         if state is not None:

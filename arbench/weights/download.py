@@ -18,7 +18,7 @@ from ssl import SSLError
 from urllib.parse import urlsplit
 
 from arbench import __version__
-from arbench.files import file_sha256
+from arbench.files import checksum_path, file_sha256, sha256_line, write_whole
 from arbench.weights.cards import WeightsCard, by_hand, how_to_get
 
 CHUNK = 1 << 20
@@ -69,8 +69,8 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 def recorded_sha256(path: Path) -> str | None:
     """The hash recorded beside a file at its download (a `sha256sum` line), or None."""
-    record = _record_path(path)
-    return record.read_text().split()[0] if record.is_file() else None
+    record = checksum_path(path)
+    return next(iter(record.read_text().split()), None) if record.is_file() else None
 
 
 def partial_path(path: Path) -> Path:
@@ -78,12 +78,8 @@ def partial_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.part")
 
 
-def _record_path(path: Path) -> Path:
-    return path.with_name(f"{path.name}.sha256")
-
-
 def _record(path: Path, sha256: str) -> None:
-    _record_path(path).write_text(f"{sha256}  {path.name}\n")
+    write_whole(checksum_path(path), sha256_line(path, sha256))
 
 
 def get_weights(
