@@ -7,7 +7,7 @@ a head that denoises all tokens together. Blocks are modulated by time and class
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +22,11 @@ from arbench.generators.base import (
     unpatchify,
 )
 from arbench.generators.layers import BidirectionalAttention, Mlp, grid_sinusoids
-from arbench.heads.diffusion import FinalLayer, TimeEmbedder, guided_prediction, modulate, respaced
+from arbench.heads.diffusion import FinalLayer, TimeEmbedder, guided_prediction, modulate, respaced, start_as_identity
 from arbench.heads.solvers import SOLVERS, run_solver
 from arbench.heads.variational import noise_and_variance_loss
 
-EMBEDDING_STD = 0.02  # arXiv:2212.09748, released code's initialisation of labels and time
+EMBEDDING_STD = 0.02  # of the class table at the start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,21 +90,7 @@ class DenoisingTransformer(nn.Module):
         self.t_embedder = TimeEmbedder(config.width)
         self.blocks = nn.ModuleList(ModulatedBlock(config.width, config.heads) for _ in range(config.depth))
         self.final_layer = FinalLayer(config.width, 2 * self.channels)
-        self.initialise()
-
-    def initialise(self) -> None:
-        """Xavier products, zero biases; modulations and output at zero, so that each block starts as the identity."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-        for name, parameter in self.t_embedder.named_parameters():
-            if name.endswith("weight"):
-                nn.init.normal_(parameter, std=EMBEDDING_STD)
-        modulations = [cast("nn.Sequential", module.adaLN_modulation) for module in (*self.blocks, self.final_layer)]
-        for layer in cast("list[nn.Linear]", [*(modulation[1] for modulation in modulations), self.final_layer.linear]):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        start_as_identity(self, self.t_embedder, self.blocks, self.final_layer)
 
     def positions(self) -> Tensor:
         """Fixed sinusoids of the grid (N, W), on the network's device and in its dtype."""

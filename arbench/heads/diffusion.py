@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +70,21 @@ class FinalLayer(nn.Module):
         return self.linear(modulate(self.norm_final(x), shift, scale))
 
 
+def start_as_identity(net: nn.Module, time: TimeEmbedder, blocks: Iterable[nn.Module], final: FinalLayer) -> None:
+    """Xavier weights, zero biases; modulations and output of `net` start at zero, so each block is the identity."""
+    for module in net.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+    for name, parameter in time.named_parameters():
+        if name.endswith("weight"):
+            nn.init.normal_(parameter, std=0.02)
+    modulations = [cast("nn.Sequential", block.adaLN_modulation)[1] for block in (*blocks, final)]
+    for layer in cast("list[nn.Linear]", [*modulations, final.linear]):
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+
+
 class DenoisingMLP(nn.Module):
     """Predicts the noise in a token and the interpolation of its variance from (x_t, t, z)."""
 
@@ -80,22 +96,7 @@ class DenoisingMLP(nn.Module):
         self.input_proj = nn.Linear(channels, width)
         self.res_blocks = nn.ModuleList(ResidualBlock(width) for _ in range(depth))
         self.final_layer = FinalLayer(width, 2 * channels)
-        self.initialise()
-
-    def initialise(self) -> None:
-        """Xavier weights, zero biases; modulations and output start at zero, so each block is the identity."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-        for name, parameter in self.time_embed.named_parameters():
-            if name.endswith("weight"):
-                nn.init.normal_(parameter, std=0.02)
-        for block in [*self.res_blocks, self.final_layer]:
-            nn.init.zeros_(block.adaLN_modulation[1].weight)
-            nn.init.zeros_(block.adaLN_modulation[1].bias)
-        nn.init.zeros_(self.final_layer.linear.weight)
-        nn.init.zeros_(self.final_layer.linear.bias)
+        start_as_identity(self, self.time_embed, self.res_blocks, self.final_layer)
 
     def modulations(self, timesteps: Tensor, condition: Tensor) -> list[Tensor]:
         """Shift, scale and gate of every block for (t, z); they do not depend on x. D times (M, 3W) and (M, 2W)."""
