@@ -37,9 +37,7 @@ def training_job(row: Row, seed: int, **shared: Any) -> Job:
         "model_config": dict(row.config),
         **shared,
     }
-    settings.setdefault("tokenizer_weights", None)
-    if settings["tokenizer_weights"] is None:
-        settings["tokenizer_weights"] = _tokenizer_file(row)
+    settings["tokenizer_weights"] = settings.get("tokenizer_weights") or _tokenizer_file(row)
     shipped = get_preset(row.model).shipped
     job = digits_job(row.model, **settings) if shipped else method_job(row.method, row.model, **settings)
     given = dict(row.training)
