@@ -13,7 +13,8 @@ from arbench.report.record import Record
 from arbench.report.tables import render_table
 from arbench.report.values import method_name
 from arbench.runner import execute
-from arbench.running.job import DEFAULT_OUT, IF_STARTED, SAMPLING_NAMES, RunRequest
+from arbench.running.job import DEFAULT_OUT, IF_STARTED, RunRequest
+from arbench.settings import SETTINGS
 
 METHODS = ("mar", "par", "ar")  # the three that "all" stands for; DiT is a baseline, run by its name
 # What is run beside each method's default, for a curve instead of a dot. MAR trades speed for quality by its number of
@@ -24,7 +25,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     "par": ({"cfg_interval": 8}, {"cfg_interval": 24}),
     "ar": ({"cfg_interval": 8}, {"cfg_interval": 24}),
 }
-OWN = ("model", "tokenizer", "tokenizer_weights", "experiment", "row", *sorted(SAMPLING_NAMES))
+OWN = ("model", "tokenizer", "tokenizer_weights", "experiment", "row", *SETTINGS)
 
 
 def compare(asked: Mapping[str, Any], *, say: Callable[[str], None] = lambda line: None) -> tuple[str, list[Path]]:

@@ -18,21 +18,11 @@ from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from arbench.registry import unknown_name
+from arbench.settings import SETTINGS
 
 TASKS = ("generate", "bench", "reconstruct", "quoted")
 # Values of `weights` beside the names of weights cards.
 SHIPPED, RANDOM, TRAINED, UNRELEASED = "shipped", "random", "trained", "unreleased"
-SAMPLING = (
-    "num_iter",
-    "cfg_scale",
-    "cfg_schedule",
-    "cfg_interval",
-    "temperature",
-    "top_k",
-    "top_p",
-    "head_steps",
-    "head_sampler",
-)
 Built = TypeVar("Built")
 # Settings that a run of a row may have otherwise: what differs is in the record, and tables tell it apart.
 FREE = ("num_images", "dtype", "seed", "batch_size", "metrics")
@@ -97,11 +87,11 @@ class Row:
         if self.task not in TASKS:
             raise unknown_name("task", self.task, TASKS)
         for name in self.sampling:
-            if name not in SAMPLING:
-                raise unknown_name("sampling setting", name, SAMPLING)
+            if name not in SETTINGS:
+                raise unknown_name("sampling setting", name, SETTINGS)
         for name in self.unprinted:
-            if name not in (*SAMPLING, "training"):
-                raise unknown_name("setting that is not printed", name, (*SAMPLING, "training"))
+            if name not in (*SETTINGS, "training"):
+                raise unknown_name("setting that is not printed", name, (*SETTINGS, "training"))
         if self.which not in ("ema", "raw"):
             raise unknown_name("kind of weights", self.which, ("ema", "raw"))
         if self.labels not in ("balanced", "random"):
@@ -136,7 +126,7 @@ class Row:
         Where the row names released weights, or has none yet, any file is taken for them.
         """
         own = self.settings
-        changed = [name for name in given if name in (*own, *SAMPLING) and name not in FREE]
+        changed = [name for name in given if name in (*own, *SETTINGS) and name not in FREE]
         changed = [name for name in changed if given[name] != own.get(name)]
         for name, told in (("weights", self.weights), ("tokenizer_weights", self.tokenizer_weights)):
             file = given.get(name)

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import torch
 
 from arbench.files import file_sha256
-from arbench.generators.base import make_settings
 from arbench.generators.presets import PRESETS, Preset, get_preset
 from arbench.registry import unknown_name
+from arbench.settings import make_settings
 from arbench.weights.cards import cards_for, find_weights, how_to_get
 
 METHODS = ("mar", "par", "ar", "dit")
@@ -156,12 +156,7 @@ def resolve_sampling(generator: Any, preset: Preset | None, given: Mapping[str, 
     names = {field.name for field in dataclasses.fields(generator.sampling_type)}
     # A preset with another head than its own keeps the settings that this head has.
     own = {name: value for name, value in (preset.sampling if preset else {}).items() if name in names}
-    settings = make_settings(generator.sampling_type, {**own, **given})
-    values = dataclasses.asdict(settings)
-    for known in dataclasses.fields(settings):
-        if isinstance(known.default, float):
-            values[known.name] = float(values[known.name])  # 1 and 1.0 are one setting
-    return values
+    return dataclasses.asdict(make_settings(generator.sampling_type, {**own, **given}))
 
 
 def check_fit(model: str, generator: Any, tokenizer_name: str, tokenizer: Any) -> int:

@@ -10,13 +10,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from arbench.bench.roofline import roofline
-from arbench.generators.base import make_settings, patchify
+from arbench.generators.base import patchify
 from arbench.generators.dit import DiT, DiTConfig, JointSampling
 from arbench.generators.layers import grid_sinusoids
 from arbench.heads.diffusion import time_embedding
 from arbench.heads.schedule import Diffusion
 from arbench.noise import FixedNoise
 from arbench.sampling.loop import generate
+from arbench.settings import make_settings
 from arbench.weights.load import load_generator
 
 TINY = {"width": 32, "depth": 2, "heads": 2, "num_classes": 5, "grid": 4, "channels": 3}

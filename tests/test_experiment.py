@@ -146,7 +146,7 @@ def test_a_row_needs_a_known_task():
 @pytest.mark.parametrize("name", experiment_names())
 def test_rows_fit_the_generators_they_name(name):
     """Presets exist, configurations are of their method, and every sampling setting is one of the head's."""
-    from arbench.generators import base
+    from arbench import settings as base
     from arbench.generators.dit import JointSampling
     from arbench.generators.presets import get_preset
     from arbench.weights.load import FAMILIES

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from arbench import cli
-from arbench.generators.base import make_settings
 from arbench.generators.presets import PRESETS, get_preset
+from arbench.settings import make_settings
 from arbench.weights.cards import cards_for
 from arbench.weights.load import count_parameters, load_generator
 

@@ -10,9 +10,9 @@ from arbench.bench.decoder import decoder_work
 from arbench.bench.roofline import planned_steps, roofline
 from arbench.bench.tiers import TIERS, describe_tier, find_tier
 from arbench.bench.work import GPU_PEAKS, Peak, Work, device_peak, gpu_peak
-from arbench.generators.base import make_settings
 from arbench.generators.presets import PRESETS, get_preset
 from arbench.sampling.loop import generate
+from arbench.settings import make_settings
 from arbench.tokenizer import load_tokenizer
 from arbench.weights.load import load_generator
 

@@ -5,12 +5,12 @@ import pytest
 import torch
 from conftest import Parity, make_generator
 
-from arbench.generators.base import CategoricalSampling, MaskedDiffusionSampling
 from arbench.generators.par import regions_order
 from arbench.heads.schedule import Diffusion, kept_timesteps
 from arbench.noise import ImageNoise
 from arbench.sampling.guidance import guidance_scale
 from arbench.sampling.schedules import make_schedule, masked_sizes, sequential_clocks, sequential_sizes
+from arbench.settings import CategoricalSampling, MaskedDiffusionSampling
 
 RECORDED = Parity("schedule").meta
 

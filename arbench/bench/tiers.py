@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from arbench.generators.base import make_settings
+from arbench.settings import make_settings, settings_of
 
 TIERS = {
     "E0": "bit-identical",
@@ -18,8 +18,6 @@ TIERS = {
     "A2": "reduced precision",
     "A3": "other weights, which is another model",
 }
-# Settings that trade quality for time when they fall below those of the paper.
-STEP_COUNTS = ("num_iter", "head_steps")
 HALF = (torch.bfloat16, torch.float16)
 
 
@@ -29,7 +27,7 @@ def find_tier(sampling: Mapping[str, Any], sampling_type: type, own: Mapping[str
     E1 where nothing is approximated: our fast paths re-associate floats and no more. "A1+A2" where both apply.
     """
     usual = dataclasses.asdict(make_settings(sampling_type, dict(own)))
-    fewer = any(sampling[name] < usual[name] for name in STEP_COUNTS if name in usual)
+    fewer = any(s.shortens and sampling[name] < usual[name] for name, s in settings_of(sampling_type).items())
     approximated = fewer or sampling.get("head_sampler") != usual.get("head_sampler")
     found = [name for name, holds in (("A1", approximated), ("A2", dtype in HALF)) if holds]
     return "+".join(found) or "E1"

@@ -9,6 +9,7 @@ import typer
 
 from arbench.cli import options
 from arbench.cli.run import given_options, parse_batch_size, say
+from arbench.settings import SETTINGS
 
 if TYPE_CHECKING:
     from arbench.parts import Parts
@@ -36,6 +37,7 @@ def register(app: typer.Typer) -> None:
     app.command("bench", epilog=EXAMPLES)(bench)
 
 
+@options.with_sampling
 def bench(
     ctx: typer.Context,
     method: options.Method = None,
@@ -50,15 +52,6 @@ def bench(
     seed: options.Seed = 0,
     device: options.Device = "auto",
     dtype: options.Dtype = "float32",
-    num_iter: options.NumIter = None,
-    cfg_scale: options.CfgScale = None,
-    cfg_schedule: options.CfgSchedule = None,
-    cfg_interval: options.CfgInterval = None,
-    temperature: options.Temperature = None,
-    top_k: options.TopK = None,
-    top_p: options.TopP = None,
-    head_steps: options.HeadSteps = None,
-    head_sampler: options.HeadSampler = None,
 ) -> None:
     """Time generator, head and decoder at batch 1 and at --batch-size; a tokenizer alone with --tokenizer alone.
 
@@ -140,5 +133,5 @@ def load_for_speed(chosen: dict[str, Any]) -> Parts:
         which=chosen.get("which", "ema"),
         device=device,
         dtype=dtype,
-        sampling={name: chosen[name] for name in options.SAMPLING_NAMES if name in chosen},
+        sampling={name: chosen[name] for name in SETTINGS if name in chosen},
     )

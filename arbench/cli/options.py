@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
-SAMPLING_PANEL = "Sampling"
+from arbench.settings import SETTINGS, Setting
 
 Method = Annotated[Optional[str], typer.Option("--method", help="mar, par or ar (run: also all).")]
 Model = Annotated[Optional[str], typer.Option("--model", help="Generator preset, e.g. mar-b.")]
@@ -17,15 +20,6 @@ TokenizerWeights = Annotated[Optional[str], typer.Option("--tokenizer-weights", 
 Which = Annotated[str, typer.Option("--which", help="Weights inside a checkpoint: ema or raw.")]
 NumImages = Annotated[Optional[int], typer.Option("--num-images", help="How many images.")]
 BatchSize = Annotated[Optional[str], typer.Option("--batch-size", help="Images a batch: a number or 'auto'.")]
-NumIter = Annotated[Optional[int], typer.Option("--num-iter", help="MAR: autoregressive iterations.")]
-CfgScale = Annotated[Optional[float], typer.Option("--cfg-scale", help="Classifier-free guidance; 1 is none.")]
-CfgSchedule = Annotated[Optional[str], typer.Option("--cfg-schedule", help="MAR: linear or constant.")]
-CfgInterval = Annotated[Optional[int], typer.Option("--cfg-interval", help="AR, PAR: last guided step; -1 is all.")]
-Temperature = Annotated[Optional[float], typer.Option("--temperature", help="0 is greedy for AR and PAR.")]
-TopK = Annotated[Optional[int], typer.Option("--top-k", help="AR, PAR: keep the k likeliest codes; 0 keeps all.")]
-TopP = Annotated[Optional[float], typer.Option("--top-p", help="AR, PAR: nucleus mass; 1 keeps all.")]
-HeadSteps = Annotated[Optional[int], typer.Option("--head-steps", help="MAR: diffusion steps a token.")]
-HeadSampler = Annotated[Optional[str], typer.Option("--head-sampler", help="MAR: sampler of the diffusion head.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16, float16 or float64.")]
 Seed = Annotated[int, typer.Option("--seed", help="Image i is a function of (seed, i) alone.")]
@@ -34,17 +28,29 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupte
 Reference = Annotated[Optional[str], typer.Option("--reference", help="Reference name, statistics file or folder.")]
 Data = Annotated[Optional[str], typer.Option("--data", help="'digits' or a folder with one folder a class.")]
 
-SAMPLING_NAMES = (
-    "num_iter",
-    "cfg_scale",
-    "cfg_schedule",
-    "cfg_interval",
-    "temperature",
-    "top_k",
-    "top_p",
-    "head_steps",
-    "head_sampler",
-)
+
+def with_sampling(command: Callable[..., None]) -> Callable[..., None]:
+    """`command` with an option for every sampling setting; it finds those that were given in its context."""
+
+    @functools.wraps(command)
+    def wrapped(**given: Any) -> None:
+        command(**{name: value for name, value in given.items() if name not in SETTINGS})
+
+    own = inspect.signature(command, eval_str=True).parameters.values()
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_sampling_option(setting))
+        for name, setting in SETTINGS.items()
+    ]
+    wrapped.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {part.name: part.annotation for part in (*own, *added)}
+    return wrapped
+
+
+def _sampling_option(setting: Setting) -> Any:
+    """The type of one setting's option, as typer reads it; None means the preset's own setting."""
+    choices = "|".join(setting.choices) or None
+    option = typer.Option(f"--{setting.name.replace('_', '-')}", help=setting.help, metavar=choices)
+    return Annotated[Optional[setting.kind], option]
 
 
 def given(**options: object) -> dict[str, object]:

@@ -50,6 +50,7 @@ def register(app: typer.Typer) -> None:
     app.command("run", epilog=EXAMPLES)(run)
 
 
+@options.with_sampling
 def run(
     ctx: typer.Context,
     method: options.Method = None,
@@ -75,15 +76,6 @@ def run(
     inception_weights: InceptionWeights = None,
     on_the_fly: OnTheFly = False,
     export_npz: ExportNpz = False,
-    num_iter: options.NumIter = None,
-    cfg_scale: options.CfgScale = None,
-    cfg_schedule: options.CfgSchedule = None,
-    cfg_interval: options.CfgInterval = None,
-    temperature: options.Temperature = None,
-    top_k: options.TopK = None,
-    top_p: options.TopP = None,
-    head_steps: options.HeadSteps = None,
-    head_sampler: options.HeadSampler = None,
 ) -> None:
     """Sample, evaluate, write a run folder, print the table row; alone it runs a small model on handwritten digits."""
     asked = given_options(ctx)

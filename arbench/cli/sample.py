@@ -10,6 +10,7 @@ import typer
 from arbench.cli import options
 from arbench.cli.run import given_options, parse_batch_size
 from arbench.registry import unknown_name
+from arbench.settings import SETTINGS
 
 EXAMPLES = """Examples:
 
@@ -31,6 +32,7 @@ def register(app: typer.Typer) -> None:
     app.command("sample", epilog=EXAMPLES)(sample)
 
 
+@options.with_sampling
 def sample(
     ctx: typer.Context,
     method: options.Method = None,
@@ -46,15 +48,6 @@ def sample(
     batch_size: options.BatchSize = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "float32",
-    num_iter: options.NumIter = None,
-    cfg_scale: options.CfgScale = None,
-    cfg_schedule: options.CfgSchedule = None,
-    cfg_interval: options.CfgInterval = None,
-    temperature: options.Temperature = None,
-    top_k: options.TopK = None,
-    top_p: options.TopP = None,
-    head_steps: options.HeadSteps = None,
-    head_sampler: options.HeadSampler = None,
 ) -> None:
     """Draw images for chosen classes and write them as one grid, a row a class."""
     target = check_target(out or DEFAULT_OUT)
@@ -80,7 +73,7 @@ def sample(
         which=which,
         device=resolve_device(device),
         dtype=resolve_dtype(dtype),
-        sampling={name: chosen[name] for name in options.SAMPLING_NAMES if name in chosen},
+        sampling={name: chosen[name] for name in SETTINGS if name in chosen},
     )
     num_classes = parts.generator.num_classes
     classes = range(min(num_classes, MOST_ROWS)) if labels is None else parse_labels(labels, num_classes)

@@ -13,8 +13,6 @@ from torch import Tensor, nn
 
 from arbench.generators.base import (
     HEADS,
-    CategoricalSampling,
-    DiffusionSampling,
     as_grid,
     drop_labels,
     patchify,
@@ -26,6 +24,7 @@ from arbench.generators.causal import CausalBackbone, CausalState
 from arbench.heads.categorical import CategoricalHead
 from arbench.heads.diffusion import DiffusionHead
 from arbench.registry import unknown_name
+from arbench.settings import CategoricalSampling, DiffusionSampling
 
 ORDERS = ("raster", "random")
 

@@ -1,16 +1,13 @@
-"""What every generator has: its configuration, its sampling settings, and the protocol that the sampler speaks."""
+"""What every generator has: its configuration, and the protocol that the sampler speaks."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-
-from arbench.registry import unknown_name
 
 LABEL_DROP = 0.1  # share of labels replaced by "unconditional" in training, all three papers
 HEADS = ("categorical", "diffusion")
@@ -28,101 +25,6 @@ def require(condition: bool, message: str) -> None:
     """Raise ValueError with `message` unless `condition` holds."""
     if not condition:
         raise ValueError(message)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Guidance:
-    """Classifier-free guidance: its scale (1 is none) and how it changes over the generation."""
-
-    cfg_scale: float = 1.0
-    cfg_schedule: str = "constant"
-    cfg_interval: int = -1
-
-    def __post_init__(self) -> None:
-        require(self.cfg_scale >= 0, f"cfg_scale {self.cfg_scale}: expected 0 or more (1 is no guidance)")
-        if self.cfg_schedule not in ("constant", "linear"):
-            raise unknown_name("cfg_schedule", self.cfg_schedule, ("constant", "linear"))
-        require(self.cfg_interval >= -1, f"cfg_interval {self.cfg_interval}: expected -1 (always) or more")
-
-    @property
-    def guided(self) -> bool:
-        """Whether the unconditional prediction is needed at all."""
-        return self.cfg_scale != 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class CategoricalSampling(Guidance):
-    """Settings of a categorical head: temperature (0 is greedy), then top-k (0 keeps all), then top-p (1 keeps all)."""
-
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.temperature >= 0, f"temperature {self.temperature}: expected 0 (greedy) or more")
-        require(self.top_k >= 0, f"top_k {self.top_k}: expected 0 (keep all) or more")
-        require(0 < self.top_p <= 1, f"top_p {self.top_p}: expected above 0 and at most 1")
-
-    @property
-    def guided(self) -> bool:
-        """Logits are guided above 1 only (LlamaGen release)."""
-        return self.cfg_scale > 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class DiffusionSampling(Guidance):
-    """Settings of a diffusion head: scale of the added noise, number of denoising steps, and their solver."""
-
-    cfg_schedule: str = "linear"
-    temperature: float = 1.0
-    head_steps: int = 100
-    head_sampler: str = "ddpm"
-
-    def __post_init__(self) -> None:
-        from arbench.heads.schedule import TRAIN_STEPS
-        from arbench.heads.solvers import SOLVERS
-
-        super().__post_init__()
-        require(self.temperature >= 0, f"temperature {self.temperature}: expected 0 or more")
-        require(1 <= self.head_steps <= TRAIN_STEPS, f"head_steps {self.head_steps}: expected 1 to {TRAIN_STEPS}")
-        if self.head_sampler not in SOLVERS:
-            raise unknown_name("head_sampler", self.head_sampler, SOLVERS)
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaskedSampling:
-    """Settings of the masked schedule: in how many iterations all tokens are revealed."""
-
-    num_iter: int = 64
-
-    def __post_init__(self) -> None:
-        super().__post_init__()  # type: ignore[misc]
-        require(self.num_iter >= 1, f"num_iter {self.num_iter}: expected 1 or more")
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaskedDiffusionSampling(MaskedSampling, DiffusionSampling):
-    """MAR: the masked schedule with a diffusion head."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaskedCategoricalSampling(MaskedSampling, CategoricalSampling):
-    """MAR with cross-entropy: the masked schedule with a categorical head."""
-
-    cfg_schedule: str = "linear"
-
-
-def make_settings(sampling_type: type, given: dict[str, Any]) -> Any:
-    """`sampling_type` from the settings that were given; an unknown name or a value of another type is a ValueError."""
-    fields = {field.name: field for field in dataclasses.fields(sampling_type)}
-    for name, value in given.items():
-        if name not in fields:
-            raise unknown_name("sampling setting of this generator", name, fields)
-        wanted = type(fields[name].default)
-        fits = isinstance(value, (int, float) if wanted is float else wanted) and not isinstance(value, bool)
-        require(fits, f"{name} {value!r}: expected {wanted.__name__}")
-    return sampling_type(**given)
 
 
 @dataclass(frozen=True, kw_only=True)

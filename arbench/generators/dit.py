@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from arbench.generators.base import (
-    DiffusionSampling,
     Step,
     as_grid,
     drop_labels,
@@ -25,6 +24,7 @@ from arbench.generators.layers import BidirectionalAttention, Mlp, grid_sinusoid
 from arbench.heads.diffusion import FinalLayer, TimeEmbedder, guided_prediction, modulate, respaced, start_as_identity
 from arbench.heads.solvers import SOLVERS, run_solver
 from arbench.heads.variational import noise_and_variance_loss
+from arbench.settings import CFG_SCHEDULE, DiffusionSampling
 
 EMBEDDING_STD = 0.02  # of the class table at the start
 
@@ -33,7 +33,7 @@ EMBEDDING_STD = 0.02  # of the class table at the start
 class JointSampling(DiffusionSampling):
     """Settings of a DiT: those of a diffusion head; guidance is constant, for nothing is known before anything else."""
 
-    cfg_schedule: str = "constant"
+    cfg_schedule: str = CFG_SCHEDULE.field("constant")
 
     def __post_init__(self) -> None:
         super().__post_init__()

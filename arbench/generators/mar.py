@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from arbench.generators.base import (
     HEADS,
-    MaskedCategoricalSampling,
-    MaskedDiffusionSampling,
     as_grid,
     drop_labels,
     patchify,
@@ -24,6 +22,7 @@ from arbench.generators.masked import MaskedBackbone, MaskedState, rows_at
 from arbench.heads.categorical import CategoricalHead
 from arbench.heads.diffusion import DiffusionHead
 from arbench.registry import unknown_name
+from arbench.settings import MaskedCategoricalSampling, MaskedDiffusionSampling
 
 # Share of hidden tokens in training: normal around 1, truncated at MIN_MASK_RATIO and 1 (MAR, section 3.3).
 MASK_RATIO_DEVIATION = 0.25

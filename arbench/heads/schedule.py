@@ -12,9 +12,10 @@ from functools import cached_property
 
 import numpy as np
 
+from arbench.settings import TRAIN_STEPS
+
 COSINE_OFFSET = 0.008  # s of arXiv:2102.09672, eq. 17
 MAX_BETA = 0.999  # arXiv:2102.09672, section 3.2
-TRAIN_STEPS = 1000  # MAR, section 4.1
 
 
 def cosine_alpha_bar(time: float) -> float:

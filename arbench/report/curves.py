@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from arbench.report.protocols import Marks
-from arbench.report.tables import SAMPLING_COLUMNS
 from arbench.report.values import SeedGroup, fid_name, method_name, quantity, varying
+from arbench.settings import NUM_ITER, SETTINGS
 
-SETTINGS = tuple(name for name in SAMPLING_COLUMNS if name != "num_iter")  # iterations are steps
-VARIED = ("params_m", "steps", *SETTINGS)  # what may tell two points of a curve apart
+OTHER = tuple(name for name in SETTINGS if name != NUM_ITER.name)  # iterations are steps
+VARIED = ("params_m", "steps", *OTHER)  # what may tell two points of a curve apart
 CROWD = 8  # points of a curve; with more, only their steps are written beside them
 
 
@@ -44,7 +44,7 @@ def record_curves(groups: Sequence[SeedGroup], x: str, y: str, marks: Marks) -> 
     for name in (x, y):
         quantity(name)  # tells the nearest where there is none
     # Over a setting, each combination of the others is a curve of its own.
-    split = [name for name in varying(groups, SETTINGS) if name != x] if x in SETTINGS else []
+    split = [name for name in varying(groups, OTHER) if name != x] if x in OTHER else []
     found: dict[str, list[SeedGroup]] = {}
     for group in groups:
         if isinstance(group.mean(x), (int, float)) and isinstance(group.mean(y), (int, float)):
@@ -81,10 +81,10 @@ def _points(groups: Sequence[SeedGroup], x: str, y: str) -> tuple[Point, ...]:
 
 def _telling(groups: Sequence[SeedGroup], x: str) -> list[str]:
     """What tells the points of a curve apart beside the axis: their steps, and settings where steps do not."""
-    if x == "steps" or x in SETTINGS:
+    if x == "steps" or x in OTHER:
         return []
     several = len({group.mean("steps") for group in groups}) < len(groups)
-    return ["steps", *(varying(groups, SETTINGS) if several and len(groups) <= CROWD else ())]
+    return ["steps", *(varying(groups, OTHER) if several and len(groups) <= CROWD else ())]
 
 
 def axis_head(name: str, groups: Sequence[SeedGroup] = ()) -> str:

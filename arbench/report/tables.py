@@ -20,18 +20,8 @@ from arbench.report.values import (
     varying,
     varying_within_methods,
 )
+from arbench.settings import NUM_ITER, SETTINGS
 
-SAMPLING_COLUMNS = (
-    "num_iter",
-    "cfg_scale",
-    "cfg_schedule",
-    "cfg_interval",
-    "temperature",
-    "top_k",
-    "top_p",
-    "head_steps",
-    "head_sampler",
-)
 RESULT_COLUMNS = (*SCORES, "seconds_per_image", "peak_memory_gib")
 
 
@@ -110,8 +100,8 @@ def _columns(groups: Sequence[SeedGroup]) -> list[str]:
         return any(group.mean(name) is not None for group in groups)
 
     # Guidance is told wherever it differs; other settings only where one method was run with several.
-    told = {*varying_within_methods(groups, SAMPLING_COLUMNS), *varying(groups, ["cfg_scale"])} - {"num_iter"}
-    settings = [name for name in SAMPLING_COLUMNS if name in told]
+    told = {*varying_within_methods(groups, SETTINGS), *varying(groups, ["cfg_scale"])} - {NUM_ITER.name}
+    settings = [name for name in SETTINGS if name in told]
     sizes = ["batch_size"] if len(varying(groups, ["batch_size"])) else []
     return [name for name in ("params_m", "steps", *settings, *sizes, *RESULT_COLUMNS) if has(name)]
 

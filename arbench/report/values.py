@@ -12,6 +12,7 @@ from typing import Any
 
 from arbench.registry import unknown_name
 from arbench.report.record import Record
+from arbench.settings import SETTINGS
 
 FULL_COUNT = 50_000  # the number of images behind a FID that needs no number in its name
 
@@ -92,15 +93,7 @@ QUANTITIES: dict[str, Quantity] = {
         _quantity("codebook_usage", "codebook use", "%", "higher", decimals=1),
         _quantity("fvd", "FVD", "", "lower", decimals=1),
         _quantity("speedup_pct", "speed-up", "%", "higher"),
-        _quantity("num_iter", "iterations"),
-        _quantity("cfg_scale", "guidance"),
-        _quantity("cfg_interval", "guidance interval"),
-        _quantity("cfg_schedule", "guidance schedule"),
-        _quantity("temperature", "temperature"),
-        _quantity("top_k", "top-k"),
-        _quantity("top_p", "top-p"),
-        _quantity("head_steps", "head steps"),
-        _quantity("head_sampler", "head sampler"),
+        *(_quantity(setting.name, setting.title) for setting in SETTINGS.values()),
     )
 }
 # Entries of metric_protocol that tell what one evaluation found, not how scores are made.

@@ -12,11 +12,11 @@ import torch
 
 from arbench.bench.roofline import latent_size, roofline
 from arbench.bench.work import gpu_peak
-from arbench.generators.base import make_settings
 from arbench.generators.presets import PRESETS
 from arbench.hardware import resolve_dtype
 from arbench.registry import tokenizer_entry_points
 from arbench.sampling.memory import estimate_memory
+from arbench.settings import make_settings
 from arbench.tokenizer import find_tokenizer
 from arbench.weights.load import load_generator
 

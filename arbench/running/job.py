@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from arbench.distributed import Processes, processes
-from arbench.generators.base import CategoricalSampling, MaskedDiffusionSampling
 from arbench.generators.presets import DIGITS_PRESETS
 from arbench.hardware import resolve_device, resolve_dtype
 from arbench.noise import ImageNoise
@@ -21,6 +20,7 @@ from arbench.registry import unknown_name
 from arbench.sampling.labels import make_labels
 from arbench.sampling.loop import check_labels
 from arbench.sampling.schedules import make_schedule
+from arbench.settings import SETTINGS
 
 DEFAULT_IMAGES = 500
 DEFAULT_OUT = Path("runs")
@@ -31,7 +31,6 @@ DIGITS_EVALUATION = {
     "extractor": "digits-cnn",
     "metrics": ["fid", "is", "precision", "recall", "kid", "label_accuracy"],
 }
-SAMPLING_NAMES = {f.name for kind in (MaskedDiffusionSampling, CategoricalSampling) for f in dataclasses.fields(kind)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +69,9 @@ class RunRequest:
         """The request of these keywords, sampling settings among them. Raises ValueError for an unknown one."""
         names = {known.name for known in dataclasses.fields(cls)} - {"sampling", "source"}
         for name in given:
-            if name not in names | SAMPLING_NAMES:
-                raise unknown_name("setting of a run", name, names | SAMPLING_NAMES)
-        sampling = {name: value for name, value in given.items() if name in SAMPLING_NAMES}
+            if name not in names and name not in SETTINGS:
+                raise unknown_name("setting of a run", name, names.union(SETTINGS))
+        sampling = {name: value for name, value in given.items() if name in SETTINGS}
         return cls(**{name: value for name, value in given.items() if name in names}, sampling=sampling)
 
     def __post_init__(self) -> None:

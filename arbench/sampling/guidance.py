@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from arbench.generators.base import Guidance, Step
+from arbench.generators.base import Step
+from arbench.settings import Guidance
 
 
 def guidance_scale(settings: Guidance, step: Step) -> float:

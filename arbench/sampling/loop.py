@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from arbench.generators.base import make_settings
 from arbench.images import check_finite
 from arbench.noise import ImageNoise, Noise
 from arbench.sampling.guidance import guidance_scale
 from arbench.sampling.schedules import make_schedule
+from arbench.settings import make_settings
 
 Labels = Sequence[int] | np.ndarray | Tensor
 

@@ -1,0 +1,242 @@
+"""Every sampling setting once: type, range, help, table head, short label.
+
+The command line, YAML keys, records, tables, plots and error lines read them here. A method's settings are a frozen
+dataclass whose fields are made by `Setting.field`; a plug-in's own are made in the same way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from arbench.registry import unknown_name
+
+TRAIN_STEPS = 1000  # timesteps that a diffusion head is trained on (MAR, section 4.1)
+CFG_SCHEDULES = ("constant", "linear")
+HEAD_SAMPLERS = ("ddpm", "ddpm-trimmed", "ddim")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One sampling setting.
+
+    `kind` is int, float or str; `least` and `most` are the bounds of a number, `above` one that it has to exceed;
+    `choices` are all values of a text. `meaning` says what a value may be, for error lines; `title` heads a column of
+    a table and names the value in a plot; `words` are values that are written as a word. `shortens` says that fewer
+    of it is faster and an approximation.
+    """
+
+    name: str
+    kind: type
+    help: str
+    title: str
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    choices: tuple[str, ...] = ()
+    meaning: str = ""
+    words: Mapping[Any, str] = dataclasses.field(default_factory=dict)
+    shortens: bool = False
+
+    def field(self, default: Any) -> Any:
+        """A dataclass field of this setting with the `default` of a method."""
+        return dataclasses.field(default=default, metadata={"setting": self})
+
+    @property
+    def expected(self) -> str:
+        """What a value may be, in words."""
+        if self.meaning:
+            return self.meaning
+        return f"{self.least:g} or more" if self.least is not None else f"a {self.kind.__name__}"
+
+    def check(self, value: Any) -> int | float | str:
+        """`value` in the setting's own type. Raises ValueError for another type or a value out of range."""
+        accepted = (int, float) if self.kind is float else self.kind
+        if isinstance(value, bool) or not isinstance(value, accepted):
+            raise ValueError(f"{self.name} {value!r}: expected {self.kind.__name__}")
+        if isinstance(value, str):
+            if self.choices and value not in self.choices:
+                raise unknown_name(self.name, value, self.choices)
+        elif not self._in_range(value):
+            raise ValueError(f"{self.name} {value}: expected {self.expected}")
+        return self.kind(value)
+
+    def _in_range(self, value: Any) -> bool:
+        return (
+            math.isfinite(value)
+            and (self.least is None or value >= self.least)
+            and (self.above is None or value > self.above)
+            and (self.most is None or value <= self.most)
+        )
+
+    def text(self, value: Any) -> str:
+        """`value` as it is written in a table or beside a point."""
+        if value in self.words:
+            return self.words[value]
+        return f"{value:g}" if isinstance(value, (int, float)) else str(value)
+
+
+NUM_ITER = Setting(
+    name="num_iter",
+    kind=int,
+    help="MAR: autoregressive iterations.",
+    title="iterations",
+    least=1,
+    shortens=True,
+)
+CFG_SCALE = Setting(
+    name="cfg_scale",
+    kind=float,
+    help="Classifier-free guidance; 1 is none.",
+    title="guidance",
+    least=0,
+    meaning="0 or more (1 is no guidance)",
+)
+CFG_SCHEDULE = Setting(
+    name="cfg_schedule",
+    kind=str,
+    help="MAR: how guidance grows over the steps.",
+    title="guidance schedule",
+    choices=CFG_SCHEDULES,
+)
+CFG_INTERVAL = Setting(
+    name="cfg_interval",
+    kind=int,
+    help="AR, PAR: last guided step; -1 is all.",
+    title="guidance interval",
+    least=-1,
+    meaning="-1 (always) or more",
+    words={-1: "always"},
+)
+TEMPERATURE = Setting(
+    name="temperature",
+    kind=float,
+    help="Of the codes, 0 is greedy; of MAR: scale of the added noise.",
+    title="temperature",
+    least=0,
+    meaning="0 or more",
+)
+TOP_K = Setting(
+    name="top_k",
+    kind=int,
+    help="AR, PAR: keep the k likeliest codes; 0 keeps all.",
+    title="top-k",
+    least=0,
+    meaning="0 (keep all) or more",
+)
+TOP_P = Setting(
+    name="top_p",
+    kind=float,
+    help="AR, PAR: nucleus mass; 1 keeps all.",
+    title="top-p",
+    above=0,
+    most=1,
+    meaning="above 0 and at most 1",
+)
+HEAD_STEPS = Setting(
+    name="head_steps",
+    kind=int,
+    help="MAR: diffusion steps a token.",
+    title="head steps",
+    least=1,
+    most=TRAIN_STEPS,
+    meaning=f"1 to {TRAIN_STEPS}",
+    shortens=True,
+)
+HEAD_SAMPLER = Setting(
+    name="head_sampler",
+    kind=str,
+    help="MAR: sampler of the diffusion head.",
+    title="head sampler",
+    choices=HEAD_SAMPLERS,
+)
+
+# In the order in which tables have them.
+SETTINGS: dict[str, Setting] = {
+    setting.name: setting
+    for setting in (
+        NUM_ITER, CFG_SCALE, CFG_SCHEDULE, CFG_INTERVAL, TEMPERATURE, TOP_K, TOP_P, HEAD_STEPS, HEAD_SAMPLER,
+    )
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guidance:
+    """Classifier-free guidance: its scale (1 is none) and how it changes over the generation."""
+
+    cfg_scale: float = CFG_SCALE.field(1.0)
+    cfg_schedule: str = CFG_SCHEDULE.field("constant")
+    cfg_interval: int = CFG_INTERVAL.field(-1)
+
+    def __post_init__(self) -> None:
+        for name, setting in settings_of(type(self)).items():
+            object.__setattr__(self, name, setting.check(getattr(self, name)))
+
+    @property
+    def guided(self) -> bool:
+        """Whether the unconditional prediction is needed at all."""
+        return self.cfg_scale != 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class CategoricalSampling(Guidance):
+    """Settings of a categorical head: temperature (0 is greedy), then top-k (0 keeps all), then top-p (1 keeps all)."""
+
+    temperature: float = TEMPERATURE.field(1.0)
+    top_k: int = TOP_K.field(0)
+    top_p: float = TOP_P.field(1.0)
+
+    @property
+    def guided(self) -> bool:
+        """Logits are guided above 1 only (LlamaGen release)."""
+        return self.cfg_scale > 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionSampling(Guidance):
+    """Settings of a diffusion head: scale of the added noise, number of denoising steps, and their solver."""
+
+    cfg_schedule: str = CFG_SCHEDULE.field("linear")
+    temperature: float = TEMPERATURE.field(1.0)
+    head_steps: int = HEAD_STEPS.field(100)
+    head_sampler: str = HEAD_SAMPLER.field("ddpm")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedSampling:
+    """Settings of the masked schedule, beside those of a head: in how many iterations all tokens are revealed."""
+
+    num_iter: int = NUM_ITER.field(64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedDiffusionSampling(MaskedSampling, DiffusionSampling):
+    """MAR: the masked schedule with a diffusion head."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedCategoricalSampling(MaskedSampling, CategoricalSampling):
+    """MAR with cross-entropy: the masked schedule with a categorical head."""
+
+    cfg_schedule: str = CFG_SCHEDULE.field("linear")
+
+
+Settings = TypeVar("Settings", bound=Guidance)
+
+
+def settings_of(sampling_type: type) -> dict[str, Setting]:
+    """The settings that a sampling type has, by name."""
+    fields = dataclasses.fields(sampling_type)
+    return {field.name: field.metadata["setting"] for field in fields if "setting" in field.metadata}
+
+
+def make_settings(sampling_type: type[Settings], given: Mapping[str, Any]) -> Settings:
+    """`sampling_type` from the settings that were given; ValueError for an unknown name or a value out of range."""
+    known = settings_of(sampling_type)
+    for name in given:
+        if name not in known:
+            raise unknown_name("sampling setting of this generator", name, known)
+    return sampling_type(**given)
