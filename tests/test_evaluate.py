@@ -83,14 +83,14 @@ def result(images: np.ndarray, labels: np.ndarray, extractor: Digits) -> dict:
 def test_scores_are_those_of_the_pure_functions(
     result: dict, images: np.ndarray, labels: np.ndarray, extractor: Digits
 ) -> None:
-    real = open_data("digits", split="heldout").images()
+    real = open_data("digits", split="heldout")
     ours, theirs = (
         np.concatenate([extractor.extract(part[i : i + 64]).features for i in range(0, len(part), 64)])
-        for part in (images, real)
+        for part in (images, real.images())
     )
     assert result["fid"] == pytest.approx(FrechetStatistics.of(ours).distance(FrechetStatistics.of(theirs)), rel=1e-9)
     assert (result["precision"], result["recall"]) == scores.precision_recall(ours, theirs)
-    assert result["kid"] == scores.kid(ours, theirs).mean
+    assert result["kid"] == scores.kid(ours, theirs, reference_classes=real.labels).mean
     assert 0 <= result["label_accuracy"] <= 1
     assert result["duplicates"] == 0
     assert list(result) == [

@@ -17,6 +17,7 @@ from arbench.evaluation.protocol import describe_protocol, notes, questions
 from arbench.evaluation.reference import Reference, open_reference
 from arbench.evaluation.sources import open_images
 from arbench.evaluation.statistics import FrechetStatistics, frechet
+from arbench.evaluation.strata import SINGLE, allotted, describe_strata, strata_of
 from arbench.registry import unknown_name
 
 METRICS = ("fid", "is", "precision", "recall", "kid", "sfid", "label_accuracy")
@@ -47,8 +48,9 @@ def evaluate(
     the images' size by `crop`. `extractor`: "inception" (weights from the file `inception_weights`, else downloaded),
     "digits-cnn", or an object with the members of `Extractor`. `metrics` out of `METRICS`; None is FID, IS, and where
     the reference has images precision and recall. `labels` (N,) are the classes asked for (found by themselves in a
-    run folder), for `label_accuracy`. `reconstructions` says that these are reconstructions (rFID), not generated
-    images. `cache` is a folder for features. `progress` is told how many images were just done.
+    run folder), for `label_accuracy` and for KID of balanced classes. `reconstructions` says that these are
+    reconstructions (rFID), not generated images. `cache` is a folder for features. `progress` is told how many images
+    were just done.
 
     Keys: `fid`, `is_mean` `is_std`, `precision`, `recall`, `kid` `kid_std`, `sfid`, `label_accuracy`, `duplicates`
     (exact copies among the images). `metric_protocol["measured"]` holds what is of this set alone: 95 % intervals,
@@ -73,9 +75,13 @@ def evaluate(
             keep=any(name in chosen for name in NEEDS_IMAGES),
             cache=folder,
         )
-    values, spans = _scores(chosen, Compared.of(found, against, real), labels, torch.device(device))
+    pair = Compared.of(found, against, real, strata_of(labels, source.label_mode))
+    values, spans = _scores(chosen, pair, labels, torch.device(device))
     protocol = describe_protocol(found, source, against, real, network, batch_size)
+    protocol["kid"] += f"; {describe_strata(pair.strata, pair.real_strata)}"
     protocol["warnings"] = questions(found, against, network, reconstructions)
+    if "kid" in chosen and pair.strata is None and allotted(labels, source.label_mode):
+        protocol["warnings"].append(SINGLE)
     protocol["measured"] = {
         "intervals": spans,
         "interval_method": intervals.METHOD,
@@ -93,15 +99,20 @@ class Compared:
     real: np.ndarray | None  # (M, D) where the reference's images were read and a score needs more than statistics
     statistics: FrechetStatistics | None
     spatial: FrechetStatistics | None
+    strata: np.ndarray | None  # (N,) the images' classes where their numbers were laid down
+    real_strata: np.ndarray | None  # (M,) likewise the reference's
 
     @classmethod
-    def of(cls, found: Features, reference: Reference, real: Features | None) -> Compared:
+    def of(cls, found: Features, reference: Reference, real: Features | None, strata: np.ndarray | None) -> Compared:
         """Stored statistics go before those of the reference's images, which may be a part of it only."""
+        theirs = reference.images
         return cls(
             found=found,
             real=None if real is None else real.features,
             statistics=reference.statistics or (real.statistics if real else None),
             spatial=reference.spatial or (real.spatial if real else None),
+            strata=strata,
+            real_strata=None if theirs is None else strata_of(theirs.labels, theirs.label_mode),
         )
 
 
@@ -127,8 +138,8 @@ def _scores(
         values |= {name: value for name, value in both._asdict().items() if name in chosen}
     if "kid" in chosen:
         assert real is not None
-        distance = scores.kid(found.features, real)
-        values |= {"kid": distance.mean, "kid_std": distance.std}
+        distance = scores.kid(found.features, real, classes=pair.strata, reference_classes=pair.real_strata)
+        values |= {"kid": distance.mean} | ({} if distance.std is None else {"kid_std": distance.std})
     if "sfid" in chosen:
         assert found.spatial is not None
         assert pair.spatial is not None

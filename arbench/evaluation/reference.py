@@ -16,7 +16,7 @@ from arbench.evaluation.extractors import Extractor
 from arbench.evaluation.features import extract_features
 from arbench.evaluation.files import load_npz, npz_names, read_torch, save_npz
 from arbench.evaluation.reference_cards import REFERENCES
-from arbench.evaluation.sources import READ, SHARDS, ImageSource, array_source, open_images
+from arbench.evaluation.sources import READ, SHARDS, STRATIFIED, ImageSource, array_source, open_images
 from arbench.evaluation.statistics import FrechetStatistics
 from arbench.files import file_sha256
 from arbench.registry import nearest, unknown_name
@@ -63,8 +63,9 @@ def open_reference(reference: Any, *, size: tuple[int, int] | None = None, crop:
         return Reference(name="array", count=source.count, images=source)
     name = str(reference)
     if name in DIGITS:
-        images = open_data("digits", split=DIGITS[name]).images()
-        return Reference(name=name, count=len(images), split=DIGITS[name], images=array_source(name, images))
+        data = open_data("digits", split=DIGITS[name])
+        images = array_source(name, data.images(), data.labels, STRATIFIED)
+        return Reference(name=name, count=len(data), split=DIGITS[name], images=images)
     if name in REFERENCES:
         return _named(name)
     return _at_path(Path(name), size, crop)

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from arbench.evaluation.strata import Strata
+
 SHUFFLE_SEED = 2020  # torch-fidelity's; the order of files must not decide the Inception Score
 IS_SPLITS = 10  # Salimans et al. 2016: ten blocks, 5,000 images each when there are 50,000
 KID_SUBSETS = 100  # Bińkowski et al. 2018, torch-fidelity
@@ -27,6 +29,13 @@ class MeanStd(NamedTuple):
 
     mean: float
     std: float
+
+
+class Kid(NamedTuple):
+    """KID averaged over subsets, and its standard deviation over them; None where all subsets are the whole."""
+
+    mean: float
+    std: float | None
 
 
 class SplitScores(NamedTuple):
@@ -78,29 +87,36 @@ def kid(
     subsets: int = KID_SUBSETS,
     subset_size: int = KID_SUBSET_SIZE,
     seed: int = SHUFFLE_SEED,
-) -> MeanStd:
+    *,
+    classes: np.ndarray | None = None,
+    reference_classes: np.ndarray | None = None,
+) -> Kid:
     """Kernel Inception Distance: unbiased MMD² with the kernel (x·y / D + 1)³, over random subsets.
 
-    `features` (N, D), `reference` (M, D); a subset is never larger than either. Raises ValueError with fewer than two
-    vectors. Slightly negative values are right where the two hardly differ.
+    `features` (N, D), `reference` (M, D); a subset is never larger than either. `classes` (N,) and `reference_classes`
+    (M,) are given where it was laid down, not drawn, how many images a class has: see `strata`. Raises ValueError with
+    fewer than two vectors. Slightly negative values are right where the two hardly differ.
     """
     size = min(subset_size, len(features), len(reference))
     if size < 2:
         raise ValueError(f"KID of {len(features)} against {len(reference)} images; expected at least 2 each")
+    ours, theirs = Strata.of(len(features), classes), Strata.of(len(reference), reference_classes)
+    if size == len(features) == len(reference):  # every subset is the whole
+        return Kid(_unbiased_mmd(features, reference, ours, theirs), None)
     random = np.random.RandomState(seed)
     distances = []
     for _ in range(subsets):
-        ours = features[random.choice(len(features), size, replace=False)].astype(np.float64)
-        theirs = reference[random.choice(len(reference), size, replace=False)].astype(np.float64)
-        distances.append(_unbiased_mmd(ours, theirs))
-    return MeanStd(float(np.mean(distances)), float(np.std(distances)))
+        first = random.choice(len(features), size, replace=False)
+        second = random.choice(len(reference), size, replace=False)
+        distances.append(_unbiased_mmd(features[first], reference[second], ours.take(first), theirs.take(second)))
+    return Kid(float(np.mean(distances)), float(np.std(distances)))
 
 
-def _unbiased_mmd(first: np.ndarray, second: np.ndarray) -> float:
-    """MMD² of two sets of equal size, the kernel of a vector with itself left out."""
-    size = len(first)
-    within = sum(kernel.sum() - np.trace(kernel) for kernel in (_cubic(first, first), _cubic(second, second)))
-    return float(within / (size * (size - 1)) - 2 * _cubic(first, second).mean())
+def _unbiased_mmd(first: np.ndarray, second: np.ndarray, ours: Strata, theirs: Strata) -> float:
+    """MMD² of two sets, the kernel of a vector with itself left out."""
+    first, second = first.astype(np.float64), second.astype(np.float64)
+    within = ours.mean_over_pairs(_cubic(first, first)) + theirs.mean_over_pairs(_cubic(second, second))
+    return within - 2 * float(_cubic(first, second).mean())
 
 
 def _cubic(first: np.ndarray, second: np.ndarray) -> np.ndarray:

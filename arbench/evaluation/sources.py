@@ -19,6 +19,7 @@ LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp")
 READ = 256  # images read at once
 SHARDS, LABELS, CONFIG = "shards", "labels.npy", "config.yaml"  # of a run folder
 GIVEN = "given"  # the classes were asked for one by one
+STRATIFIED = "stratified"  # the same share of every class was taken
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +27,8 @@ class ImageSource:
     """A fixed sequence of uint8 images of one size.
 
     `blocks()` yields them as (b, H, W, 3) in order, never all at once; `labels` (N,) are the classes asked for, where
-    they are stored beside the images, `label_mode` how they were chosen ("balanced", "random", "given") where that is
-    known; `notes` are what a reader of the scores should know.
+    they are stored beside the images, `label_mode` how they were chosen ("balanced", "random", "given", "stratified")
+    where that is known; `notes` are what a reader of the scores should know.
     """
 
     name: str
@@ -74,12 +75,18 @@ def open_images(images: Any) -> ImageSource:
     return source
 
 
-def array_source(name: str, images: np.ndarray, labels: np.ndarray | None = None) -> ImageSource:
+def array_source(
+    name: str, images: np.ndarray, labels: np.ndarray | None = None, label_mode: str | None = None
+) -> ImageSource:
     """An array in memory (or mapped) as a source. ValueError unless uint8 (N, H, W, 3) with N at least 1."""
     _check_images(name, images.dtype, images.shape)
     starts = range(0, len(images), READ)
     return ImageSource(
-        name=name, count=len(images), blocks=lambda: (images[i : i + READ] for i in starts), labels=labels
+        name=name,
+        count=len(images),
+        blocks=lambda: (images[i : i + READ] for i in starts),
+        labels=labels,
+        label_mode=label_mode,
     )
 
 

@@ -66,12 +66,14 @@ def protocol_text(record: Mapping[str, Any]) -> str:
     """One line on how the scores of `record` were made."""
     protocol, count = record["metric_protocol"], record["num_images"]
     evaluator = " ".join(str(protocol[key]) for key in ("evaluator", "evaluator_version") if protocol.get(key))
+    estimator = str(protocol.get("kid", "")).partition("; ")[2]  # "100 subsets …; stratified by class"
     parts = [
         f"{count} images" if count else "",
         f"extractor {protocol['extractor']}{_short_hash(protocol.get('extractor_sha256'))}",
         f"reference {protocol['reference']}{_short_hash(protocol.get('reference_sha256'))}"
         + (f" of {protocol['reference_count']} images" if protocol.get("reference_count") else ""),
         f"resize {protocol['resize']}" if protocol.get("resize") else "",
+        f"KID {estimator}" if estimator and record["metrics"].get("kid") is not None else "",
         f"evaluator {evaluator}" if evaluator else "",
     ]
     return ", ".join(part for part in parts if part)
