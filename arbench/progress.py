@@ -1,38 +1,106 @@
-"""Progress bars on a terminal, silence elsewhere (events.jsonl always tells)."""
+"""Progress on standard error: bars on a terminal, a line a minute elsewhere (events.jsonl always tells)."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+SECONDS_A_LINE = 60.0
+SECONDS_A_FRAME = 0.1  # a bar moves no oftener, so that short steps are not slowed
+
+Show = Callable[[str, float, int, float], None]  # title, images done, of how many, images a second
+
+
+class ImageProgress:
+    """How many images are done, counted within a batch by its steps, and what is being done to them.
+
+    Called with the number of images that were just done. `done` of `total` are there already, each takes `steps`. Where
+    things stand goes to `show`, at most once in `seconds`.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        total: int,
+        *,
+        done: int = 0,
+        steps: int = 1,
+        show: Show = lambda title, done, total, rate: None,
+        seconds: float = SECONDS_A_LINE,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._job, self._title, self._total, self._done, self._steps = title, title, total, done, steps
+        self._show, self._seconds, self._clock = show, seconds, clock
+        self._first, self._shown = done, clock()
+        self._began = self._shown
+
+    def __call__(self, images: int) -> None:
+        self._done += images
+        self._tell(self._done)
+
+    def step(self, images: int, step: int) -> None:
+        """The batch of `images` that is being drawn has `step` steps behind it."""
+        self._tell(self._done + images * min(step / self._steps, 1.0))
+
+    def phase(self, name: str, total: int = 0) -> None:
+        """From now on `name` is done to `total` images; 0: to all of them at once."""
+        self._title, self._total, self._done, self._first = f"{self._job}: {name}", total, 0, 0
+        self._began = self._clock()
+        self._tell(0)
+
+    def _tell(self, done: float) -> None:
+        now = self._clock()
+        if now - self._shown >= self._seconds:
+            self._shown = now
+            self.flush(done)
+
+    def flush(self, done: float | None = None) -> None:
+        """Show where things stand, however short it is since the last time."""
+        done = self._done if done is None else done
+        elapsed = self._clock() - self._began
+        self._show(self._title, done, self._total, (done - self._first) / elapsed if elapsed > 0 else 0.0)
+
 
 @contextmanager
-def image_progress(title: str, total: int, done: int, shown: bool = True) -> Iterator[Callable[[int], None]]:
-    """A bar with images a second and the time left, on standard error; gives a function to call with new images.
+def image_progress(title: str, total: int, done: int, shown: bool = True, steps: int = 1) -> Iterator[ImageProgress]:
+    """Progress with images a second and the time left: a bar on a terminal, else a line a minute.
 
-    `done` of `total` images are there already. Nothing is drawn where standard error is no terminal.
+    `done` of `total` images are there already, each takes `steps`. Nothing is told where not `shown`.
     """
-    if not (shown and sys.stderr.isatty()):
-        yield lambda images: None
+    if not shown:
+        yield ImageProgress(title, total)
+        return
+    if not sys.stderr.isatty():
+        yield ImageProgress(title, total, done=done, steps=steps, show=print_line)
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-    )
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed_]}"))
     with Progress(*columns, console=Console(stderr=True)) as bars:
-        task = bars.add_task(title, total=total, completed=done, rate="")
+        task = bars.add_task(title, total=total, completed=done, speed_="")
 
-        def advance(images: int) -> None:
-            bars.advance(task, images)
-            speed = bars.tasks[0].speed
-            bars.update(task, rate=f"{speed:.1f} images/s" if speed else "")
+        def show(title: str, done: float, total: int, rate: float) -> None:
+            bars.update(
+                task, description=title, total=total or None, completed=int(done), speed_=speed(done, total, rate)
+            )
 
-        yield advance
+        progress = ImageProgress(title, total, done=done, steps=steps, show=show, seconds=SECONDS_A_FRAME)
+        yield progress
+        progress.flush()
+
+
+def print_line(title: str, done: float, total: int, rate: float) -> None:
+    """One line of progress on standard error; of what is done to all images at once, its name."""
+    counted = f": {int(done)} of {total} images" if total else ""
+    print(", ".join(filter(None, [f"{title}{counted}", speed(done, total, rate)])), file=sys.stderr, flush=True)
+
+
+def speed(done: float, total: int, rate: float) -> str:
+    """Images a second and the time left, empty where it is not known."""
+    if not total or rate <= 0:
+        return ""
+    minutes, seconds = divmod(round((total - done) / rate), 60)
+    return f"{rate:.3g} images/s, {minutes // 60}:{minutes % 60:02}:{seconds:02} left"

@@ -107,13 +107,15 @@ def sample(job: Job, folder: RunFolder, say: Callable[[str], None]) -> None:
     )
     written = folder.shards.num_written()
     reset_peak_memory(parts.device)
-    with image_progress(parts.model, job.request.num_images, written, shown=job.mine.is_first) as progress:
+    shown, total = job.mine.is_first, job.request.num_images
+    with image_progress(parts.model, total, written, shown=shown, steps=job.steps) as progress:
         worker = Worker(
             pipeline=pipeline,
             folder=folder,
             batch_size=batch_size,
             make_timer=lambda: PhaseTimer(parts.device),
             progress=progress,
+            step=progress.step,
             observe=observe,
         )
         worker.warm_up(batch_size if parts.device.type == "cuda" else WARM_UP_IMAGES)

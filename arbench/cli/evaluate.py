@@ -98,8 +98,15 @@ def _evaluate(
     from arbench.progress import image_progress
 
     source = sources.open_images(images).first(num_images)
-    with image_progress("features", source.count, 0) as advance:
-        return metrics.evaluate(source, reference, device=resolve_device(device), progress=advance, **settings)
+    with image_progress("scoring", source.count, 0) as progress:
+        return metrics.evaluate(
+            source,
+            reference,
+            device=resolve_device(device),
+            progress=progress,
+            phase=progress.phase,
+            **settings,
+        )
 
 
 def _make_reference(

@@ -56,7 +56,7 @@ def sample(
     from arbench.hardware import resolve_device, resolve_dtype
     from arbench.parts import load_parts
     from arbench.progress import image_progress
-    from arbench.running.job import AUTO, require_batch_size, require_whole
+    from arbench.running.job import AUTO, count_steps, require_batch_size, require_whole
     from arbench.running.samples import parse_labels, sample_rows
     from arbench.sampling.grid import MOST_ROWS, save_grid
 
@@ -77,8 +77,11 @@ def sample(
     )
     num_classes = parts.generator.num_classes
     classes = range(min(num_classes, MOST_ROWS)) if labels is None else parse_labels(labels, num_classes)
-    with image_progress(parts.model, len(classes) * per_class, 0) as progress:
-        rows = sample_rows(parts, classes, per_class, seed=seed, batch_size=batch, progress=progress)
+    count = len(classes) * per_class
+    with image_progress(parts.model, count, 0, steps=count_steps(parts)) as progress:
+        rows = sample_rows(
+            parts, classes, per_class, seed=seed, batch_size=batch, progress=progress, step=progress.step
+        )
     save_grid(target, rows)
     print(target)
 

@@ -40,6 +40,7 @@ def evaluate(
     reconstructions: bool = False,
     cache: str | Path | None = None,
     progress: Callable[[int], None] | None = None,
+    phase: Callable[[str, int], None] = lambda name, images: None,
 ) -> dict[str, Any]:
     """Scores of `images` against `reference`: a flat dict of numbers, and `metric_protocol`, what they mean.
 
@@ -50,7 +51,7 @@ def evaluate(
     the reference has images precision and recall. `labels` (N,) are the classes asked for (found by themselves in a
     run folder), for `label_accuracy` and for KID of balanced classes. `reconstructions` says that these are
     reconstructions (rFID), not generated images. `cache` is a folder for features. `progress` is told how many images
-    were just done.
+    were just done, `phase` what is done next and to how many (0: to all at once).
 
     Keys: `fid`, `is_mean` `is_std`, `precision`, `recall`, `kid` `kid_std`, `sfid`, `label_accuracy`, `duplicates`
     (exact copies among the images). `metric_protocol["measured"]` holds what is of this set alone: 95 % intervals,
@@ -64,9 +65,11 @@ def evaluate(
     _check_possible(chosen, network, against, labels, source.count)
 
     folder, spatial = Path(cache) if cache else None, "sfid" in chosen
+    phase("features", source.count)
     found = extract_features(source, network, spatial=spatial, batch_size=batch_size, cache=folder, progress=progress)
     real = None
     if against.images is not None and _reads_images(chosen, against):
+        phase("features of the reference", against.images.count)
         real = extract_features(
             against.images,
             network,
@@ -74,9 +77,10 @@ def evaluate(
             batch_size=batch_size,
             keep=any(name in chosen for name in NEEDS_IMAGES),
             cache=folder,
+            progress=progress,
         )
     pair = Compared.of(found, against, real, strata_of(labels, source.label_mode))
-    values, spans = _scores(chosen, pair, labels, torch.device(device))
+    values, spans = _scores(chosen, pair, labels, torch.device(device), phase)
     protocol = describe_protocol(found, source, against, real, network, batch_size)
     protocol["kid"] += f"; {describe_strata(pair.strata, pair.real_strata)}"
     protocol["warnings"] = questions(found, against, network, reconstructions)
@@ -117,26 +121,34 @@ class Compared:
 
 
 def _scores(
-    chosen: tuple[str, ...], pair: Compared, labels: np.ndarray | None, device: torch.device
+    chosen: tuple[str, ...],
+    pair: Compared,
+    labels: np.ndarray | None,
+    device: torch.device,
+    phase: Callable[[str, int], None],
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
     """The values of all chosen metrics, and the intervals of those that have one."""
     values: dict[str, float] = {}
     spans: dict[str, list[float]] = {}
     found, real = pair.found, pair.real
     if "fid" in chosen:
+        phase("fid", 0)
         assert pair.statistics is not None
         parts = frechet(found.statistics, pair.statistics)
         values["fid"] = parts.distance
         spans["fid"] = intervals.fid_interval(found.features, found.statistics, pair.statistics, parts, labels)
     if "is" in chosen:
+        phase("is", 0)
         splits = scores.inception_splits(found.logits)
         values |= {"is_mean": float(splits.scores.mean()), "is_std": float(splits.scores.std())}
         spans["is_mean"] = intervals.is_interval(splits, labels)
     if "precision" in chosen or "recall" in chosen:
+        phase("precision, recall", 0)
         assert real is not None
         both = scores.precision_recall(found.features, real, device=_float64_device(device))
         values |= {name: value for name, value in both._asdict().items() if name in chosen}
     if "kid" in chosen:
+        phase("kid", 0)
         assert real is not None
         distance = scores.kid(found.features, real, classes=pair.strata, reference_classes=pair.real_strata)
         values |= {"kid": distance.mean} | ({} if distance.std is None else {"kid_std": distance.std})

@@ -71,6 +71,7 @@ def score(job: Job, folder: RunFolder) -> dict[str, Any]:
             num_images=job.request.num_images,
             cache=folder.path / FEATURES if job.request.on_the_fly else None,
             progress=progress,
+            phase=progress.phase,
         )
 
 

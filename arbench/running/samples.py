@@ -11,7 +11,7 @@ from arbench.generators import imagenet
 from arbench.parts import Parts, class_names
 from arbench.running.job import AUTO
 from arbench.sampling.memory import automatic_batch, estimate_memory
-from arbench.sampling.produce import Pipeline, draw_fitting
+from arbench.sampling.produce import OnStep, Pipeline, draw_fitting, no_step
 
 
 def parse_labels(text: str, num_classes: int) -> list[int]:
@@ -38,8 +38,12 @@ def sample_rows(
     seed: int = 0,
     batch_size: int | str = AUTO,
     progress: Callable[[int], None] = lambda images: None,
+    step: OnStep = no_step,
 ) -> list[tuple[str, np.ndarray]]:
-    """(class name, images (per_class, H, W, 3) uint8) for each of `labels`; image ids count through the rows."""
+    """(class name, images (per_class, H, W, 3) uint8) for each of `labels`; image ids count through the rows.
+
+    `progress` is told of images that are done, `step` of the steps of the batch that is being drawn (`draw_fitting`).
+    """
     wanted = np.repeat(np.asarray(labels, dtype=np.int64), per_class)
     pipeline = Pipeline(
         generator=parts.generator,
@@ -57,7 +61,7 @@ def sample_rows(
     batches: list[np.ndarray] = []
     missing = range(len(wanted))
     while missing:
-        batch, _, batch_size = draw_fitting(pipeline, missing, batch_size, lambda: PhaseTimer(parts.device))
+        batch, _, batch_size = draw_fitting(pipeline, missing, batch_size, lambda: PhaseTimer(parts.device), step)
         batches.append(batch)
         missing = missing[len(batch) :]
         progress(len(batch))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -19,6 +20,13 @@ from arbench.sampling.shards import Assembly, Claims, ShardWriter, claim_unfinis
 from arbench.tokenizer import decode_tokens
 
 POLL_SECONDS = 0.2  # how often a waiting process looks whether another one has finished or died
+
+
+OnStep = Callable[[int, int], None]  # images of a batch, how many of its steps are over
+
+
+def no_step(images: int, step: int) -> None:
+    """Nobody is told."""
 
 
 class Timer(Protocol):
@@ -66,15 +74,33 @@ class Pipeline:
             return to_uint8(images)
 
 
+class StepTimer:
+    """A timer that counts steps: every generator phase begins one, and `tell` is told how many are over."""
+
+    def __init__(self, timer: Timer, tell: Callable[[int], None]) -> None:
+        self._timer, self._tell, self._begun = timer, tell, 0
+
+    def phase(self, name: str) -> AbstractContextManager[None]:
+        if name == "generator":
+            self._tell(self._begun)
+            self._begun += 1
+        return self._timer.phase(name)
+
+    def seconds(self) -> dict[str, float]:
+        return self._timer.seconds()
+
+
 def draw_fitting(
-    pipeline: Pipeline, ids: Sequence[int], batch_size: int, make_timer: Callable[[], Timer]
+    pipeline: Pipeline, ids: Sequence[int], batch_size: int, make_timer: Callable[[], Timer], step: OnStep = no_step
 ) -> tuple[np.ndarray, Timer, int]:
     """Images of the first `batch_size` of `ids`, or of fewer where memory runs out; their timer; the batch that fitted.
 
-    Raises ValueError where not even one image fits.
+    `step` is told the images of the batch and how many of its steps are over. Raises ValueError where not even one
+    image fits.
     """
     while True:
-        batch, timer = ids[:batch_size], make_timer()
+        batch = ids[:batch_size]
+        timer = StepTimer(make_timer(), functools.partial(step, len(batch)))
         try:
             return pipeline.draw(batch, timer), timer, batch_size
         except (RuntimeError, MemoryError) as error:
@@ -102,6 +128,7 @@ class Worker:
     batch_size: int
     make_timer: Callable[[], Timer]
     progress: Callable[[int], None] = lambda images: None
+    step: OnStep = no_step  # told the images of the batch that is being drawn and how many of its steps are over
     observe: Callable[[np.ndarray], None] = lambda images: None
 
     def warm_up(self, images: int) -> None:
@@ -150,7 +177,7 @@ class Worker:
     def _draw_timed(self, ids: Sequence[int]) -> np.ndarray:
         """The first batch of `ids`, its time logged by phase."""
         start = time.perf_counter()
-        images, timer = self._draw(ids)
+        images, timer = self._draw(ids, self.step)
         phases = timer.seconds()  # waits for the device
         seconds = time.perf_counter() - start
         self.folder.log(
@@ -159,8 +186,8 @@ class Worker:
         self.progress(len(images))
         return images
 
-    def _draw(self, ids: Sequence[int]) -> tuple[np.ndarray, Timer]:
-        images, timer, fitting = draw_fitting(self.pipeline, ids, self.batch_size, self.make_timer)
+    def _draw(self, ids: Sequence[int], step: OnStep = no_step) -> tuple[np.ndarray, Timer]:
+        images, timer, fitting = draw_fitting(self.pipeline, ids, self.batch_size, self.make_timer, step)
         if fitting < self.batch_size:
             self.folder.log("out_of_memory", failed_batch_size=self.batch_size, batch_size=fitting)
             self.batch_size = fitting
