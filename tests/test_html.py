@@ -67,6 +67,16 @@ def test_text_is_escaped(page):
     assert "<digits>" not in page
 
 
+def test_runs_of_one_name_are_told_apart_by_their_folder(tmp_path):
+    entries = [entry(tmp_path, "mar-digits", fid, grid=False) for fid in (4.0, 5.0)]
+    for number, made in enumerate(entries):
+        made.record["source"]["run"] = f"mar-digits-{number}"
+        made.record["sampling"]["cfg_interval"] = -1
+    page = write_report(entries, tmp_path / "r.html").read_text("utf-8")
+    assert "<td>mar-digits, seed 0, mar-digits-1</td><td>mar-digits-1</td>" in page
+    assert "cfg_interval always" in page
+
+
 def test_a_single_record_without_grid_has_no_empty_sections(tmp_path):
     page = write_report([entry(tmp_path, "mar-digits", 4.0, grid=False)], tmp_path / "r.html").read_text("utf-8")
     assert "<h2>Samples</h2>" not in page

@@ -166,6 +166,49 @@ def test_yes_runs_each_seed_once_and_goes_on_where_it_stopped(full_machine, tmp_
     assert [request.seed for request in requests[3:]] == [7]
 
 
+def test_again_measures_beside_what_there_is(full_machine, tmp_path, monkeypatch, capsys, priceless):
+    from arbench import runner
+
+    row = dataclasses.replace(load_experiment("mar/table4").row("mar-b"), seeds=(0, 1), num_images=1000)
+    experiment = dataclasses.replace(load_experiment("mar/table4"), rows=(row,))
+    monkeypatch.setattr("arbench.experiment.load_experiment", lambda name: experiment)
+    requests = []
+
+    def execute(request, say):
+        requests.append(request)
+        path = tmp_path / request.out / "mar-b-0123456789"
+        path.mkdir(parents=True, exist_ok=True)
+        if len(requests) == 4:
+            raise ValueError("interrupted")
+        source = {"kind": "measured", "run": path.name, **request.source}
+        made = {**record(seed=request.seed, num_images=1000, fid=2.3 + len(requests) / 10), "source": source}
+        write_record(made, path)
+        return path, made
+
+    monkeypatch.setattr(runner, "execute", execute)
+    cli.reproduce("mar/table4", yes=True)  # seeds 0 and 1, for the first time
+    cli.reproduce("mar/table4", yes=True)  # nothing
+    with pytest.raises(ValueError, match="interrupted"):
+        cli.reproduce("mar/table4", again=True)
+    cli.reproduce("mar/table4", again=True)
+    told = [(request.seed, request.source.get("again"), request.resume) for request in requests]
+    assert told == [(0, None, False), (1, None, False), (0, 1, False), (1, 1, False), (1, 1, True)]
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| mar-b ")][-2:]
+    assert "MAR-B " in lines[0]
+    assert "2.31 → 2.45" in lines[0]
+    assert "MAR-B, measured again" in lines[1]
+    assert "2.31 → 2.70" in lines[1]
+    cli.reproduce("mar/table4", again=True)
+    assert [(request.seed, request.source["again"]) for request in requests[5:]] == [(0, 2), (1, 2)]
+
+
+def test_the_plan_names_the_row_that_row_takes(priceless):
+    experiment = load_experiment("mar/table4")
+    text = render_plan(experiment, plan(experiment, ["mar-b-no-cfg"], {}))
+    assert re.search(r"\| row +\| group +\| label ", text)
+    assert re.search(r"\| mar-b-no-cfg \| continuous tokens \| MAR-B, w/o guidance ", text)
+
+
 def test_a_record_of_other_settings_than_the_row_has_now_is_not_of_it():
     experiment = load_experiment("mar/table4")
     changed = dataclasses.replace(experiment.row("mar-b"), sampling={"cfg_scale": 2.0})

@@ -115,6 +115,72 @@ def test_one_setting_on_two_devices_is_two_rows():
     assert len(group_seeds([timed("A100", 0.02), timed("H100", 0.01)])) == 2
 
 
+def test_seeds_that_were_timed_elsewhere_are_told():
+    row = {"kind": "measured", "experiment": "digits/mar-fig6", "row": "mar-8"}
+    records = [timed("A100", 0.02), timed("A100", 0.04, seed=1), timed("H100", 0.9, seed=2)]
+    text = render_table([{**made, "source": row} for made in records])
+    assert "0.0300 ± 0.0141" in text  # of the two that were timed on one machine
+    assert "- time of 2 of 3 seeds; not pooled with it: H100, batch 100" in text
+    assert "not pooled" not in render_table([{**made, "source": row} for made in records[:2]])
+
+
+def test_processors_of_one_name_with_other_cores_or_threads_are_not_pooled():
+    row = {"kind": "measured", "experiment": "digits/mar-fig6", "row": "mar-8"}
+    base = {"device": "cpu", "name": "EPYC", "cores": 2, "threads": 2}
+    for change in ({"cores": 64}, {"threads": 1}):
+        times = [(0.02, base), (0.04, base), (0.9, {**base, **change})]
+        records = [
+            {**record(seconds=seconds, seed=seed), "hardware": hardware, "source": row}
+            for seed, (seconds, hardware) in enumerate(times)
+        ]
+        (group,) = group_seeds(records)
+        assert group.mean("seconds_per_image") == pytest.approx(0.03, rel=1e-12)  # one division
+        assert len(group.timed) == 2
+    assert "- time on EPYC, 2 cores, batch 100" in render_table(records)
+
+
+def test_what_was_measured_again_is_a_row_of_its_own():
+    row = {"kind": "measured", "experiment": "digits/mar-fig6", "row": "mar-8"}
+    first, again = ({**record(fid=fid), "source": {**row, **more}} for fid, more in ((4.0, {}), (3.0, {"again": 1})))
+    assert [group.mean("fid") for group in group_seeds([first, again])] == [4.0, 3.0]
+    assert rows(render_table([first, again]))[3][:3] == ["mar-8", "MAR", "mar-digits, measured again"]
+
+
+def named(run, fid=4.0, tokenizer="digits-kl", weights="a", **sampling):
+    made = record(fid=fid, **sampling)
+    files = {"file": f"{weights}.safetensors", "sha256": weights * 64, "which": "ema"}
+    return {**made, "tokenizer": tokenizer, "weights": files, "source": {"kind": "measured", "run": run}}
+
+
+def test_tokenizer_weights_and_run_are_told_where_rows_differ_in_them():
+    assert rows(render_table([named("r-1")]))[0][:3] == ["method", "model", "steps"]
+    by_run = rows(render_table([named("r-1", cfg_scale=1.0), named("r-2", cfg_scale=2.0)]))
+    assert by_run[0][:4] == ["method", "model", "run", "steps"]
+    assert [row[2] for row in by_run[2:]] == ["r-1", "r-2"]
+    all_differ = [named("r-1"), named("r-2", tokenizer="my-kl"), named("r-3", weights="b")]
+    table = rows(render_table(all_differ))
+    assert table[0][2:5] == ["tokenizer", "weights", "run"]
+    assert [row[2:5] for row in table[2:]] == [
+        ["digits-kl", "a.safetensors (aaaaaaaa)", "r-1"],
+        ["my-kl", "a.safetensors (aaaaaaaa)", "r-2"],
+        ["digits-kl", "b.safetensors (bbbbbbbb)", "r-3"],
+    ]
+
+
+def test_runs_of_one_seed_whose_folders_are_named_by_other_settings_are_all_shown():
+    table = rows(render_table([named("mar-digits-1", fid=4.0), named("mar-digits-2", fid=3.0)]))
+    assert [row[2] for row in table[2:]] == ["mar-digits-1", "mar-digits-2"]
+    (group,) = group_seeds([named("mar-digits-1", fid=4.0), named("mar-digits-1", fid=3.0)])
+    assert group.mean("fid") == 3.0
+
+
+def test_rows_stand_in_the_order_of_their_setting_and_an_endless_interval_is_always():
+    records = [record(seconds=s, cfg_interval=i) for s, i in ((0.01, -1), (0.03, 24), (0.02, 8))]
+    table = rows(render_table(records))
+    assert table[0][3] == "guidance interval"
+    assert [row[3] for row in table[2:]] == ["8", "24", "always"]
+
+
 def test_letters_of_times_follow_those_of_scores():
     other = {**timed("H100", 0.01), "metric_protocol": {**PROTOCOL, "reference": "digits-train"}}
     text = render_table([timed("A100", 0.02), other])

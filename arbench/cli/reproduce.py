@@ -23,6 +23,8 @@ EXAMPLES = """Examples:
 
   arbench reproduce digits/mar-table1 --seeds 0 --yes
 
+  arbench reproduce digits/mar-fig6 --rows mar-8 --again
+
 Without a table the tables are listed. Without --yes nothing runs: the plan tells what can run, what has been measured
 and what is missing. A row that was interrupted goes on where it stopped.
 """
@@ -32,6 +34,9 @@ TableName = Annotated[Optional[str], typer.Argument(metavar="[TABLE]", help="A t
 Rows = Annotated[Optional[str], typer.Option("--rows", help="Some rows only, by name: a,b,c.")]
 Seeds = Annotated[Optional[str], typer.Option("--seeds", help="Instead of the rows' own seeds: 0,1,2.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Run every row that can run and was not measured yet.")]
+Again = Annotated[
+    bool, typer.Option("--again", help="Run every row that can run anew, measured or not; shown beside what there is.")
+]
 Folder = Annotated[Path, typer.Option("--out", "-o", help="Where the runs go, one folder a row and seed.")]
 DtypeOption = Annotated[Optional[str], typer.Option("--dtype", help="Instead of the row's own.")]
 
@@ -46,13 +51,14 @@ def reproduce(
     rows: Rows = None,
     seeds: Seeds = None,
     yes: Yes = False,
+    again: Again = False,
     out: Folder = RUNS,
     num_images: options.NumImages = None,
     batch_size: options.BatchSize = None,
     device: options.Device = "auto",
     dtype: DtypeOption = None,
 ) -> None:
-    """Print the plan of a paper's table: what is printed, measured, missing; with --yes run what can run."""
+    """Print the plan of a paper's table: what is printed, measured, missing; with --yes or --again run what can run."""
     from arbench.experiment import experiment_names, load_experiment
 
     if table is None:
@@ -63,15 +69,15 @@ def reproduce(
     names = [name.strip() for name in (rows or "").split(",") if name.strip()]
     chosen_seeds = parse_seeds(seeds)
     plans = make_plan(experiment, names, out, chosen_seeds)
-    if yes:
+    if yes or again:
         changes = {"num_images": num_images, "dtype": dtype, "device": device, "batch_size": parse_batch(batch_size)}
         given = {name: value for name, value in changes.items() if value is not None}
-        run_rows(experiment, plans, out, given)
+        run_rows(experiment, plans, out, given, again)
         plans = make_plan(experiment, names, out, chosen_seeds)
     from arbench.reproduction.text import render_plan
 
     typer.echo(render_plan(experiment, plans), nl=False)
-    if not yes and any(plan.state == "can run" for plan in plans):
+    if not (yes or again) and any(plan.state == "can run" for plan in plans):
         chosen = "".join(f" {option} {text}" for option, text in (("--rows", rows), ("--seeds", seeds)) if text)
         typer.echo(f"\nTo run what can run: arbench reproduce {experiment.name}{chosen} --yes")
 
@@ -87,22 +93,28 @@ def make_plan(experiment: Experiment, names: list[str], out: Path, seeds: Sequen
     return plan(experiment, names, of_experiment(stored_records(out), experiment), seeds)
 
 
-def run_rows(experiment: Experiment, plans: list[RowPlan], out: Path, changes: dict[str, Any]) -> None:
-    """Run each seed of each row that can run and has no record yet; what finished stays when a later one fails."""
-    from arbench.reproduction.plan import measured_seeds
+def run_rows(
+    experiment: Experiment, plans: list[RowPlan], out: Path, changes: dict[str, Any], again: bool = False
+) -> None:
+    """Run each seed of each row that can run and has no record yet; what finished stays when a later one fails.
 
-    ready = [plan for plan in plans if plan.state == "can run"]
+    With `again`, rows that were measured already are measured once more, beside what there is.
+    """
+    from arbench.reproduction.plan import measured_seeds, next_repeat
+
+    ready = [plan for plan in plans if plan.state == "can run" or (again and plan.can_repeat)]
     for plan in ready:
-        measured = measured_seeds(plan.row, plan.records)
+        repeat = next_repeat(plan.row, plan.records) if again and plan.state == "measured" else 0
+        measured = measured_seeds(plan.row, plan.records, repeat)
         for seed in plan.row.seeds:
             if seed not in measured:
-                run_row(experiment, plan.row, seed, out, changes)
+                run_row(experiment, plan.row, seed, out, changes, repeat)
     if not ready:
         print("nothing to run: every row is measured, quoted, or lacks something (see below)", file=sys.stderr)
 
 
-def run_row(experiment: Experiment, row: Row, seed: int, out: Path, changes: dict[str, Any]) -> None:
-    """Run one row with one seed in its own folder, going on where an earlier run of it stopped."""
+def run_row(experiment: Experiment, row: Row, seed: int, out: Path, changes: dict[str, Any], again: int = 0) -> None:
+    """Run one row with one seed in its own folder, for the `again`-th repeat, going on where an earlier run stopped."""
     from dataclasses import replace
 
     from arbench.cli.run import say
@@ -113,7 +125,7 @@ def run_row(experiment: Experiment, row: Row, seed: int, out: Path, changes: dic
     from arbench.runner import execute
     from arbench.running.job import RunRequest
 
-    folder = out / experiment.name / row.name / f"seed-{seed}"
+    folder = out / experiment.name / row.name / (f"again-{again}" if again else "") / f"seed-{seed}"
     settings = {
         **row.settings,
         "weights": trained(row, seed, out) if row.weights == TRAINED else weights_file(row.weights or SHIPPED),
@@ -125,8 +137,9 @@ def run_row(experiment: Experiment, row: Row, seed: int, out: Path, changes: dic
         "resume": is_unfinished(folder),
         **changes,
     }
-    print(f"{experiment.name} {row.name}, seed {seed}", file=sys.stderr)
-    request = replace(RunRequest.of(**settings), source=experiment.row_source(row.name))
+    print(f"{experiment.name} {row.name}, seed {seed}{f', again ({again})' if again else ''}", file=sys.stderr)
+    repeated = {"again": again} if again else {}
+    request = replace(RunRequest.of(**settings), source={**experiment.row_source(row.name), **repeated})
     path, record = execute(request, say=say)
     if record and row.weights == TRAINED:
         source = {**record["source"], "training": training_facts(row, seed, out / "trained")}

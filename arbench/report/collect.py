@@ -41,7 +41,7 @@ def stored_records(runs: Path = RUNS) -> list[Record]:
 
 
 def of_experiment(records: Iterable[Record], experiment: Experiment) -> dict[str, list[Record]]:
-    """The records of one experiment by row name; one that measured other settings than its row has now is of no row."""
+    """The records of one experiment by row name, repeats last; one of other settings than its row has is of none."""
     digests = {row.name: row.digest for row in experiment.rows}
     found: dict[str, list[Record]] = {}
     for record in records:
@@ -49,7 +49,7 @@ def of_experiment(records: Iterable[Record], experiment: Experiment) -> dict[str
         row = source.get("row")
         if source.get("experiment") == experiment.name and row in digests and source.get("row_digest") == digests[row]:
             found.setdefault(row, []).append(record)
-    return found
+    return {row: sorted(of_row, key=lambda record: record["source"].get("again", 0)) for row, of_row in found.items()}
 
 
 def in_row_order(experiment: Experiment, records: Iterable[Record]) -> list[Record]:

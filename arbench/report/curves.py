@@ -65,7 +65,7 @@ def _varied(groups: Sequence[SeedGroup]) -> list[str]:
 
 def _points(groups: Sequence[SeedGroup], x: str, y: str) -> tuple[Point, ...]:
     """The points of one curve along their steps, each labelled with them."""
-    telling = _telling(groups, x)
+    telling, varied = _telling(groups, x), varying(groups, SETTINGS)
     across, up = quantity(x).scale, quantity(y).scale
     return tuple(
         Point(
@@ -75,7 +75,7 @@ def _points(groups: Sequence[SeedGroup], x: str, y: str) -> tuple[Point, ...]:
             y_spread=_scaled(group.spread(y), up),
             label=_point_label(group, telling),
         )
-        for group in sorted(groups, key=lambda group: _rank(group, x))
+        for group in sorted(groups, key=lambda group: _rank(group, x, varied))
     )
 
 
@@ -114,10 +114,13 @@ def _curve_name(group: SeedGroup, groups: Sequence[SeedGroup]) -> str:
     return " ".join([method_name(group.first["method"]), ", ".join(telling)]).rstrip()
 
 
-def _rank(group: SeedGroup, x: str) -> tuple[float, float]:
-    """Curves run along their steps where those are known, so that a slower point is joined to its neighbours."""
+def _rank(group: SeedGroup, x: str, varied: Sequence[str]) -> tuple:
+    """Over time, curves run along their steps and settings: a point that was slower by chance keeps its place."""
+    if x != "seconds_per_image":
+        return (float(group.mean(x)),)
     steps = group.mean("steps")
-    return (float(steps) if x == "seconds_per_image" and steps is not None else 0.0, float(group.mean(x)))
+    settings = (quantity(name).rank(group.mean(name)) for name in varied)
+    return float(steps) if steps is not None else 0.0, *settings, float(group.mean(x))
 
 
 def _point_label(group: SeedGroup, telling: Sequence[str]) -> str:
@@ -130,8 +133,7 @@ def _point_label(group: SeedGroup, telling: Sequence[str]) -> str:
 def _settings(group: SeedGroup, names: Sequence[str]) -> list[str]:
     """Settings with their names, as `guidance 2`."""
     values = ((name, group.mean(name)) for name in names)
-    told = ((name, f"{v:g}" if isinstance(v, (int, float)) else str(v)) for name, v in values if v is not None)
-    return [f"{quantity(name).title} {text}" for name, text in told]
+    return [f"{quantity(name).title} {SETTINGS[name].text(value)}" for name, value in values if value is not None]
 
 
 def _scaled(value: float | None, scale: float) -> float | None:

@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 
 from arbench.experiment import Experiment, Row
 from arbench.report.curves import Curve, Point
+from arbench.report.naming import measured_label, telling_labels
 from arbench.report.protocols import SCORE, TIME, Marks
 from arbench.report.published import PublishedValue, published_row
 from arbench.report.record import Record
-from arbench.report.tables import Cell, Table, footnotes, mark_best
+from arbench.report.tables import NOTHING, Cell, Table, footnotes, mark_best, measured_cell
 from arbench.report.values import SCORES, Quantity, SeedGroup, group_seeds, method_name, quantity
-
-NOT_PRINTED = "–"
 
 
 def experiment_table(experiment: Experiment, measured: Mapping[str, Sequence[Record]]) -> Table:
@@ -21,21 +20,29 @@ def experiment_table(experiment: Experiment, measured: Mapping[str, Sequence[Rec
     columns = [quantity(name) for name in experiment.columns]
     columns += _further_columns(columns, measured)
     marks = _marks(experiment, measured)
-    labels: list[tuple[Cell, ...]] = []
+    labels: list[tuple[str, ...]] = []
     cells: list[list[Cell]] = []
+    groups: list[tuple[str, SeedGroup]] = []
     for row in experiment.rows:
         printed = published_row(row.published)
         if printed or not measured.get(row.name):
-            labels.append((Cell(text=row.group), Cell(text=row.label)))
+            labels.append((row.name, row.group, row.label))
             cells.append([_printed_cell(printed.get(c.name), c, marks, row) for c in columns])
         for group in group_seeds(measured.get(row.name, ())):
-            labels.append((Cell(text=row.group), Cell(text=f"{row.label}, measured" if printed else row.label)))
-            cells.append([_measured_cell(group, c, marks) for c in columns])
-    rows = [(*label, *row) for label, row in zip(labels, mark_best(cells, columns), strict=True)]
-    heads = ("group", "row", *(column.head for column in columns))
-    rows, heads = _without_empty_group(rows, heads)
+            told = measured_label(row.label, group, measured="measured" if printed else "")
+            labels.append((row.name, row.group, told))
+            groups.append((row.name, group))
+            cells.append([measured_cell(group, c, marks) for c in columns])
+    heads, labels = telling_labels(labels)
+    rows = [
+        (*(Cell(text=text) for text in label), *row)
+        for label, row in zip(labels, mark_best(cells, columns), strict=True)
+    ]
     return Table(
-        heads=heads, rows=tuple(rows), title=_title(experiment), footnotes=_footnotes(experiment, marks, measured)
+        heads=(*heads, *(column.head for column in columns)),
+        rows=tuple(rows),
+        title=_title(experiment),
+        footnotes=_footnotes(experiment, marks, groups),
     )
 
 
@@ -79,18 +86,10 @@ def printed_values(experiment: Experiment) -> list[PublishedValue]:
 
 def _printed_cell(value: PublishedValue | None, column: Quantity, marks: Marks, row: Row) -> Cell:
     if value is None:
-        return Cell(text=NOT_PRINTED)
+        return Cell(text=NOTHING)
     kind = SCORE if column.name in SCORES else TIME
     mark = marks.letter(kind, _published_key(row) if kind == SCORE else _timing_key(value))
     return Cell(text=value.value, value=value.number, mark=mark)
-
-
-def _measured_cell(group: SeedGroup, column: Quantity, marks: Marks) -> Cell:
-    value = group.mean(column.name)
-    if not isinstance(value, (int, float)):
-        return Cell(text=NOT_PRINTED if value is None else str(value))
-    text = column.with_spread(value, group.spread(column.name))
-    return Cell(text=text, value=float(column.text(value)), mark=marks.of(column.name, group.first))
 
 
 def _further_columns(columns: Sequence[Quantity], measured: Mapping[str, Sequence[Record]]) -> list[Quantity]:
@@ -135,9 +134,8 @@ def _published_text(experiment: Experiment) -> str:
 
 
 def _footnotes(
-    experiment: Experiment, marks: Marks, measured: Mapping[str, Sequence[Record]]
+    experiment: Experiment, marks: Marks, groups: Sequence[tuple[str, SeedGroup]]
 ) -> tuple[tuple[str, str], ...]:
-    groups = group_seeds(record for records in measured.values() for record in records)
     unscored = () if marks.footnotes(SCORE) else (("", f"as printed in {experiment.source}"),)
     notes = (("", note) for note in experiment.notes)
     return (*unscored, *footnotes(groups, marks), *notes, *_row_notes(experiment))
@@ -154,13 +152,6 @@ def _row_notes(experiment: Experiment) -> list[tuple[str, str]]:
 
 def _title(experiment: Experiment) -> str:
     return f"{experiment.name}: {experiment.title}"
-
-
-def _without_empty_group(rows: list[tuple[Cell, ...]], heads: tuple[str, ...]) -> tuple[list, tuple[str, ...]]:
-    """The group column goes where no row has a group."""
-    if any(row[0].text for row in rows):
-        return rows, heads
-    return [row[1:] for row in rows], heads[1:]
 
 
 def _place(row: Row, printed: Mapping[str, PublishedValue], name: str) -> float | None:

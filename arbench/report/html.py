@@ -15,7 +15,7 @@ from arbench.report.plots import plot_records
 from arbench.report.protocols import protocol_text
 from arbench.report.record import Record
 from arbench.report.tables import Cell, Table, records_table
-from arbench.report.values import method_name, quantity
+from arbench.report.values import QUANTITIES, method_name, quantity
 
 # Curves that are drawn where at least two records have both quantities.
 CURVES = (("seconds_per_image", "fid"), ("seconds_per_image", "is_mean"), ("seconds_per_image", "label_accuracy"))
@@ -134,11 +134,12 @@ def _has(record: Record, name: str) -> bool:
 
 def _grids(entries: Sequence[Entry]) -> str:
     figures = []
-    for entry in entries:
+    names = _names([entry.record for entry in entries])
+    for entry, name in zip(entries, names, strict=True):
         if entry.grid is None:
             continue
         data = base64.b64encode(entry.grid.read_bytes()).decode()
-        caption = html.escape(f"{_name(entry.record)}; {_settings(entry.record)}")
+        caption = html.escape(f"{name}; {_settings(entry.record)}")
         picture = f'<img alt="sample grid of {caption}" src="data:image/png;base64,{data}">'
         figures.append(f"<figure>{picture}<figcaption>{caption}</figcaption></figure>")
     return f'<div class="grids">{"".join(figures)}</div>' if figures else ""
@@ -147,21 +148,21 @@ def _grids(entries: Sequence[Entry]) -> str:
 def _phase_table(records: Sequence[Record]) -> Table | None:
     """Milliseconds an image in each phase, with what the time leaves out."""
     rows = []
-    for record in records:
+    for record, name in zip(records, _names(records), strict=True):
         phases = record["speed"].get("phases")
         if phases:
             values = [phases.get(name) for name in ("generator", "head", "decode")]
             cells = [Cell(text="–" if v is None else f"{1e3 * v:.3g}", value=None if v is None else v) for v in values]
-            rows.append((Cell(text=_name(record)), *cells, Cell(text=str(record["speed"].get("excludes") or "–"))))
+            rows.append((Cell(text=name), *cells, Cell(text=str(record["speed"].get("excludes") or "–"))))
     heads = ("run", "generator (ms/image)", "head (ms/image)", "decode (ms/image)", "left out of the time")
     return Table(heads=heads, rows=tuple(rows)) if rows else None
 
 
 def _protocol_table(records: Sequence[Record]) -> Table | None:
     seen: dict[str, list[str]] = {}
-    for record in records:
+    for record, name in zip(records, _names(records), strict=True):
         if record["metrics"]:
-            seen.setdefault(protocol_text(record), []).append(_name(record))
+            seen.setdefault(protocol_text(record), []).append(name)
     rows = tuple((Cell(text=", ".join(dict.fromkeys(names))), Cell(text=text)) for text, names in seen.items())
     return Table(heads=("runs", "protocol"), rows=rows) if rows else None
 
@@ -169,25 +170,41 @@ def _protocol_table(records: Sequence[Record]) -> Table | None:
 def _settings_table(records: Sequence[Record]) -> Table:
     rows = tuple(
         (
-            Cell(text=_name(record)),
+            Cell(text=name),
+            Cell(text=str(record["source"].get("run") or "–")),
             Cell(text=str(record["tokenizer"] or "–")),
             Cell(text=_settings(record)),
             Cell(text=_mapping(record["weights"])),
             Cell(text=_mapping(record["hardware"])),
             Cell(text=_mapping(record["versions"])),
         )
-        for record in records
+        for record, name in zip(records, _names(records), strict=True)
     )
-    return Table(heads=("run", "tokenizer", "sampling", "weights", "hardware", "versions"), rows=rows)
+    return Table(heads=("run", "folder", "tokenizer", "sampling", "weights", "hardware", "versions"), rows=rows)
+
+
+def _names(records: Sequence[Record]) -> list[str]:
+    """What each record is called: label or model and seed, and where several are called so, the run's folder too."""
+    plain = [_name(record) for record in records]
+    runs = [record["source"].get("run") for record in records]
+    return [f"{name}, {run}" if run and plain.count(name) > 1 else name for name, run in zip(plain, runs, strict=True)]
 
 
 def _name(record: Record) -> str:
+    source = record["source"]
+    again = ", measured again" if source.get("again") else ""
     seed = "" if record["seed"] is None else f", seed {record['seed']}"
-    return f"{record['source'].get('label') or record['model']}{seed}"
+    return f"{source.get('label') or record['model']}{again}{seed}"
 
 
 def _settings(record: Record) -> str:
-    return _mapping(record["sampling"]) + (f", {record['num_images']} images" if record["num_images"] else "")
+    told = {name: _setting(name, value) for name, value in record["sampling"].items()}
+    return _mapping(told) + (f", {record['num_images']} images" if record["num_images"] else "")
+
+
+def _setting(name: str, value: object) -> object:
+    """A setting by its word where it has one."""
+    return QUANTITIES[name].words.get(value, value) if name in QUANTITIES else value
 
 
 def _mapping(values: Mapping[str, object]) -> str:

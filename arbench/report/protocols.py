@@ -85,7 +85,9 @@ def timing_text(record: Mapping[str, Any]) -> str:
     device = hardware.get("name") or hardware.get("device") or "a device that is not recorded"
     processes = hardware.get("processes") or 1
     several = f"{processes} × " if processes > 1 else ""
-    return f"time on {several}{device}, batch {batch or 'not recorded'}"
+    cores = hardware.get("cores") if hardware.get("device") == "cpu" else None
+    told = f", {cores} core{'s' if cores > 1 else ''}" if cores else ""
+    return f"time on {several}{device}{told}, batch {batch or 'not recorded'}"
 
 
 def _short_hash(sha256: str | None) -> str:

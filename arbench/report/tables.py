@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from arbench.report.formats import render
-from arbench.report.protocols import SCORE, TIME, Marks, record_marks
+from arbench.report.naming import row_names
+from arbench.report.protocols import SCORE, TIME, Marks, record_marks, timing_text
 from arbench.report.record import Record
 from arbench.report.values import (
     FULL_COUNT,
@@ -16,13 +17,13 @@ from arbench.report.values import (
     SeedGroup,
     fid_name,
     group_seeds,
-    method_name,
     varying,
     varying_within_methods,
 )
 from arbench.settings import NUM_ITER, SETTINGS
 
 RESULT_COLUMNS = (*SCORES, "seconds_per_image", "peak_memory_gib")
+NOTHING = "–"  # in a cell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +61,15 @@ def records_table(records: Sequence[Record], title: str = "") -> Table:
     groups = _in_order(group_seeds(records))
     columns = [QUANTITIES[name] for name in _columns(groups)]
     marks = record_marks(group.first for group in groups)
-    texts = [_labels(group) for group in groups]
-    cells = [[_cell(group, column, marks) for column in columns] for group in groups]
-    rows = [(*label, *row) for label, row in zip(texts, mark_best(cells, columns), strict=True)]
-    heads = ("method", "model", *(_head(column, groups) for column in columns))
-    return Table(heads=heads, rows=tuple(rows), title=title, footnotes=footnotes(groups, marks))
+    names, texts = row_names(groups)
+    cells = [[measured_cell(group, column, marks) for column in columns] for group in groups]
+    rows = [
+        (*(Cell(text=text) for text in label), *row)
+        for label, row in zip(texts, mark_best(cells, columns), strict=True)
+    ]
+    heads = (*names, *(_head(column, groups) for column in columns))
+    notes = footnotes([(" ".join(label), group) for label, group in zip(texts, groups, strict=True)], marks)
+    return Table(heads=heads, rows=tuple(rows), title=title, footnotes=notes)
 
 
 def mark_best(rows: Sequence[Sequence[Cell]], columns: Sequence[Quantity]) -> list[list[Cell]]:
@@ -87,10 +92,15 @@ def mark_best(rows: Sequence[Sequence[Cell]], columns: Sequence[Quantity]) -> li
 
 
 def _in_order(groups: Sequence[SeedGroup]) -> list[SeedGroup]:
-    """Models as they come, each by its number of steps."""
+    """Models as they come, each by its number of steps, then by its settings."""
     models = list(dict.fromkeys((group.first["method"], group.first["model"]) for group in groups))
     place = {model: index for index, model in enumerate(models)}
-    return sorted(groups, key=lambda g: (place[g.first["method"], g.first["model"]], g.mean("steps") or 0))
+
+    def key(group: SeedGroup) -> tuple:
+        settings = (QUANTITIES[name].rank(group.mean(name)) for name in SETTINGS)
+        return place[group.first["method"], group.first["model"]], group.mean("steps") or 0, *settings
+
+    return sorted(groups, key=key)
 
 
 def _columns(groups: Sequence[SeedGroup]) -> list[str]:
@@ -106,20 +116,16 @@ def _columns(groups: Sequence[SeedGroup]) -> list[str]:
     return [name for name in ("params_m", "steps", *settings, *sizes, *RESULT_COLUMNS) if has(name)]
 
 
-def _labels(group: SeedGroup) -> tuple[Cell, Cell]:
-    source = group.first["source"]
-    name = source.get("label") or group.first["model"]
-    return Cell(text=method_name(group.first["method"])), Cell(text=str(name))
-
-
-def _cell(group: SeedGroup, column: Quantity, marks: Marks) -> Cell:
+def measured_cell(group: SeedGroup, column: Quantity, marks: Marks) -> Cell:
+    """The mean of a quantity with its spread; its number is the printed one, so that what reads alike is alike."""
     value = group.mean(column.name)
     if value is None:
-        return Cell(text="–")
+        return Cell(text=NOTHING)
     if not isinstance(value, (int, float)):
         return Cell(text=str(value))
     text = column.with_spread(value, group.spread(column.name))
-    return Cell(text=text, value=float(column.text(value)), mark=marks.of(column.name, group.first))
+    printed = float(value) if value in column.words else float(column.text(value))
+    return Cell(text=text, value=printed, mark=marks.of(column.name, group.first))
 
 
 def _head(column: Quantity, groups: Sequence[SeedGroup]) -> str:
@@ -130,9 +136,12 @@ def _head(column: Quantity, groups: Sequence[SeedGroup]) -> str:
     return column.head.replace("FID", fid_name(counts.pop()))
 
 
-def footnotes(groups: Sequence[SeedGroup], marks: Marks) -> tuple[tuple[str, str], ...]:
-    """How scores were made, over how many seeds and from how few images, and what times were measured on."""
-    remarks = []
+def footnotes(named: Sequence[tuple[str, SeedGroup]], marks: Marks) -> tuple[tuple[str, str], ...]:
+    """How scores were made, over how many seeds and from how few images, and what times were measured on.
+
+    `named` holds what each row is called and what stands in it.
+    """
+    remarks, groups = [], [group for _, group in named]
     seeds = {group.num_seeds for group in groups}
     if seeds and max(seeds) > 1:
         told = str(max(seeds)) if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}"
@@ -140,4 +149,16 @@ def footnotes(groups: Sequence[SeedGroup], marks: Marks) -> tuple[tuple[str, str
     counts = {group.first["num_images"] for group in groups if group.first["metrics"]} - {None}
     if counts and max(counts) < FULL_COUNT:
         remarks.append(("", f"scores from fewer than {FULL_COUNT} images are not comparable with published ones"))
-    return (*marks.footnotes(SCORE), *remarks, *marks.footnotes(TIME))
+    return (*marks.footnotes(SCORE), *remarks, *marks.footnotes(TIME), *_partly_timed(named))
+
+
+def _partly_timed(named: Sequence[tuple[str, SeedGroup]]) -> list[tuple[str, str]]:
+    """Rows whose times are of some seeds only, for the others were timed on another machine or with another batch."""
+    rows: dict[str, list[str]] = {}
+    for name, group in named:
+        if len(group.timed) < group.num_seeds and group.mean("seconds_per_image") is not None:
+            others = [record for record in group.records if record not in group.timed]
+            told = dict.fromkeys(timing_text(record).removeprefix("time on ") for record in others)
+            text = f"time of {len(group.timed)} of {group.num_seeds} seeds; not pooled with it: {'; '.join(told)}"
+            rows.setdefault(text, []).append(name)
+    return [("", text if len(of) == len(named) else f"{text} ({', '.join(of)})") for text, of in rows.items()]

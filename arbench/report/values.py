@@ -7,7 +7,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from arbench.registry import unknown_name
@@ -28,6 +28,7 @@ class Quantity:
     decimals: int | None = None  # None: `digits` significant digits
     digits: int = 3
     scale: float = 1.0  # shown = stored * scale
+    words: Mapping[Any, str] = field(default_factory=dict)  # values of a setting that are written as a word
 
     @property
     def head(self) -> str:
@@ -45,6 +46,8 @@ class Quantity:
 
     def text(self, value: float) -> str:
         """`value` as it is printed in a table."""
+        if value in self.words:
+            return self.words[value]
         shown = value * self.scale
         if self.decimals is not None:
             return f"{shown:.{self.decimals}f}"
@@ -52,6 +55,12 @@ class Quantity:
             return f"{shown:g}"
         places = max(0, self.digits - 1 - math.floor(math.log10(abs(shown))))
         return f"{shown:.{places}f}"
+
+    def rank(self, value: Any) -> tuple[float, str]:
+        """What sorts values of a setting: numbers by size, those with a word behind them, texts by letter."""
+        if value in self.words:
+            return math.inf, self.words[value]
+        return (float(value), "") if isinstance(value, (int, float)) else (-math.inf, str(value or ""))
 
 
 def _quantity(name: str, title: str, unit: str = "", better: str | None = None, **how: Any) -> Quantity:
@@ -93,7 +102,7 @@ QUANTITIES: dict[str, Quantity] = {
         _quantity("codebook_usage", "codebook use", "%", "higher", decimals=1),
         _quantity("fvd", "FVD", "", "lower", decimals=1),
         _quantity("speedup_pct", "speed-up", "%", "higher"),
-        *(_quantity(setting.name, setting.title) for setting in SETTINGS.values()),
+        *(_quantity(setting.name, setting.title, words=setting.words) for setting in SETTINGS.values()),
     )
 }
 # Entries of metric_protocol that tell what one evaluation found, not how scores are made.
@@ -126,7 +135,11 @@ def lookup(record: Mapping[str, Any], name: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class SeedGroup:
-    """Records that differ in nothing but the seed, and how their times were taken: those that most share come first."""
+    """Records that differ in nothing but the seed and the machine.
+
+    Scores are pooled over all of them. Times are pooled over those alone that were taken on one machine, with one batch
+    and number of threads: on the machine of most seeds, whose records come first (`timed`).
+    """
 
     records: tuple[Record, ...]
 
@@ -137,6 +150,16 @@ class SeedGroup:
     @property
     def num_seeds(self) -> int:
         return len(self.records)
+
+    @property
+    def timed(self) -> tuple[Record, ...]:
+        """The records whose times are pooled."""
+        return tuple(record for record in self.records if _times_key(record) == _times_key(self.first))
+
+    def common(self, *path: str) -> Any:
+        """What all records hold under `path` (`"weights", "sha256"`), None where they do not agree or lack it."""
+        found = [_at(record, path) for record in self.records]
+        return found[0] if all(value == found[0] for value in found) else None
 
     def mean(self, name: str) -> Any:
         """The mean over seeds of a number, the common value of anything else, None where any record lacks it."""
@@ -154,28 +177,58 @@ class SeedGroup:
             return None
         return statistics.stdev(values)
 
+    def interval(self, name: str) -> tuple[float, float] | None:
+        """The 95 % interval of the mean over the drawing of images, None where a record has none.
+
+        One record's is its own. Of several seeds, whose images are independent, distances from the mean add in squares:
+        what training varies is not in it, but in `spread`.
+        """
+        told = [_at(record, ("metric_protocol", "measured", "intervals", name)) for record in self.records]
+        values = self._values(name)
+        if None in told or None in values:
+            return None
+        if len(told) == 1:
+            return told[0][0], told[0][1]
+        below, above = (
+            math.hypot(*(value - ends[side] for value, ends in zip(values, told, strict=True))) / len(values)
+            for side in (0, 1)
+        )
+        middle = statistics.fmean(values)
+        return middle - below, middle + above
+
     def _values(self, name: str) -> list[Any]:
-        """What the records hold; of times, those that were taken as the first one was."""
-        alike = (r for r in self.records if name not in TIMED or timing_key(r) == timing_key(self.first))
-        return [lookup(record, name) for record in alike]
+        """What the records hold; of times, those that are pooled."""
+        return [lookup(record, name) for record in (self.timed if name in TIMED else self.records)]
 
 
 def group_seeds(records: Iterable[Record]) -> list[SeedGroup]:
     """`records` in their order of first appearance, those that differ in the seed alone put together.
 
-    Two records of one seed are two measurements of one thing: the later one stands.
+    Two records of one seed are two measurements of one thing, of which the later one stands, unless they are told to
+    be two: a row that was measured again, and runs whose folders are named by other settings, are rows of their own.
     """
-    groups: dict[str, dict[Any, Record]] = {}
+    groups: dict[tuple[str, int], dict[Any, Record]] = {}
     for record in records:
-        groups.setdefault(_identity(record), {})[record["seed"]] = record
+        identity, seed, place = _identity(record), record["seed"], 0
+        while _is_another_run(groups.get((identity, place), {}).get(seed), record):
+            place += 1
+        groups.setdefault((identity, place), {})[seed] = record
     return [SeedGroup(records=_usual_times_first(tuple(by_seed.values()))) for by_seed in groups.values()]
+
+
+def _is_another_run(known: Record | None, record: Record) -> bool:
+    """Whether two records of one seed, which agree in all that they tell, are of folders with different names."""
+    if known is None or "row" in record["source"]:
+        return False
+    names = {known["source"].get("run"), record["source"].get("run")}
+    return None not in names and len(names) == 2
 
 
 def _usual_times_first(records: tuple[Record, ...]) -> tuple[Record, ...]:
     """`records` with those in front whose times were taken as most were, of equally many the later ones."""
-    keys = [timing_key(record) for record in records]
+    keys = [_times_key(record) for record in records]
     usual = Counter(reversed(keys)).most_common(1)[0][0]
-    return tuple(sorted(records, key=lambda record: timing_key(record) != usual))
+    return tuple(sorted(records, key=lambda record: _times_key(record) != usual))
 
 
 def protocol_key(record: Mapping[str, Any]) -> str:
@@ -187,11 +240,26 @@ def protocol_key(record: Mapping[str, Any]) -> str:
 def timing_key(record: Mapping[str, Any]) -> str:
     """A text that is equal for two records exactly when their times may stand in one column.
 
-    Precision and threads are settings like any other: a device is compared with itself.
+    Precision and threads are settings like any other: a device is compared with itself. Processors of one name are
+    told apart by their cores.
     """
     hardware, speed = record["hardware"], record["speed"]
+    cores = [hardware.get("cores")] if hardware.get("device") == "cpu" else []
     device = hardware.get("name") or hardware.get("device")
-    return json.dumps([device, hardware.get("processes") or 1, speed.get("batch_size")])
+    return json.dumps([device, *cores, hardware.get("processes") or 1, speed.get("batch_size")])
+
+
+def _times_key(record: Mapping[str, Any]) -> str:
+    """A text that is equal for two records exactly when their times may be pooled."""
+    return json.dumps([timing_key(record), record["hardware"].get("threads")])
+
+
+def _at(record: Mapping[str, Any], path: Sequence[str]) -> Any:
+    """What stands in `record` under `path`, None where a part is missing."""
+    found: Any = record
+    for name in path:
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found
 
 
 def fid_name(count: int | None) -> str:
@@ -217,7 +285,7 @@ def varying_within_methods(groups: Sequence[SeedGroup], names: Iterable[str]) ->
 def _identity(record: Record) -> str:
     """Everything that makes two records two rows: an experiment's row where there is one, else all settings."""
     source = record["source"]
-    named = [source[key] for key in ("experiment", "row") if key in source]
+    named = [source[key] for key in ("experiment", "row", "again") if key in source]
     deciding = ("method", "model", "tokenizer", "sampling", "num_images", "labels")
     parts = [named, [record[name] for name in deciding], protocol_key(record), record["hardware"].get("dtype")]
     if not named:  # the seeds of one experiment row may each have been trained anew, and run on any machine

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -43,6 +44,11 @@ class RowPlan:
     cost: Cost | None = None
     command: str = ""
     records: tuple[Record, ...] = ()
+
+    @property
+    def can_repeat(self) -> bool:
+        """Whether a row that was measured could be run here once more."""
+        return self.state == MEASURED and self.row.task == "generate" and not self.needs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,9 +95,15 @@ def plan_row(experiment: Experiment, row: Row, records: tuple[Record, ...] = ())
     return RowPlan(row=row, state=state, needs=needs, cost=row_cost(row), command=command, records=records)
 
 
-def measured_seeds(row: Row, records: Iterable[Record]) -> set[int]:
-    """The seeds that were measured with all the images that the row asks for."""
-    return {record["seed"] for record in records if record["num_images"] == row.num_images}
+def measured_seeds(row: Row, records: Iterable[Record], again: int = 0) -> set[int]:
+    """The seeds that were measured with all the images that the row asks for, for the first time or `again`."""
+    times = (record for record in records if record["source"].get("again", 0) == again)
+    return {record["seed"] for record in times if record["num_images"] == row.num_images}
+
+
+def next_repeat(row: Row, records: Sequence[Record]) -> int:
+    """The number of the next repeated measurement of `row`, 1 or more: the first that lacks one of its seeds."""
+    return next(again for again in itertools.count(1) if not set(row.seeds) <= measured_seeds(row, records, again))
 
 
 def row_needs(experiment: Experiment, row: Row) -> Iterable[Need]:

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 from arbench.experiment import Experiment
 from arbench.report.formats import render
+from arbench.report.naming import measured_label, telling_labels
+from arbench.report.protocols import TIME, Marks, record_marks
 from arbench.report.published import published_row
-from arbench.report.tables import Cell, Table
-from arbench.report.values import Quantity, group_seeds, quantity
+from arbench.report.tables import NOTHING, Cell, Table
+from arbench.report.values import TIMED, Quantity, SeedGroup, group_seeds, quantity
 from arbench.reproduction.plan import BY_COMMAND, MEASURED, MISSING, RowPlan, differences
 
 COST_HEADS = ("est. A100 hours", "est. memory (GiB)")
@@ -28,45 +30,59 @@ def render_plan(experiment: Experiment, plans: Sequence[RowPlan]) -> str:
 
 
 def plan_table(experiment: Experiment, plans: Sequence[RowPlan]) -> Table:
-    """One row a plan: printed value, the measured one with its difference, state, cost."""
+    """A line a plan and measurement: printed value, the measured one with its difference, state, cost.
+
+    What was measured again, or with another number of images, stands beside in a line of its own.
+    """
     columns = [quantity(name) for name in experiment.columns]
-    grouped, priced = any(plan.row.group for plan in plans), any(plan.cost for plan in plans)
-    rows = []
+    priced = any(plan.cost for plan in plans)
+    lines: list[tuple[RowPlan, SeedGroup | None]] = []
     for plan in plans:
-        named = (*([Cell(text=plan.row.group)] if grouped else ()), Cell(text=plan.row.label))
-        cells = [_value_cell(experiment, plan, column) for column in columns]
-        rows.append((*named, *cells, Cell(text=_state(plan)), *(_cost_cells(plan) if priced else ())))
-    named_heads = ("group", "row") if grouped else ("row",)
-    heads = (*named_heads, *(column.head for column in columns), "state", *(COST_HEADS if priced else ()))
+        lines += [(plan, group) for group in group_seeds(plan.records)] or [(plan, None)]
+    marks = record_marks(group.first for _, group in lines if group)
+    named, labels = telling_labels([_named(plan, group) for plan, group in lines])
+    rows = []
+    for (plan, group), label in zip(lines, labels, strict=True):
+        cells = [_value_cell(experiment, plan, group, column, marks) for column in columns]
+        texts = (Cell(text=text) for text in label)
+        rows.append((*texts, *cells, Cell(text=_state(plan, group)), *(_cost_cells(plan) if priced else ())))
+    heads = (*named, *(column.head for column in columns), "state", *(COST_HEADS if priced else ()))
     footnotes = []
     if any(differences(experiment, plan.row, plan.records) for plan in plans):
         footnotes.append(("", "printed → measured (difference); ✓ within and ✗ outside tolerance, neither: not judged"))
     if priced:
         footnotes.append(("", "hours: a quarter of the speed that the roofline of one A100 allows; memory: one batch"))
-    return Table(heads=heads, rows=tuple(rows), footnotes=tuple(footnotes))
+    timed = any(name in TIMED for name in experiment.columns)
+    return Table(heads=heads, rows=tuple(rows), footnotes=(*footnotes, *(marks.footnotes(TIME) if timed else ())))
 
 
-def _value_cell(experiment: Experiment, plan: RowPlan, column: Quantity) -> Cell:
-    """The printed value, the measured one, or both with their difference."""
+def _named(plan: RowPlan, group: SeedGroup | None) -> tuple[str, str, str]:
+    """Row, group and label of one line."""
+    label = plan.row.label if group is None else measured_label(plan.row.label, group)
+    return plan.row.name, plan.row.group, label
+
+
+def _value_cell(experiment: Experiment, plan: RowPlan, group: SeedGroup | None, column: Quantity, marks: Marks) -> Cell:
+    """The printed value, the measured one, or both with their difference; times of different machines are marked."""
     printed = published_row(plan.row.published).get(column.name)
-    found = differences(experiment, plan.row, plan.records).get(column.name)
+    found = differences(experiment, plan.row, group.records if group else ()).get(column.name)
+    mark = marks.of(column.name, group.first) if group and column.name in TIMED else ""
     if printed is not None and found is not None:
         text = f"{printed.value} → {column.text(found.measured)} ({found.difference:+.2g}){WITHIN[found.within]}"
-        return Cell(text=text, value=found.measured)
+        return Cell(text=text, value=found.measured, mark=mark)
     if printed is not None:
         return Cell(text=printed.value, value=printed.number)
-    groups = group_seeds(plan.records)
-    measured = groups[-1].mean(column.name) if groups else None
-    if not isinstance(measured, (int, float)):
-        return Cell(text="–")
-    return Cell(text=column.with_spread(measured, groups[-1].spread(column.name)), value=float(measured))
+    measured = group.mean(column.name) if group else None
+    if group is None or not isinstance(measured, (int, float)):
+        return Cell(text=NOTHING)
+    return Cell(text=column.with_spread(measured, group.spread(column.name)), value=float(measured), mark=mark)
 
 
-def _state(plan: RowPlan) -> str:
+def _state(plan: RowPlan, group: SeedGroup | None) -> str:
     count = len(plan.needs)
     state = f"missing {count} thing{'s' if count > 1 else ''}" if plan.state == MISSING else plan.state
-    if plan.records and plan.state != MEASURED:
-        return f"{state}; shown: {plan.records[-1]['num_images']} images"
+    if group and (plan.state != MEASURED or group.first["num_images"] != plan.row.num_images):
+        return f"{state}; shown: {group.first['num_images']} images"
     return state
 
 
@@ -78,9 +94,9 @@ def _by_command(plans: Sequence[RowPlan]) -> list[str]:
 
 def _cost_cells(plan: RowPlan) -> tuple[Cell, Cell]:
     if plan.cost is None:
-        return Cell(text="–"), Cell(text="–")
+        return Cell(text=NOTHING), Cell(text=NOTHING)
     if plan.row.task != "generate":
-        return Cell(text="–"), _number(plan.cost.memory_gib)
+        return Cell(text=NOTHING), _number(plan.cost.memory_gib)
     return _number(plan.cost.hours(plan.row.num_images * len(plan.row.seeds))), _number(plan.cost.memory_gib)
 
 

@@ -61,7 +61,7 @@ class RunRequest:
     inception_weights: str | Path | None = None
     on_the_fly: bool = False
     export_npz: bool = False
-    source: Mapping[str, str] = field(default_factory=dict)  # `row_source` of the row that is run; none by `of`
+    source: Mapping[str, Any] = field(default_factory=dict)  # `row_source` of the row that is run; none by `of`
     sampling: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
