@@ -56,9 +56,11 @@ def processes() -> Processes:
     for field, name in names.items():
         text = os.environ.get(name, "")
         if text:
-            if not text.isdigit():
+            if not (text.isascii() and text.isdigit()):
                 raise ValueError(f"environment variable {name}={text!r} is no number; torchrun sets it to one")
-            found[field] = int(text)
+            found[field] = int(text[:18])
+    if found.get("count", 1) < 1:
+        raise ValueError(f"WORLD_SIZE={found['count']}; expected at least 1, the number of processes")
     if found.get("rank", 0) >= found.get("count", 1):
         raise ValueError(f"RANK={found['rank']} but WORLD_SIZE={found.get('count', 1)}; expected RANK below WORLD_SIZE")
     return Processes(**found)

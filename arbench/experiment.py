@@ -96,6 +96,9 @@ class Row:
             raise unknown_name("kind of weights", self.which, ("ema", "raw"))
         if self.labels not in ("balanced", "random"):
             raise unknown_name("label mode", self.labels, ("balanced", "random"))
+        for seed in self.seeds:
+            if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
+                raise ValueError(f"seed is {seed!r}; expected a whole number from 0 to 2**64 - 1")
         if not isinstance(self.num_images, int) or self.num_images < 1:
             raise ValueError(f"num_images is {self.num_images!r}; expected a whole number of at least 1")
         if self.task in ("generate", "bench") and not (self.method and self.model):

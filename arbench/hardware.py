@@ -31,7 +31,7 @@ def resolve_device(name: str = "auto", local_rank: int = 0) -> torch.device:
     import torch
 
     kind, _, index = str(name).partition(":")
-    if kind not in DEVICES or (index and not index.isdigit()):
+    if kind not in DEVICES or (index and not (index.isascii() and index.isdigit())):
         raise unknown_name("device", str(name), DEVICES)
     present = available_devices()
     if kind == "auto":

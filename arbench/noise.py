@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +20,8 @@ MASK32 = 0xFFFFFFFF
 PHILOX_M0, PHILOX_M1 = 0xD2511F53, 0xCD9E8D57
 PHILOX_W0, PHILOX_W1 = 0x9E3779B9, 0xBB67AE85
 PHILOX_ROUNDS = 10
+MOST_SEEDS = 2**64  # the key is two words of 32 bits
+MOST_IMAGES = 2**32  # the image's number is one word of the counter
 # What a draw is for: the fourth counter word, so that no two purposes share numbers.
 ORDER, UNIFORM, GAUSSIAN = 0, 1, 2
 
@@ -34,6 +37,14 @@ class Noise(Protocol):
 
     def gaussian(self, step: int, positions: Tensor, channels: int) -> Tensor:
         """Standard normals (B, n, channels) float32; step 0 starts a token, step 1 + k is for denoising step k."""
+
+
+def check_seed(seed: int) -> int:
+    """`seed`; ValueError unless it is a whole number from 0 to 2^64 - 1: one beyond would repeat another's images."""
+    whole = isinstance(seed, (int, np.integer)) and not isinstance(seed, bool)
+    if not whole or not 0 <= seed < MOST_SEEDS:
+        raise ValueError(f"seed is {seed!r}; expected a whole number from 0 to 2**64 - 1")
+    return int(seed)
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -70,7 +81,7 @@ class ImageNoise:
 
     def __init__(self, seed: int, image_ids: Tensor) -> None:
         """`image_ids` (B,) int64 on the device where the numbers are wanted; each below 2^32."""
-        self.seed = int(seed)
+        self.seed = check_seed(seed)
         self.image_ids = image_ids
 
     def _words(self, token: Tensor, index: Tensor | int, purpose: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -7,7 +7,6 @@ dataclass whose fields are made by `Setting.field`; a plug-in's own are made in 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -16,6 +15,7 @@ from arbench.registry import unknown_name
 
 TRAIN_STEPS = 1000  # timesteps that a diffusion head is trained on (MAR, section 4.1)
 CFG_SCHEDULES = ("constant", "linear")
+LARGEST = 1e18  # of a number; infinity and what a 64-bit integer cannot hold are beyond it
 HEAD_SAMPLERS = ("ddpm", "ddpm-trimmed", "ddim")
 
 
@@ -66,7 +66,7 @@ class Setting:
 
     def _in_range(self, value: Any) -> bool:
         return (
-            math.isfinite(value)
+            -LARGEST <= value <= LARGEST  # false for NaN
             and (self.least is None or value >= self.least)
             and (self.above is None or value > self.above)
             and (self.most is None or value <= self.most)

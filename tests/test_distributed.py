@@ -69,11 +69,18 @@ def test_torchrun_variables_are_read(monkeypatch):
     assert not processes().is_first
 
 
-@pytest.mark.parametrize(("rank", "count"), [("x", "2"), ("2", "2"), ("1", "")])
+@pytest.mark.parametrize(("rank", "count"), [("x", "2"), ("2", "2"), ("1", ""), ("²", "2")])
 def test_wrong_variables_are_one_line(monkeypatch, rank, count):
     monkeypatch.setenv("RANK", rank)
     monkeypatch.setenv("WORLD_SIZE", count)
     with pytest.raises(ValueError, match="RANK"):
+        processes()
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "²", "two"])
+def test_no_processes_at_all_are_one_line(monkeypatch, count):
+    monkeypatch.setenv("WORLD_SIZE", count)
+    with pytest.raises(ValueError, match="WORLD_SIZE"):
         processes()
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from arbench.noise import FixedNoise, ImageNoise, philox
+from arbench.noise import FixedNoise, ImageNoise, check_seed, philox
 
 IDS = torch.tensor([0, 7, 123_456])
 POSITIONS = torch.arange(16).expand(3, -1)
@@ -19,6 +19,17 @@ def test_philox_equals_its_published_vectors() -> None:
     ones = torch.full((1,), 0xFFFFFFFF)
     words = [int(word) for word in philox((ones, ones, ones, ones), 0xFFFFFFFFFFFFFFFF)]
     assert words == [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64, 2**70, 0.5, True, "0"])
+def test_a_seed_that_would_repeat_another_is_refused(seed) -> None:
+    with pytest.raises(ValueError, match=r"expected a whole number from 0 to 2\*\*64 - 1"):
+        ImageNoise(seed, IDS)
+
+
+def test_the_last_seed_is_one_of_its_own() -> None:
+    assert check_seed(2**64 - 1) == 2**64 - 1
+    assert not torch.equal(ImageNoise(2**64 - 1, IDS).uniform(POSITIONS), ImageNoise(0, IDS).uniform(POSITIONS))
 
 
 def test_draws_do_not_depend_on_the_batch() -> None:

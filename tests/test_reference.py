@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -105,6 +107,84 @@ def test_made_reference_is_read_back(tmp_path: Path, extractor: Digits) -> None:
     with np.load(tmp_path / "ref.npz") as file:  # as the ADM evaluator opens it
         assert set(file.files) >= {"mu", "sigma", "arr_0"}
         assert file["arr_0"].dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"sigma": -1e9 * np.eye(4)}, "negative eigenvalue -1e\\+09"),
+        ({"sigma": np.diag([1, 1, 1, -0.01])}, "negative eigenvalue -0.01"),
+        ({"sigma": np.eye(4) + np.triu(np.ones((4, 4)), 1)}, "not symmetric"),
+        ({"sigma": np.eye(4) * (1 + 0j)}, "sigma is complex128; expected real numbers"),
+        ({"mu": np.array(list("abcd"))}, "mu is <U1; expected real numbers"),
+        ({"mu": np.full(4, 1e200)}, r"holds 1e\+200, whose square is no float64"),
+        ({"sigma": np.eye(4) * 1e200}, r"holds 1e\+200, whose square is no float64"),
+        ({"mu": np.full(4, np.nan)}, "NaN or infinity"),
+        ({"mu": np.zeros(0), "sigma": np.zeros((0, 0))}, "do not fit"),
+        ({"mu": np.zeros((4, 1))}, "do not fit"),
+        ({"count": 0}, "count is 0; expected one whole number of at least 2"),
+        ({"count": 1}, "count is 1"),
+        ({"count": -7}, "count is -7"),
+        ({"count": np.inf}, "count is inf"),
+        ({"count": 12.5}, "count is 12.5"),
+        ({"count": [5, 5]}, r"count is int64 \(2,\)"),
+        ({"count": "many"}, "count is 'many'"),
+    ],
+)
+def test_broken_moments_are_refused(
+    tmp_path: Path, statistics: FrechetStatistics, changed: dict[str, Any], told: str
+) -> None:
+    """Each of these once gave a score, some a FID of 0."""
+    arrays = {"mu": np.zeros(4), "sigma": np.eye(4), "count": 9}
+    np.savez(tmp_path / "sound.npz", **arrays)
+    assert open_reference(tmp_path / "sound.npz").count == 9
+    np.savez(tmp_path / "broken.npz", **{**arrays, **changed})
+    with pytest.raises(ValueError, match=rf"broken\.npz: .*{told}"):
+        open_reference(tmp_path / "broken.npz")
+
+
+def test_moments_summed_in_float32_are_sound(tmp_path: Path) -> None:
+    features = np.random.default_rng(0).normal(size=(300, 40)).astype(np.float32) @ np.ones((40, 40), np.float32)
+    sigma = torch.cov(torch.from_numpy(features).T).numpy()  # of rank 1, and so with negative eigenvalues by rounding
+    assert np.linalg.eigvalsh(sigma.astype(np.float64))[0] < 0
+    np.savez(tmp_path / "single.npz", mu=features.mean(0), sigma=sigma)
+    found = open_reference(tmp_path / "single.npz").statistics
+    assert found is not None
+    assert found.distance(FrechetStatistics.of(features)) == pytest.approx(0, abs=float(1e-5 * np.trace(sigma)))
+
+
+@pytest.mark.parametrize(
+    "name", ["digits-heldout", " Digits-Train", "adm-train-256", "ｄigits-heldout", "a\nb", "x" * 999]
+)
+def test_a_file_cannot_take_a_name_of_ours(tmp_path: Path, statistics: FrechetStatistics, name: str) -> None:
+    arrays = {"mu": statistics.mean, "sigma": statistics.covariance}
+    np.savez(tmp_path / "a.npz", meta=json.dumps({"name": name}), **arrays)
+    assert open_reference(tmp_path / "a.npz").name == str(tmp_path / "a.npz")
+    np.savez(tmp_path / "b.npz", meta=json.dumps({"name": "my own"}), **arrays)
+    assert open_reference(tmp_path / "b.npz").name == "my own"
+
+
+@pytest.mark.parametrize(
+    ("meta", "told"),
+    [
+        ("[" * 100_000, "'meta' is not JSON"),
+        ("[1]", "'meta' is not JSON"),
+        ('{"name": 5}', "gives name as 5; expected a text"),
+        ('{"extractor": ["x"]}', "gives extractor as"),
+        ('{"split": "vla"}', "did you mean 'val'"),
+    ],
+)
+def test_broken_meta_is_one_line(tmp_path: Path, statistics: FrechetStatistics, meta: str, told: str) -> None:
+    np.savez(tmp_path / "a.npz", mu=statistics.mean, sigma=statistics.covariance, meta=meta)
+    with pytest.raises(ValueError, match=told) as error:
+        open_reference(tmp_path / "a.npz")
+    assert "\n" not in str(error.value)
+
+
+def test_a_picture_of_no_pixels_is_refused(tmp_path: Path, extractor: Digits) -> None:
+    folder = pictures(tmp_path / "real", 2, (8, 8))
+    with pytest.raises(ValueError, match="size is 0; expected at least 1 pixel"):
+        make_reference(folder, tmp_path / "ref.npz", extractor, size=0)
 
 
 def test_named_reference_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

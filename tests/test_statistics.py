@@ -77,6 +77,14 @@ def test_distance_of_fewer_images_than_features() -> None:
     assert few.distance(FrechetStatistics.of(draws(10, 30) + 1)) == pytest.approx(30, rel=1e-9)
 
 
+def test_a_negative_or_complex_distance_is_never_0() -> None:
+    sound, broken = FrechetStatistics.of(draws(50, 4)), FrechetStatistics.of(draws(50, 4))
+    broken._scatter *= -1
+    for first, second in ((sound, broken), (broken, broken)):
+        with pytest.raises(ValueError, match=r"distance is (complex|-)"):
+            first.distance(second)
+
+
 def test_save_and_load(tmp_path: Path) -> None:
     statistics = FrechetStatistics.of(draws(50, 4))
     statistics.save(tmp_path / "s.npz")

@@ -138,6 +138,15 @@ def test_mistakes_name_the_nearest_choice(cli, tmp_path):
         cli("train", "--target", "digits-cnn", "--device", "gpu", "--out", tmp_path)
     with pytest.raises(ValueError, match="steps=0"):
         cli("train", "--target", "digits-cnn", "--steps", 0, "--out", tmp_path)
+    for command in (
+        ("train", "--target", "digits-kl"),
+        ("train", "--method", "ar"),
+        ("cache", "--tokenizer", "digits-kl"),
+    ):
+        with pytest.raises(ValueError, match="image size is 0; expected at least 1 pixel"):
+            cli(*command, "--size", 0, "--out", tmp_path)
+        with pytest.raises(ValueError, match=r"seed.*: expected 0 to|seed is \d+; expected a whole number from 0 to"):
+            cli(*command, "--seed", 2**64, "--out", tmp_path)
     with pytest.raises(ValueError, match="is of method 'mar', not 'ar'"):
         method_job("ar", "mar-digits")
     assert not list(tmp_path.iterdir())

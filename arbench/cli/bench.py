@@ -58,13 +58,14 @@ def bench(
     Weights that are not on this machine are replaced by random ones.
     """
     chosen = given_options(ctx)
+    from arbench.noise import check_seed
     from arbench.running.job import require_batch_size, require_whole
 
     batch = None if batch_size is None else parse_batch_size(batch_size)
     if batch is not None:
         require_batch_size(batch)
     require_whole("repeats", repeats, 1)
-    require_whole("seed", seed, 0)
+    check_seed(seed)
 
     if tokenizer is not None and method is None and model is None:
         result = time_tokenizer(tokenizer, batch, chosen)

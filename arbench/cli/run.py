@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -132,7 +133,7 @@ def parsed(asked: Mapping[str, Any]) -> dict[str, Any]:
 
 def parse_batch_size(text: str) -> int | str:
     """A number, or "auto"."""
-    return int(text) if text.lstrip("-").isdigit() else text
+    return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else text
 
 
 def find_row(experiment: str, name: str | None) -> tuple[Experiment, Row]:

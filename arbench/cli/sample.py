@@ -54,6 +54,7 @@ def sample(
     chosen = given_options(ctx)
 
     from arbench.hardware import resolve_device, resolve_dtype
+    from arbench.noise import check_seed
     from arbench.parts import load_parts
     from arbench.progress import image_progress
     from arbench.running.job import AUTO, count_steps, require_batch_size, require_whole
@@ -61,7 +62,7 @@ def sample(
     from arbench.sampling.grid import MOST_ROWS, save_grid
 
     require_whole("per_class", per_class, 1)
-    require_whole("seed", seed, 0)
+    check_seed(seed)
     batch = parse_batch_size(batch_size or AUTO)
     require_batch_size(batch)
     parts = load_parts(

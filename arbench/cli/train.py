@@ -188,9 +188,11 @@ def cache(
 ) -> None:
     """Compute the latents or codes of a data set once; training and later commands find them by their hash."""
     from arbench.data import open_data
+    from arbench.noise import check_seed
     from arbench.training.config import Augmentation
     from arbench.training.jobs import CACHE_FOLDER, open_cache, open_tokenizer
 
+    check_seed(seed)
     place = resolve_device(device)
     images = open_data(data or "digits", size=size)
     opened = open_tokenizer(tokenizer, tokenizer_weights, place)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,8 @@ import numpy as np
 from arbench.data import CROPS, ImageData, folder_data, image_files, open_data
 from arbench.evaluation.extractors import Extractor
 from arbench.evaluation.features import extract_features
-from arbench.evaluation.files import load_npz, npz_names, read_torch, save_npz
+from arbench.evaluation.files import load_npz, npz_names, one_line, read_torch, save_npz
+from arbench.evaluation.moments import stored_count
 from arbench.evaluation.reference_cards import REFERENCES
 from arbench.evaluation.sources import READ, SHARDS, STRATIFIED, ImageSource, array_source, open_images
 from arbench.evaluation.statistics import FrechetStatistics
@@ -26,6 +28,8 @@ SPLITS = ("train", "val")
 NUM_KEPT = 10_000  # images that an ADM reference keeps for precision and recall
 KEPT_SEED = 0
 META = "meta"  # our own entry of a reference npz: JSON text
+TOLD = ("name", "split", "crop", "extractor", "extractor_sha256")  # its entries that are read
+LONGEST_NAME = 200  # characters of a name that a file gives itself
 STATISTICS_OF_UNKNOWN_COUNT = 2  # any count from 2 on gives back the stored covariance
 
 
@@ -103,9 +107,9 @@ def _npz(path: Path) -> Reference:
     names = set(npz_names(path))
     arrays = load_npz(path, names & {"mu", "sigma", "mu_s", "sigma_s", "count", META})
     meta = _meta(path, arrays)
-    count = int(arrays["count"]) if "count" in arrays else None
+    count = _count(path, arrays)
     reference = Reference(
-        name=meta.get("name", str(path)),
+        name=_own_name(path, meta.get("name")),
         sha256=file_sha256(path),
         count=count,
         split=meta.get("split"),
@@ -127,9 +131,34 @@ def _meta(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     if META not in arrays:
         return {}
     try:
-        return dict(json.loads(str(arrays[META])))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"reference {path}: its {META!r} is not JSON ({error})") from error
+        meta = dict(json.loads(str(arrays[META])))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"reference {path}: its {META!r} is not JSON ({one_line(error)})") from error
+    for name in TOLD:
+        if not isinstance(meta.get(name), (str, type(None))):
+            raise ValueError(
+                f"reference {path}: its {META!r} gives {name} as {meta[name]!r:.40}; expected a text or null"
+            )
+    if meta.get("split") not in (None, *SPLITS):
+        raise unknown_name(f"split of reference {path}", meta["split"], SPLITS)
+    return meta
+
+
+def _own_name(path: Path, name: str | None) -> str:
+    """What a file calls itself, but its path where that is a name of ours: a record must not confuse the two."""
+    plain = unicodedata.normalize("NFKC", name or "").strip().casefold()
+    card = REFERENCES.get(plain)
+    is_taken = plain in DIGITS or (card is not None and not (card.path.exists() and card.path.samefile(path)))
+    return str(path) if not plain or is_taken or not plain.isprintable() or len(plain) > LONGEST_NAME else str(name)
+
+
+def _count(path: Path, arrays: dict[str, np.ndarray]) -> int | None:
+    if "count" not in arrays:
+        return None
+    try:
+        return stored_count(arrays["count"])
+    except ValueError as error:
+        raise ValueError(f"reference {path}: {error}") from error
 
 
 def _moments(
@@ -203,8 +232,8 @@ def make_reference(
 
     It holds `mu sigma count`, with Inception also `mu_s sigma_s`, and `arr_0`: up to `num_kept` of the images, chosen
     with a fixed seed, in one array in memory (2 GB for 10,000 at 256 px). `split` ("train", "val") says what the
-    images are. Without `size` they are taken as they are. Raises ValueError for an unknown crop or split, or fewer
-    than two images.
+    images are. Without `size` they are taken as they are. Raises ValueError for an unknown crop or split, a size below
+    1, or fewer than two images.
     """
     if crop not in CROPS:
         raise unknown_name("crop", crop, CROPS)
@@ -212,6 +241,8 @@ def make_reference(
         raise unknown_name("split", str(split), SPLITS)
     if out.suffix != ".npz":
         raise ValueError(f"reference file {out}: expected a name that ends in .npz")
+    if size is not None and size < 1:
+        raise ValueError(f"size is {size}; expected at least 1 pixel")
     if size is None:
         crop = "none"  # the pictures are taken as they are
     data = _pictures(Path(images), size, crop)

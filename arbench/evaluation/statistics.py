@@ -9,6 +9,7 @@ import numpy as np
 from scipy.linalg import blas, lapack, solve_triangular
 
 from arbench.evaluation.files import load_npz, save_npz
+from arbench.evaluation.moments import check_moments, rounding_of, stored_count
 
 ROWS = 1024  # vectors in float64 at once
 
@@ -52,20 +53,15 @@ class FrechetStatistics:
         return statistics
 
     @classmethod
-    def from_moments(cls, mean: np.ndarray, covariance: np.ndarray, count: int) -> FrechetStatistics:
+    def from_moments(cls, mean: np.ndarray, covariance: np.ndarray, count: int | np.ndarray) -> FrechetStatistics:
         """Statistics from a stored `mean` (D,) and unbiased `covariance` (D, D) of `count` vectors.
 
-        Raises ValueError where shapes disagree, a value is not finite or `count` is below 2.
+        Raises ValueError where they are no moments of real numbers (see `check_moments`) or `count` is below 2.
         """
-        mean, covariance = np.asarray(mean, np.float64), np.asarray(covariance, np.float64)
-        if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
-            raise ValueError(f"mu {mean.shape} and sigma {covariance.shape} do not fit; expected (D,) and (D, D)")
-        if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-            raise ValueError("mu or sigma holds NaN or infinity")
-        if count < 2:
-            raise ValueError(f"statistics of {count} vectors; expected at least 2")
+        mean, covariance = check_moments(mean, covariance)
+        count = stored_count(count)
         statistics = cls()
-        statistics.count, statistics._mean = int(count), mean.copy()
+        statistics.count, statistics._mean = count, mean.copy()
         statistics._scatter = np.asfortranarray((covariance + covariance.T) * ((count - 1) / 2))
         return statistics
 
@@ -106,8 +102,9 @@ class FrechetStatistics:
         self.count = total
 
     def distance(self, other: FrechetStatistics) -> float:
-        """Squared Fréchet distance (FID) to `other`, never below 0. ValueError where widths differ.
+        """Squared Fréchet distance (FID) to `other`, 0 where it is below by rounding.
 
+        Raises ValueError where widths differ, and where the distance comes out negative, complex or not finite.
         By eigenvalues of a symmetric matrix: no general matrix square root, no imaginary part.
         """
         _, product = _factors(self, other)
@@ -124,7 +121,7 @@ class FrechetStatistics:
         missing = [name for name in ("mu", "sigma", "count") if name not in arrays]
         if missing:
             raise ValueError(f"{path}: lacks {', '.join(missing)}; found {', '.join(arrays) or 'nothing'}")
-        return cls.from_moments(arrays["mu"], arrays["sigma"], int(arrays["count"]))
+        return cls.from_moments(arrays["mu"], arrays["sigma"], arrays["count"])
 
     def _require(self, count: int) -> None:
         if self.count < count:
@@ -162,8 +159,20 @@ def _factors(first: FrechetStatistics, second: FrechetStatistics) -> tuple[np.nd
 def _distance(first: FrechetStatistics, second: FrechetStatistics, squares: np.ndarray) -> float:
     """|m1 - m2|² + tr S1 + tr S2 - 2 tr (S1 S2)^½ (Heusel et al. 2017), `squares` the eigenvalues of S1 S2."""
     gap = first.mean - second.mean
-    traces = np.trace(first.covariance) + np.trace(second.covariance)
-    return max(float(gap @ gap + traces - 2 * np.sqrt(squares.clip(min=0)).sum()), 0.0)
+    ours, theirs = first.covariance, second.covariance
+    traces = np.trace(ours) + np.trace(theirs)
+    distance = float(gap @ gap + traces - 2 * np.sqrt(squares.clip(min=0)).sum())
+    # An eigenvalue off by `noise` moves its root by at most the root of that.
+    noise = len(ours) * _rounding(np.abs(squares)) if len(squares) else 0.0
+    slack = 2 * len(squares) * np.sqrt(noise) + len(ours) * np.finfo(np.float64).eps * abs(traces)
+    least = squares.min(initial=0.0)
+    if least < -rounding_of(ours) * np.linalg.norm(theirs) - rounding_of(theirs) * np.linalg.norm(ours):
+        raise ValueError(f"the Fréchet distance is complex (an eigenvalue of {least:.3g}): these are no covariances")
+    if not np.isfinite(distance) or distance < -slack:
+        raise ValueError(
+            f"the Fréchet distance is {distance:.6g}; expected 0 or more: these are no moments of features"
+        )
+    return max(distance, 0.0)
 
 
 def _square_root(covariance: np.ndarray) -> np.ndarray:

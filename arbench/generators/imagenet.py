@@ -43,8 +43,8 @@ def class_index(label: str) -> int:
     classes bear, and for an unknown name (with the nearest one).
     """
     text = label.strip()
-    if text.lstrip("-").isdigit():
-        index = int(text)
+    if text.isascii() and text.removeprefix("-").isdigit():
+        index = int(text[:18])
         if not 0 <= index < NUM_CLASSES:
             raise ValueError(f"class {index} is outside ImageNet's 0..{NUM_CLASSES - 1}")
         return index

@@ -14,7 +14,7 @@ import torch
 from arbench.distributed import Processes, processes
 from arbench.generators.presets import DIGITS_PRESETS
 from arbench.hardware import resolve_device, resolve_dtype
-from arbench.noise import ImageNoise
+from arbench.noise import MOST_IMAGES, ImageNoise, check_seed
 from arbench.parts import Parts, load_parts
 from arbench.registry import unknown_name
 from arbench.sampling.labels import make_labels
@@ -75,8 +75,8 @@ class RunRequest:
         return cls(**{name: value for name, value in given.items() if name in names}, sampling=sampling)
 
     def __post_init__(self) -> None:
-        require_whole("num_images", self.num_images, 1)
-        require_whole("seed", self.seed, 0)
+        require_whole("num_images", self.num_images, 1, most=MOST_IMAGES)
+        check_seed(self.seed)
         require_batch_size(self.batch_size)
         if self.on_the_fly and not self.evaluate:
             raise ValueError("on_the_fly extracts features for scores; expected evaluate with it (no --no-evaluate)")
@@ -84,10 +84,12 @@ class RunRequest:
             raise ValueError(f"labels: {len(self.labels)} given for {self.num_images} images; expected one an image")
 
 
-def require_whole(name: str, value: Any, least: int, otherwise: str = "") -> None:
-    """Raise ValueError unless `value` is a whole number of at least `least`."""
+def require_whole(name: str, value: Any, least: int, otherwise: str = "", most: int | None = None) -> None:
+    """Raise ValueError unless `value` is a whole number of at least `least`, and at most `most` where that is given."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise ValueError(f"{name} is {value!r}; expected a whole number of at least {least}{otherwise}")
+    if most is not None and value > most:
+        raise ValueError(f"{name} is {value!r}; expected at most {most}")
 
 
 def require_batch_size(value: Any) -> None:

@@ -25,7 +25,7 @@ def parse_labels(text: str, num_classes: int) -> list[int]:
     if num_classes == imagenet.NUM_CLASSES:
         return [imagenet.class_index(word) for word in words]
     for word in words:
-        if not word.isdigit() or int(word) >= num_classes:
+        if not (word.isascii() and word.isdigit()) or int(word[:18]) >= num_classes:
             raise ValueError(f"label {word!r}: expected a class number from 0 to {num_classes - 1}")
     return [int(word) for word in words]
 

@@ -10,6 +10,7 @@ from typing import Any
 from arbench.registry import unknown_name
 
 SCHEDULES = ("constant", "cosine")
+MOST_SEEDS = 2**63  # each process and each resumed step adds to the seed that PyTorch is given, which ends at 2**64
 DTYPES = ("float32", "bfloat16")  # of the matrix products; weights, average and optimiser are always float32
 
 
@@ -62,6 +63,8 @@ class TrainConfig:
         for name in ("warmup_steps", "weight_decay", "seed", "read_out_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
+        if not self.seed < MOST_SEEDS:
+            raise ValueError(f"seed={self.seed}: expected 0 to 2**63 - 1")
         if not 0 <= self.ema_rate < 1:
             raise ValueError(f"ema_rate={self.ema_rate}: expected 0 <= rate < 1, e.g. 0.999")
         for name, choices in (("schedule", SCHEDULES), ("dtype", DTYPES)):

@@ -57,6 +57,12 @@ class Job:
         return out / self.target / f"{self.target}.safetensors"
 
 
+def _checked(size: int | None) -> int | None:
+    if size is not None and size < 1:
+        raise ValueError(f"image size is {size}; expected at least 1 pixel")
+    return size
+
+
 def digits_job(target: str, *, size: int | None = None, tokenizer: str | None = None, **options: Any) -> Job:
     """The job of a digits recipe, also on other data; ValueError where there is no such target."""
     from arbench.data import DIGITS_SIZE
@@ -64,7 +70,7 @@ def digits_job(target: str, *, size: int | None = None, tokenizer: str | None = 
     recipe = get_recipe(target)
     options.setdefault("config", recipe.config)
     tokenizer = tokenizer or recipe.tokenizer
-    return Job(target=target, kind=recipe.kind, size=size or DIGITS_SIZE, tokenizer=tokenizer, **options)
+    return Job(target=target, kind=recipe.kind, size=_checked(size) or DIGITS_SIZE, tokenizer=tokenizer, **options)
 
 
 def method_job(
@@ -77,7 +83,7 @@ def method_job(
     preset = get_preset(model)
     options.setdefault("config", METHODS[method])
     tokenizer = tokenizer or preset.tokenizer
-    return Job(target=model, kind="generator", size=size or preset.image_size, tokenizer=tokenizer, **options)
+    return Job(target=model, kind="generator", size=_checked(size) or preset.image_size, tokenizer=tokenizer, **options)
 
 
 def check_method(method: str, model: str) -> None:
