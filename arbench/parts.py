@@ -13,7 +13,7 @@ import torch
 from arbench.files import file_sha256
 from arbench.generators.presets import PRESETS, Preset, get_preset
 from arbench.registry import unknown_name
-from arbench.settings import make_settings
+from arbench.settings import resolve_settings, warn_of_last_timesteps
 from arbench.weights.cards import cards_for, find_weights, how_to_get
 
 METHODS = ("mar", "par", "ar", "dit")
@@ -131,6 +131,8 @@ def load_parts(
             tokenizer_name, weights=tokenizer_weights, device=device, dtype=decode_dtype, **(tokenizer_config or {})
         )
     generator.eval()
+    # The settings of the run become the generator's own, so that they hold, and are warned of once.
+    generator.default_sampling = resolve_sampling(generator, sampling or {})
     size = check_fit(name, generator, tokenizer_name, decoder)
     return Parts(
         model=name,
@@ -143,7 +145,7 @@ def load_parts(
             **weights_facts("", weights),
             **weights_facts("tokenizer_", tokenizer_weights),
         },
-        sampling=resolve_sampling(generator, preset, sampling or {}),
+        sampling=dict(generator.default_sampling),
         device=device,
         image_size=(preset.evaluated_at if preset else None) or size,
         decoded_size=size,
@@ -151,12 +153,11 @@ def load_parts(
     )
 
 
-def resolve_sampling(generator: Any, preset: Preset | None, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Every sampling setting of `generator`: as given, else the preset's, else the default."""
-    names = {field.name for field in dataclasses.fields(generator.sampling_type)}
-    # A preset with another head than its own keeps the settings that this head has.
-    own = {name: value for name, value in (preset.sampling if preset else {}).items() if name in names}
-    return dataclasses.asdict(make_settings(generator.sampling_type, {**own, **given}))
+def resolve_sampling(generator: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Every sampling setting of `generator` by name: as given, else its preset's, else the default."""
+    settings = resolve_settings(generator, given)
+    warn_of_last_timesteps(generator, settings)
+    return dataclasses.asdict(settings)
 
 
 def check_fit(model: str, generator: Any, tokenizer_name: str, tokenizer: Any) -> int:

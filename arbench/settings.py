@@ -7,6 +7,7 @@ dataclass whose fields are made by `Setting.field`; a plug-in's own are made in 
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -16,7 +17,12 @@ from arbench.registry import unknown_name
 TRAIN_STEPS = 1000  # timesteps that a diffusion head is trained on (MAR, section 4.1)
 CFG_SCHEDULES = ("constant", "linear")
 LARGEST = 1e18  # of a number; infinity and what a 64-bit integer cannot hold are beyond it
-HEAD_SAMPLERS = ("ddpm", "ddpm-trimmed", "ddim")
+TRIMMED_START = 980  # the timestep that ddpm-trimmed starts from
+HEAD_SAMPLERS = {
+    "ddpm": "ancestral sampling, MAR's own",
+    "ddpm-trimmed": f"ddpm from timestep {TRIMMED_START} of {TRAIN_STEPS} on, for models too briefly trained for ddpm",
+    "ddim": "deterministic",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,9 +155,9 @@ HEAD_STEPS = Setting(
 HEAD_SAMPLER = Setting(
     name="head_sampler",
     kind=str,
-    help="MAR: sampler of the diffusion head.",
+    help=f"MAR: diffusion head. {'; '.join(f'{name}: {meaning}' for name, meaning in HEAD_SAMPLERS.items())}.",
     title="head sampler",
-    choices=HEAD_SAMPLERS,
+    choices=tuple(HEAD_SAMPLERS),
 )
 
 # In the order in which tables have them.
@@ -240,3 +246,35 @@ def make_settings(sampling_type: type[Settings], given: Mapping[str, Any]) -> Se
         if name not in known:
             raise unknown_name("sampling setting of this generator", name, known)
     return sampling_type(**given)
+
+
+class SamplingWarning(UserWarning):
+    """A sampling setting that is valid, but not one that this model was made for."""
+
+
+def resolve_settings(generator: Any, given: Mapping[str, Any]) -> Any:
+    """The settings of a generation: as given, else the generator's own, else the defaults of its `sampling_type`.
+
+    Its own are those of its preset (`load_generator`); what a preset says of another head than this one is left out.
+    Raises ValueError as `make_settings` does.
+    """
+    known = settings_of(generator.sampling_type)
+    own = {name: value for name, value in own_sampling(generator).items() if name in known}
+    return make_settings(generator.sampling_type, {**own, **given})
+
+
+def own_sampling(generator: Any) -> Mapping[str, Any]:
+    """What the preset of `generator` sets; nothing for a generator that has none."""
+    return getattr(generator, "default_sampling", {})
+
+
+def warn_of_last_timesteps(generator: Any, settings: Any) -> None:
+    """A `SamplingWarning` where a model whose own sampler leaves the last timesteps out is to start from the last."""
+    own, chosen = own_sampling(generator).get("head_sampler"), getattr(settings, "head_sampler", None)
+    if own == "ddpm-trimmed" and chosen == "ddpm":
+        warnings.warn(
+            f"head_sampler {chosen!r} starts at the last timestep, which this model was trained too briefly for: expect"
+            f" spoilt images; its own is {own!r}: ddpm from timestep {TRIMMED_START} of {TRAIN_STEPS} on",
+            SamplingWarning,
+            stacklevel=4,  # the caller of `generate`, which has a decorator
+        )

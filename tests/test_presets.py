@@ -1,6 +1,7 @@
 """Every preset builds; at full size the models are the papers' models, tensor by tensor."""
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 
 from arbench import cli
 from arbench.generators.presets import PRESETS, get_preset
-from arbench.settings import make_settings
+from arbench.settings import HEAD_SAMPLERS, make_settings
 from arbench.weights.cards import cards_for
 from arbench.weights.load import count_parameters, load_generator
 
@@ -65,6 +66,26 @@ def test_the_command_lists_every_preset(capsys: pytest.CaptureFixture[str], monk
     rows = {row["model"]: row for row in json.loads(capsys.readouterr().out)}
     assert rows["par-3b-16x"]["sampling"] == {"cfg_scale": 1.5}
     assert rows["par-b-4x"]["fid"] is None
+
+
+def test_models_takes_shell_patterns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "COMMAND_MODULES", ("models", "doctor"))
+    assert cli.run_command(["models", "mar-?", "ar-digits", "--json"]) == 0
+    names = [row["model"] for row in json.loads(capsys.readouterr().out)]
+    assert names == ["ar-digits", "mar-b", "mar-l", "mar-h"]
+    assert cli.run_command(["models", "mra-b*"]) == 2
+    assert "unknown model or pattern 'mra-b*'; did you mean 'mar-b'?" in capsys.readouterr().err
+
+
+def test_models_explains_the_samplers_that_it_names(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "COMMAND_MODULES", ("models", "doctor"))
+    trimmed = dataclasses.replace(get_preset("mar-digits"), sampling={"head_sampler": "ddpm-trimmed"})
+    monkeypatch.setitem(PRESETS, "mar-digits", trimmed)
+    for pattern, told in (("mar-digits", True), ("mar-b", False)):
+        assert cli.run_command(["models", pattern]) == 0
+        assert (HEAD_SAMPLERS["ddpm-trimmed"] in capsys.readouterr().out) == told
 
 
 @pytest.mark.parametrize("path", sorted(MANIFESTS.glob("*.json")), ids=lambda path: path.stem)

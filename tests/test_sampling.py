@@ -5,8 +5,12 @@ import pytest
 import torch
 from conftest import COMBINATIONS, make_generator, relative_error
 
+from arbench.generators.presets import get_preset
+from arbench.parts import load_parts
 from arbench.sampling.labels import make_labels
 from arbench.sampling.loop import generate
+from arbench.settings import SamplingWarning
+from arbench.weights.load import load_generator, shipped_weights
 
 LABELS = torch.tensor([0, 1, 2, 3, 4, 0])
 QUICK = {"categorical": {"cfg_scale": 2.0}, "diffusion": {"cfg_scale": 2.0, "head_steps": 4}}
@@ -126,3 +130,46 @@ def test_weights_that_are_not_finite_draw_no_codes(name, part):
     with pytest.raises(ValueError, match=r"what the codes are drawn from: .* not finite; likely causes"):
         generate(model, [0, 1], cfg_scale=2.0, **({"num_iter": 3} if name == "mar" else {"cfg_interval": 2}))
     assert model.training
+
+
+@pytest.mark.parametrize("name", ["ar-digits", "par-digits", "mar-digits", "dit-digits"])
+def test_a_preset_brings_its_own_settings(name: str) -> None:
+    generator, preset = load_generator(name), get_preset(name)
+    own = dict(preset.sampling)
+    assert torch.equal(generate(generator, [3, 7]), generate(generator, [3, 7], **own))
+    changed = {"cfg_scale": 3.0}
+    found = generate(generator, [3, 7], **changed)
+    assert torch.equal(found, generate(generator, [3, 7], **{**own, **changed}))
+    assert not torch.equal(found, generate(generator, [3, 7], **own))
+    assert torch.equal(
+        generate(load_parts(model=name, device=torch.device("cpu")).generator, [3, 7], **own),
+        generate(generator, [3, 7]),
+    )
+
+
+def test_a_family_with_the_same_weights_has_the_plain_defaults() -> None:
+    preset = get_preset("ar-digits")
+    family = load_generator("ar", weights=shipped_weights(preset), heads=3)
+    assert torch.equal(generate(family, [3, 7]), generate(load_generator("ar-digits"), [3, 7], cfg_scale=1.0))
+    assert not torch.equal(generate(family, [3, 7]), generate(load_generator("ar-digits"), [3, 7]))
+
+
+def test_a_setting_of_another_head_is_left_out() -> None:
+    config = {"head": "categorical", "vocab_size": 256}
+    other = load_generator("mar-digits", weights="random", **config)
+    assert "head_sampler" in other.default_sampling
+    assert generate(other, [3]).dtype == torch.int64
+    with pytest.raises(ValueError, match="head_sampler"):
+        generate(other, [3], head_sampler="ddpm")
+
+
+def test_the_papers_sampler_is_warned_of_where_the_preset_trims_it() -> None:
+    generator = load_generator("mar-digits")
+    trimmed = {**generator.default_sampling, "num_iter": 1, "head_steps": 1, "head_sampler": "ddpm-trimmed"}
+    generator.default_sampling = trimmed
+    with pytest.warns(SamplingWarning, match="its own is 'ddpm-trimmed'"):
+        generate(generator, [3], head_sampler="ddpm")
+    generate(generator, [3])
+    generate(generator, [3], head_sampler="ddim")
+    generator.default_sampling = {**trimmed, "head_sampler": "ddpm"}
+    generate(generator, [3])

@@ -33,7 +33,7 @@ def test_every_field_of_a_sampling_type_is_a_defined_setting(kind):
 
 
 def test_solvers_are_those_that_the_setting_names():
-    assert tuple(SOLVERS) == HEAD_SAMPLERS
+    assert tuple(SOLVERS) == tuple(HEAD_SAMPLERS)
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 USER_ERRORS = (ValueError, OSError)
@@ -83,7 +86,8 @@ def run_command(arguments: list[str]) -> int:
     if debug:
         arguments.remove("--debug")
     try:
-        result = invoke(arguments)
+        with one_line_warnings():
+            result = invoke(arguments)
     except typer.Exit as stop:
         return stop.exit_code
     except shows_help as usage:
@@ -103,6 +107,22 @@ def run_command(arguments: list[str]) -> int:
             raise
         return fail(describe(error))
     return result if isinstance(result, int) else 0
+
+
+@contextmanager
+def one_line_warnings() -> Iterator[None]:
+    """Within it arbench's own warnings are one line without a place in the code; others' stay as they are."""
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if category.__module__.partition(".")[0] == "arbench":
+                print(f"arbench: warning: {message}", file=sys.stderr)
+            else:
+                usual(message, category, *place, **more)
+
+        warnings.showwarning = show
+        yield
 
 
 def invoke(arguments: list[str]) -> Any:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -14,12 +16,21 @@ EXAMPLES = """Examples:
 
   arbench models
 
+  arbench models 'mar*' '*-384'
+
   arbench models --json
 """
 FOOTNOTE = """
 FID and IS are the papers' own, from 50,000 images. Where a paper does not print the guidance that gave them (MAR's
 Tables 1 and 3, par-xxl-16x), that of the nearest model stands in. `-`: not published, not released."""
+SAMPLER_NOTE = "`--head-sampler {name}`: {meaning}."
 
+Patterns = Annotated[
+    Optional[list[str]],
+    typer.Argument(
+        metavar="[NAME]...", help="Names or shell patterns, e.g. 'mar*'; all by default.", show_default=False
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the presets as one JSON array.")]
 
 
@@ -28,11 +39,10 @@ def register(app: typer.Typer) -> None:
     app.command("models", epilog=EXAMPLES)(models)
 
 
-def models(as_json: AsJson = False) -> None:
+def models(patterns: Patterns = None, as_json: AsJson = False) -> None:
     """List the generator presets: parameters (counted), pixels, tokenizer, sampling settings, published FID and IS."""
-    from arbench.generators.presets import PRESETS
-
-    rows = [describe(preset) for preset in PRESETS.values()]
+    chosen = matching(patterns or ["*"])
+    rows = [describe(preset) for preset in chosen]
     if as_json:
         print(json.dumps(rows, indent=2))
         return
@@ -41,6 +51,26 @@ def models(as_json: AsJson = False) -> None:
     for line in table:
         print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
     print(FOOTNOTE)
+    print(sampler_notes(chosen))
+
+
+def matching(patterns: Sequence[str]) -> list[Preset]:
+    """The presets whose name any of the shell patterns fits, in their order. ValueError for one that fits none."""
+    from arbench.generators.presets import PRESETS
+    from arbench.registry import unknown_name
+
+    for pattern in patterns:
+        if not fnmatch.filter(PRESETS, pattern):
+            raise unknown_name("model or pattern", pattern, PRESETS)
+    return [preset for name, preset in PRESETS.items() if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
+
+
+def sampler_notes(presets: Iterable[Preset]) -> str:
+    """What the samplers that the presets name are, a line each."""
+    from arbench.settings import HEAD_SAMPLERS
+
+    named = dict.fromkeys(preset.sampling.get("head_sampler") for preset in presets)
+    return "\n".join(SAMPLER_NOTE.format(name=name, meaning=HEAD_SAMPLERS[name]) for name in named if name)
 
 
 def describe(preset: Preset) -> dict[str, Any]:

@@ -10,9 +10,12 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from arbench.generators.presets import PRESETS
 from arbench.settings import SETTINGS, Setting
 
-Method = Annotated[Optional[str], typer.Option("--method", help="mar, par or ar (run: also all).")]
+METHODS = "|".join(dict.fromkeys(preset.method for preset in PRESETS.values()))
+
+Method = Annotated[Optional[str], typer.Option("--method", metavar=METHODS, help="What draws (run: also all).")]
 Model = Annotated[Optional[str], typer.Option("--model", help="Generator preset, e.g. mar-b.")]
 Tokenizer = Annotated[Optional[str], typer.Option("--tokenizer", help="Tokenizer name or module:Class.")]
 Weights = Annotated[Optional[str], typer.Option("--weights", help="Generator weights: a file, or 'random'.")]

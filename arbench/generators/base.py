@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -50,6 +50,7 @@ class Generator(Protocol):
     num_classes: int
     config: Any
     sampling_type: type
+    default_sampling: Mapping[str, Any]  # what its preset sets; may be left out
     schedule: str  # name of its schedule: "sequential" or "masked"
 
     def draw_head(self) -> Any:

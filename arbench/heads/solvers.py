@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from arbench.heads.schedule import Diffusion
-
-TRIMMED_START = 980
+from arbench.settings import TRIMMED_START
 
 
 class Solver(Protocol):

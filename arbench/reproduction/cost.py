@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from dataclasses import dataclass
 from functools import cache
@@ -16,7 +15,7 @@ from arbench.generators.presets import PRESETS
 from arbench.hardware import resolve_dtype
 from arbench.registry import tokenizer_entry_points
 from arbench.sampling.memory import estimate_memory
-from arbench.settings import make_settings
+from arbench.settings import resolve_settings
 from arbench.tokenizer import find_tokenizer
 from arbench.weights.load import load_generator
 
@@ -52,9 +51,7 @@ def estimate_cost(
     configuration or setting that the preset cannot have.
     """
     generator = _generator(model, json.dumps(config), dtype)
-    known = [field.name for field in dataclasses.fields(generator.sampling_type)]
-    own = {name: value for name, value in PRESETS[model].sampling.items() if name in known}
-    settings = make_settings(generator.sampling_type, {**own, **sampling})
+    settings = resolve_settings(generator, sampling)
     decoder = _decoder(tokenizer) if tokenizer else None
     bound = roofline(generator, settings, decoder, batch_size=batch_size)
     peak = gpu_peak(DEVICE, resolve_dtype(dtype))

@@ -14,7 +14,7 @@ from arbench.images import check_finite
 from arbench.noise import ImageNoise, Noise
 from arbench.sampling.guidance import guidance_scale
 from arbench.sampling.schedules import make_schedule
-from arbench.settings import make_settings
+from arbench.settings import resolve_settings, warn_of_last_timesteps
 
 Labels = Sequence[int] | np.ndarray | Tensor
 
@@ -65,10 +65,12 @@ def generate(
     """Draw one image's tokens for each label: ids (B, h, w) on the raster grid, or scaled latents (B, C, H, W).
 
     All randomness of image i is a function of `(seed, image_ids[i])`; `noise` replaces it. `sampling` holds settings of
-    the generator's `sampling_type`; the rest keep their defaults. Raises ValueError for a label outside the classes, a
-    setting that the generator does not have, or a value outside its range.
+    the generator's `sampling_type`; the rest are its preset's, or the defaults where it was loaded as a family. Raises
+    ValueError for a label outside the classes, a setting that the generator does not have, or a value outside its
+    range; warns (`SamplingWarning`) of a sampler that it was not trained for.
     """
-    settings = make_settings(generator.sampling_type, sampling)
+    settings = resolve_settings(generator, sampling)
+    warn_of_last_timesteps(generator, settings)
     device = next(generator.parameters()).device
     labels = check_labels(labels, generator.num_classes, device)
     ids = check_image_ids(image_ids, len(labels), device)

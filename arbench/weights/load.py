@@ -44,7 +44,8 @@ def load_generator(
 
     `weights` is a file; None takes the file that ships with the preset, and random weights (from `torch.manual_seed`)
     where none does; "random" takes random weights. `which` picks "ema" or "raw" inside a checkpoint. `config` gives
-    what a preset or the file does not say. Raises ValueError for unknown names, a broken or foreign file and for a
+    what a preset or the file does not say. `default_sampling` of the result is what its preset sets, which `generate`
+    takes where it is told nothing else. Raises ValueError for unknown names, a broken or foreign file and for a
     configuration that contradicts the file, OSError for a file that cannot be read.
     """
     preset = PRESETS.get(name)
@@ -59,6 +60,7 @@ def load_generator(
             generator = build_generator(method, given)
     else:
         generator = _from_file(method, given, Path(weights), which)
+    generator.default_sampling = dict(preset.sampling) if preset else {}
     return generator.to(device=device, dtype=dtype).eval()
 
 
