@@ -10,7 +10,7 @@ from arbench.files import write_whole
 from arbench.parts import choose_model
 from arbench.report.plots import plot_records
 from arbench.report.record import Record
-from arbench.report.tables import render_table
+from arbench.report.tables import Table, records_table, render_table
 from arbench.report.values import method_name
 from arbench.runner import execute
 from arbench.running.job import DEFAULT_OUT, IF_STARTED, RunRequest
@@ -28,10 +28,12 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
 OWN = ("model", "tokenizer", "tokenizer_weights", "experiment", "row", *SETTINGS)
 
 
-def compare(asked: Mapping[str, Any], *, say: Callable[[str], None] = lambda line: None) -> tuple[str, list[Path]]:
+def compare(
+    asked: Mapping[str, Any], *, say: Callable[[str], None] = lambda line: None
+) -> tuple[Table | None, list[Path]]:
     """Run all methods and their variants with the settings `asked`; returns the table and the files that were drawn.
 
-    The table has a row a method at its default setting; comparison.md has every point of the curves. Empty on any
+    The table has a row a method at its default setting; comparison.md has every point of the curves. None on any
     process but the first. Raises ValueError for a setting that belongs to one method.
     """
     for name in asked:
@@ -47,8 +49,8 @@ def compare(asked: Mapping[str, Any], *, say: Callable[[str], None] = lambda lin
         resume = IF_STARTED if asked.get("resume") else False
         records.append(execute(RunRequest.of(**{**asked, "method": method, **variant, "resume": resume}), say=say)[1])
     if not all(records):
-        return "", []
-    return render_table(records[: len(METHODS)]), draw(records, Path(asked.get("out") or DEFAULT_OUT))
+        return None, []
+    return records_table(records[: len(METHODS)]), draw(records, Path(asked.get("out") or DEFAULT_OUT))
 
 
 def variants(method: str) -> list[dict[str, Any]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+import sys
 
 import pytest
 
@@ -204,10 +206,59 @@ def test_what_only_methods_differ_in_is_no_column():
     assert head == rows(render_table([record()]))[0]
 
 
-def test_csv_holds_the_same_cells_as_markdown():
-    records = [record(fid=4.0), record("ar-digits", fid=3.5)]
-    table = [line for line in csv.reader(io.StringIO(render_table(records, "csv"))) if not line[0].startswith("#")]
-    assert table == [[cell.strip("*") for cell in row] for row in rows(render_table(records)) if "-:" not in row[-1]]
+def with_interval(made, low, high):
+    protocol = {**made["metric_protocol"], "measured": {"intervals": {"fid": [low, high]}, "interval_method": "test"}}
+    return {**made, "metric_protocol": protocol}
+
+
+def read_csv(text):
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_csv_is_one_head_and_full_precision_under_the_names_of_records():
+    records = [record(fid=4.123456789012345, cfg_scale=1.5), record("ar-digits", seconds=1 / 3)]
+    text = render_table(records, "csv")
+    assert len(text.splitlines()) == 3
+    assert "#" not in text
+    one, other = read_csv(text)
+    assert (float(one["fid"]), one["label_accuracy"], one["cfg_scale"]) == (4.123456789012345, "0.975", "1.5")
+    assert float(other["seconds_per_image"]) == 1 / 3
+    assert (one["kind"], one["method"], one["model"], one["steps"]) == ("measured", "mar", "mar-digits", "8")
+
+
+def test_csv_has_protocol_and_machine_in_columns():
+    (row,) = read_csv(render_table([record()], "csv"))
+    told = {name: row[name] for name in ("extractor", "reference", "reference_count", "hardware", "batch_size")}
+    assert told == {
+        "extractor": "digits-cnn",
+        "reference": "digits-heldout",
+        "reference_count": "360",
+        "hardware": "two cores",
+        "batch_size": "100",
+    }
+
+
+def test_csv_has_the_interval_of_one_record_as_it_stands():
+    (row,) = read_csv(render_table([with_interval(record(fid=4.0), 3.1, 5.3)], "csv"))
+    assert (row["fid_low"], row["fid_high"], row["fid_seed_std"]) == ("3.1", "5.3", "")
+    (row,) = read_csv(render_table([record()], "csv"))
+    assert (row["fid_low"], row["label_accuracy_low"]) == ("", "")  # no interval, but the column
+
+
+def test_the_interval_of_a_mean_over_seeds_shrinks_with_their_root():
+    records = [with_interval(record(fid=fid, seed=seed), fid - 3, fid + 4) for seed, fid in enumerate((3.0, 5.0))]
+    (row,) = read_csv(render_table(records, "csv"))
+    assert (row["seeds"], row["num_seeds"], row["fid"]) == ("0;1", "2", "4.0")
+    # one rounding of a root each
+    assert float(row["fid_low"]) == pytest.approx(4 - 3 / 2**0.5, rel=1e-15)
+    assert float(row["fid_high"]) == pytest.approx(4 + 4 / 2**0.5, rel=1e-15)
+    assert float(row["fid_seed_std"]) == pytest.approx(2**0.5, rel=1e-15)
+
+
+def test_csv_names_the_experiment_and_the_row():
+    source = {"kind": "measured", "experiment": "digits/mar-fig6", "row": "mar-8", "run": "r-1"}
+    (row,) = read_csv(render_table([{**record(), "source": source}], "csv"))
+    assert (row["experiment"], row["row"], row["run"]) == ("digits/mar-fig6", "mar-8", "r-1")
 
 
 def test_latex_is_booktabs_and_escapes():
@@ -216,6 +267,42 @@ def test_latex_is_booktabs_and_escapes():
     assert r"mar\_x" in text
     assert r"50\% \& more" in text
     assert r"$\downarrow$" in text
+
+
+def test_latex_fits_the_page_with_caption_and_label():
+    from arbench.report.formats import render
+    from arbench.report.tables import records_table
+
+    other = {**PROTOCOL, "reference": "digits-train"}
+    table = records_table([record("[x]"), record("ar-digits", protocol=other)], title="mar/table4: Systems [x]")
+    text = render(table, "latex")
+    begun = re.findall(r"\\(begin|end)\{(\w+)\}", text)
+    assert begun == [
+        ("begin", "table"),
+        ("begin", "tabular"),
+        ("end", "tabular"),
+        ("begin", "flushleft"),
+        ("end", "flushleft"),
+        ("end", "table"),
+    ]
+    plain = re.sub(r"\\[{}]", "", text)
+    assert plain.count("{") == plain.count("}")
+    assert r"\caption{mar/table4: Systems {[}x]}" in text
+    assert r"\label{tab:mar-table4}" in text
+    assert r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%" in text
+    body = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert {line.count(" & ") for line in body} == {len(table.heads) - 1}
+    assert not any(line.startswith(("[", "*")) for line in text.splitlines())  # optional arguments of the line above
+    assert r"\label{tab:results}" in render_table([record()], "latex")
+
+
+def test_html_stands_alone():
+    text = render_table([record()], "html", title="a < b")
+    assert text.startswith("<!doctype html>")
+    assert "<title>a &lt; b</title>" in text
+    assert "<style>" in text
+    assert re.findall(r'(?:src|href)="(?!data:)', text) == []
+    assert text.endswith("</html>\n")
 
 
 def test_html_escapes_and_bolds():
@@ -294,11 +381,41 @@ def test_the_commands_show_what_is_stored(runs, capsys):
     cli.table()
     assert "| MAR " in capsys.readouterr().out
     cli.table(["runs/ar-digits"], format="csv", out=runs / "table.csv")
-    assert (runs / "table.csv").read_text().startswith("method,model,")
+    assert (runs / "table.csv").read_text().startswith("experiment,row,")
     cli.plot(["runs"], out=runs / "curve.svg")
     assert (runs / "curve.svg").read_text().startswith("<?xml")
     cli.report(["runs"], out=runs / "report.html", title="arbench report")
     assert "<h2>Results</h2>" in (runs / "report.html").read_text()
+
+
+def test_several_tables_in_one_file_stay_one_document(runs):
+    from arbench.cli import table as cli
+
+    names = ["mar/table4", "digits/mar-fig6"]
+    for format in ("csv", "html"):
+        cli.table(names, format=format, out=runs / f"two.{format}")
+    shown = read_csv((runs / "two.csv").read_text())
+    assert {row["experiment"] for row in shown} == set(names)
+    assert (runs / "two.html").read_text().count("<!doctype") == 1
+
+
+def test_on_a_narrow_terminal_a_table_is_broken_into_lines_and_nothing_is_cut(runs, capsys, monkeypatch):
+    from arbench.cli import table as cli
+
+    cli.table()
+    markdown = capsys.readouterr().out
+    assert rows(markdown)[0][0] == "method"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    cli.table()
+    shown = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out)
+    assert "|" not in shown
+    assert max(map(len, shown.splitlines())) <= 60
+    assert "…" not in shown
+    assert [shown.count(cell) for cell in ("FID-500", "4.00", "97.5", "0.0200")] == [1, 2, 2, 2]
+    monkeypatch.setenv("COLUMNS", "400")
+    cli.table()
+    assert capsys.readouterr().out == markdown
 
 
 def test_a_misspelt_table_names_the_nearest(runs):

@@ -74,12 +74,23 @@ def reproduce(
         given = {name: value for name, value in changes.items() if value is not None}
         run_rows(experiment, plans, out, given, again)
         plans = make_plan(experiment, names, out, chosen_seeds)
-    from arbench.reproduction.text import render_plan
-
-    typer.echo(render_plan(experiment, plans), nl=False)
+    print_plan(experiment, plans)
     if not (yes or again) and any(plan.state == "can run" for plan in plans):
         chosen = "".join(f" {option} {text}" for option, text in (("--rows", rows), ("--seeds", seeds)) if text)
         typer.echo(f"\nTo run what can run: arbench reproduce {experiment.name}{chosen} --yes")
+
+
+def print_plan(experiment: Experiment, plans: list[RowPlan]) -> None:
+    """Print a plan; on a terminal that is too narrow for its table, the table broken into lines."""
+    from arbench.cli.screen import is_wider_than_screen, show
+    from arbench.reproduction.text import plan_head, plan_notes, plan_table, render_plan
+
+    text = render_plan(experiment, plans)
+    if is_wider_than_screen(text):
+        typer.echo(plan_head(experiment), nl=False)
+        show([plan_table(experiment, plans)])
+        text = plan_notes(experiment, plans)
+    typer.echo(text, nl=False)
 
 
 def make_plan(experiment: Experiment, names: list[str], out: Path, seeds: Sequence[int]) -> list[RowPlan]:

@@ -90,9 +90,10 @@ def run(
     if record:
         for warning in record["metric_protocol"].get("warnings", ()):
             say(f"note: {warning}")
-        from arbench.report.tables import render_table
+        from arbench.cli.screen import print_tables
+        from arbench.report.tables import records_table
 
-        print(render_table([record]).rstrip())
+        print_tables([records_table([record])])
         print(f"\n{path}")
 
 
@@ -181,8 +182,11 @@ def compare_methods(asked: Mapping[str, Any]) -> None:
     from arbench.comparison import compare
 
     table, files = compare(parsed(asked), say=say)
-    if files:
-        print(table.rstrip(), "", *files, sep="\n")
+    if table:
+        from arbench.cli.screen import print_tables
+
+        print_tables([table])
+        print("", *files, sep="\n")
 
 
 def say(line: str) -> None:

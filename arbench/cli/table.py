@@ -48,19 +48,22 @@ def register(app: typer.Typer) -> None:
 
 def table(sources: Sources = None, format: Format = "md", out: Output = None) -> None:
     """Print the table of stored records, or of a paper with what was measured; nothing is run."""
+    from arbench.cli.screen import print_tables
     from arbench.report.collect import RUNS, load_records, of_experiment, stored_records
     from arbench.report.experiment_tables import experiment_table
     from arbench.report.formats import render
-    from arbench.report.tables import render_table
+    from arbench.report.tables import records_table
 
     experiments, paths = split_sources(sources or [])
-    parts = []
     if experiments:
         records = load_records(paths) if paths else stored_records()
-        parts = [render(experiment_table(e, of_experiment(records, e)), format) for e in experiments]
+        tables = [experiment_table(e, of_experiment(records, e)) for e in experiments]
     else:
-        parts = [render_table(load_records(paths or [str(RUNS)]), format)]
-    emit("\n".join(parts), out)
+        tables = [records_table(load_records(paths or [str(RUNS)]))]
+    if format == "md" and out is None:
+        print_tables(tables)
+    else:
+        emit(render(tables, format), out)
 
 
 def plot(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from arbench.experiment import Experiment, Row
 from arbench.report.curves import Curve, Point
+from arbench.report.data import DataRow, measured_data, published_data
 from arbench.report.naming import measured_label, telling_labels
 from arbench.report.protocols import SCORE, TIME, Marks
 from arbench.report.published import PublishedValue, published_row
@@ -23,15 +24,18 @@ def experiment_table(experiment: Experiment, measured: Mapping[str, Sequence[Rec
     labels: list[tuple[str, ...]] = []
     cells: list[list[Cell]] = []
     groups: list[tuple[str, SeedGroup]] = []
+    data: list[DataRow] = []
     for row in experiment.rows:
         printed = published_row(row.published)
         if printed or not measured.get(row.name):
             labels.append((row.name, row.group, row.label))
+            data.append(published_data(experiment, row, printed))
             cells.append([_printed_cell(printed.get(c.name), c, marks, row) for c in columns])
         for group in group_seeds(measured.get(row.name, ())):
             told = measured_label(row.label, group, measured="measured" if printed else "")
             labels.append((row.name, row.group, told))
             groups.append((row.name, group))
+            data.append({**measured_data(group), "group": row.group, "label": row.label})
             cells.append([measured_cell(group, c, marks) for c in columns])
     heads, labels = telling_labels(labels)
     rows = [
@@ -43,6 +47,7 @@ def experiment_table(experiment: Experiment, measured: Mapping[str, Sequence[Rec
         rows=tuple(rows),
         title=_title(experiment),
         footnotes=_footnotes(experiment, marks, groups),
+        data=tuple(data),
     )
 
 

@@ -1,13 +1,17 @@
-"""A table as text: Markdown, CSV, LaTeX (booktabs) and HTML."""
+"""Tables as text: Markdown, CSV, LaTeX (booktabs) and HTML."""
 
 from __future__ import annotations
 
 import csv
 import html
 import io
+import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from arbench.registry import unknown_name
+from arbench.report.data import data_columns
+from arbench.report.page import page
 
 if TYPE_CHECKING:
     from arbench.report.tables import Cell, Table
@@ -32,20 +36,52 @@ LATEX = {
     "<": r"$<$",
     ">": r"$>$",
     "→": r"$\rightarrow$",
+    "[": "{[}",  # behind a line's end it would be taken for a distance, and a star for a part of it
+    "*": "{*}",
 }
 
+LATEX_PACKAGES = r"% \usepackage{booktabs,graphicx}"
+FIT = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"  # never wider than its own width
 LONG_TEXT = 40  # characters; a longer HTML cell may break into lines
 
 
-def render(table: Table, format: str = "md") -> str:
-    """`table` as text ending in a newline; ValueError where the format is none of md, csv, latex, html."""
+def render(tables: Table | Sequence[Table], format: str = "md") -> str:
+    """One or several tables as text ending in a newline.
+
+    Raises ValueError where the format is none of md, csv, latex, html.
+    """
     if format not in FORMATS:
         raise unknown_name("table format", format, FORMATS)
-    return FORMATS[format](table)
+    return FORMATS[format](list(tables) if isinstance(tables, Sequence) else [tables])
 
 
-def to_markdown(table: Table) -> str:
-    """A GitHub table, columns padded so that it reads as plain text too; footnotes as a list below."""
+def to_markdown(tables: Sequence[Table]) -> str:
+    """GitHub tables, columns padded so that they read as plain text too; footnotes as a list below each."""
+    return "\n".join(_markdown(table) for table in tables)
+
+
+def to_csv(tables: Sequence[Table]) -> str:
+    """One head of column names, then all rows as machines read them (see `arbench.report.data`); no other lines."""
+    rows = [row for table in tables for row in table.data]
+    out = io.StringIO()
+    writer = csv.DictWriter(out, data_columns(rows), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def to_latex(tables: Sequence[Table]) -> str:
+    """A `table` environment each, with caption and label, made narrower where it is wider than the page."""
+    return "\n".join([LATEX_PACKAGES, *(_latex_table(table) for table in tables)])
+
+
+def to_html(tables: Sequence[Table]) -> str:
+    """A whole page with nothing to fetch."""
+    title = "; ".join(table.title for table in tables if table.title) or "arbench"
+    return page(title, "\n".join(f'<div class="wide">{table_element(table)}</div>' for table in tables))
+
+
+def _markdown(table: Table) -> str:
     grid = [[_pipe(head) for head in table.heads]]
     grid += [[_markdown_cell(cell) for cell in row] for row in table.rows]
     widths = [max(3, *(len(row[place]) for row in grid)) for place in range(len(table.heads))]
@@ -60,41 +96,38 @@ def to_markdown(table: Table) -> str:
     return "\n".join(lines) + "\n"
 
 
-def to_csv(table: Table) -> str:
-    """Comma-separated values: heads, then rows; marks in a last column where the table has any."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    marked = any(cell.mark for row in table.rows for cell in row)
-    writer.writerow([*table.heads, *(["mark"] if marked else [])])
-    for row in table.rows:
-        mark = "".join(sorted({cell.mark for cell in row}))
-        writer.writerow([*(cell.text for cell in row), *([mark] if marked else [])])
-    for mark, text in table.footnotes:
-        out.write(f"# {f'{mark}: ' if mark else ''}{text}\n")
-    return out.getvalue()
-
-
-def to_latex(table: Table) -> str:
-    """A `table` environment for the booktabs package; footnotes under the rule."""
+def _latex_table(table: Table) -> str:
+    """Footnotes stand under the rule, flush left."""
     spec = "".join("r" if right else "l" for right in _numeric_columns(table))
     lines = [
-        r"% \usepackage{booktabs}",
         r"\begin{table}[t]",
         r"\centering",
+        rf"\caption{{{_latex(_caption(table))}}}",
+        rf"\label{{tab:{_label(table)}}}",
+        FIT,
         rf"\begin{{tabular}}{{{spec}}}",
         r"\toprule",
     ]
     lines += [" & ".join(_latex(head) for head in table.heads) + r" \\", r"\midrule"]
     lines += [" & ".join(_latex_cell(cell) for cell in row) + r" \\" for row in table.rows]
-    lines += [r"\bottomrule", r"\end{tabular}"]
-    for mark, text in table.footnotes:
-        lines.append(rf"\par\footnotesize {f'$^{{{mark}}}$ ' if mark else ''}{_latex(text)}")
-    if table.title:
-        lines.append(rf"\caption{{{_latex(table.title)}}}")
+    lines += [r"\bottomrule", r"\end{tabular}}"]
+    if table.footnotes:
+        notes = [rf"{f'$^{{{mark}}}$ ' if mark else ''}{_latex(text)}\par" for mark, text in table.footnotes]
+        lines += [r"\begin{flushleft}\footnotesize", *notes, r"\end{flushleft}"]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
 
 
-def to_html(table: Table) -> str:
+def _caption(table: Table) -> str:
+    """The title, or what is measured."""
+    return table.title or f"Measured: {', '.join(table.heads)}"
+
+
+def _label(table: Table) -> str:
+    """`mar-table4` for the title `mar/table4: Systems …`."""
+    return re.sub(r"[^a-z0-9]+", "-", table.title.partition(":")[0].lower()).strip("-") or "results"
+
+
+def table_element(table: Table) -> str:
     """A bare `<table>` with its footnotes, to stand in a page."""
     numeric = _numeric_columns(table)
 

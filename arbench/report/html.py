@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arbench.files import write_whole
-from arbench.report.formats import render
+from arbench.report.formats import table_element
+from arbench.report.page import page
 from arbench.report.plots import plot_records
 from arbench.report.protocols import protocol_text
 from arbench.report.record import Record
@@ -20,36 +21,6 @@ from arbench.report.values import QUANTITIES, method_name, quantity
 # Curves that are drawn where at least two records have both quantities.
 CURVES = (("seconds_per_image", "fid"), ("seconds_per_image", "is_mean"), ("seconds_per_image", "label_accuracy"))
 GRID_FILE = "grid.png"
-STYLE = """
-:root { color-scheme: light dark;
-  --ink: #1a1a1a; --paper: #ffffff; --quiet: #5f6368; --line: #d9dce0; --best: #0a5c99; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e6e6; --paper: #16181b; --quiet: #9aa0a6; --line: #3a3f44; --best: #7cc0f5; }
-}
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-       max-width: 80rem; margin: 2rem auto; padding: 0 1.25rem; }
-h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
-p.lead, figcaption, ul.footnotes { color: var(--quiet); font-size: .875rem; }
-div.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .8rem; text-align: left; vertical-align: top; white-space: nowrap;
-         border-bottom: 1px solid var(--line); }
-thead th { border-bottom: 2px solid var(--ink); } td.number, th.number { text-align: right; }
-td.text { white-space: normal; min-width: 11rem; } strong { color: var(--best); }
-figure { margin: 1rem 0; } figure.curve { display: inline-block; width: 32rem; max-width: 100%; }
-figure img { max-width: 100%; height: auto; } figure.curve img { background: #ffffff; border-radius: .4rem; }
-div.grids { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr)); gap: 1.2rem; }
-@page { size: landscape; margin: 12mm; }
-@media print {
-  :root { color-scheme: light; --ink: #000; --paper: #fff; --quiet: #444; --line: #999; --best: #000; }
-  body { max-width: none; margin: 0; font-size: 10pt; }
-  div.wide { overflow: visible; }
-  table { font-size: 7pt; } th, td { padding: .2rem .35rem; white-space: normal; overflow-wrap: break-word; }
-  td.number { white-space: nowrap; } td.text { min-width: 0; }
-  div.grids { grid-template-columns: repeat(3, 1fr); } figure img { max-height: 150mm; }
-  figure, tr { break-inside: avoid; } h2 { break-after: avoid; }
-}
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,28 +35,17 @@ def write_report(entries: Sequence[Entry], path: str | Path, title: str = "arben
     """Write the page on `entries`; returns its path. Raises ValueError where there are none."""
     records = [entry.record for entry in entries]
     sections = [
-        _section("Results", f'<div class="wide">{render(records_table(records), "html")}</div>'),
+        _section("Results", _wide(records_table(records))),
         _section("Speed and accuracy", "\n".join(_curves(records))),
         _section("Samples", _grids(entries)),
         _section("Where the time goes", _wide(_phase_table(records))),
         _section("How the scores were made", _wide(_protocol_table(records))),
         _section("What was run", _wide(_settings_table(records))),
     ]
-    page = "\n".join(
-        [
-            "<!doctype html>",
-            '<html lang="en"><head><meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{html.escape(title)}</title>",
-            f"<style>{STYLE}</style></head><body>",
-            f'<h1>{html.escape(title)}</h1><p class="lead">{_lead(records)}</p>',
-            *(section for section in sections if section),
-            "</body></html>\n",
-        ]
-    )
+    head = f'<h1>{html.escape(title)}</h1><p class="lead">{_lead(records)}</p>'
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(target, page)
+    write_whole(target, page(title, "\n".join([head, *(section for section in sections if section)])))
     return target
 
 
@@ -102,7 +62,7 @@ def _section(title: str, body: str) -> str:
 
 
 def _wide(table: Table | None) -> str:
-    return "" if table is None else f'<div class="wide">{render(table, "html")}</div>'
+    return "" if table is None else f'<div class="wide">{table_element(table)}</div>'
 
 
 def _curves(records: Sequence[Record]) -> list[str]:

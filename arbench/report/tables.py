@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from arbench.report.data import DataRow, measured_data
 from arbench.report.formats import render
 from arbench.report.naming import row_names
 from arbench.report.protocols import SCORE, TIME, Marks, record_marks, timing_text
@@ -44,6 +45,7 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     title: str = ""
     footnotes: tuple[tuple[str, str], ...] = ()  # (mark, text); an empty mark is a general remark
+    data: tuple[DataRow, ...] = ()  # the rows for machines
 
 
 def render_table(records: Sequence[Record], format: str = "md", title: str = "") -> str:
@@ -69,7 +71,8 @@ def records_table(records: Sequence[Record], title: str = "") -> Table:
     ]
     heads = (*names, *(_head(column, groups) for column in columns))
     notes = footnotes([(" ".join(label), group) for label, group in zip(texts, groups, strict=True)], marks)
-    return Table(heads=heads, rows=tuple(rows), title=title, footnotes=notes)
+    data = tuple(measured_data(group) for group in groups)
+    return Table(heads=heads, rows=tuple(rows), title=title, footnotes=notes, data=data)
 
 
 def mark_best(rows: Sequence[Sequence[Cell]], columns: Sequence[Quantity]) -> list[list[Cell]]:

@@ -19,14 +19,25 @@ WITHIN = {True: " ✓", False: " ✗", None: ""}
 
 def render_plan(experiment: Experiment, plans: Sequence[RowPlan]) -> str:
     """The plan of `experiment`: a table of its rows, then what is missing, row notes and what to know."""
-    parts = [f"{experiment.name}: {experiment.title}", f"{experiment.source}", ""]
-    parts.append(render(plan_table(experiment, plans)))
-    parts += _missing(plans)
+    return (
+        f"{plan_head(experiment)}{render(plan_table(experiment, plans))}\n{plan_notes(experiment, plans)}".rstrip()
+        + "\n"
+    )
+
+
+def plan_head(experiment: Experiment) -> str:
+    """What stands above the table."""
+    return f"{experiment.name}: {experiment.title}\n{experiment.source}\n\n"
+
+
+def plan_notes(experiment: Experiment, plans: Sequence[RowPlan]) -> str:
+    """What stands below the table: what is missing, what other commands run, what to know."""
+    parts = _missing(plans)
     parts += _by_command(plans)
     parts += _unprinted(plans)
     parts += ["What to know", *(f"  - {note}" for note in experiment.notes), ""] if experiment.notes else []
     parts += _row_notes(plans)
-    return "\n".join(parts).rstrip() + "\n"
+    return "\n".join(parts).rstrip() + "\n" if parts else ""
 
 
 def plan_table(experiment: Experiment, plans: Sequence[RowPlan]) -> Table:

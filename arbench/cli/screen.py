@@ -1,0 +1,68 @@
+"""Tables on a terminal that is too narrow for Markdown: the same cells, broken into lines."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table as Frame
+    from rich.text import Text
+
+    from arbench.report.tables import Cell, Table
+
+
+def is_wider_than_screen(markdown: str) -> bool:
+    """Whether standard output is a terminal and a row of the `markdown` tables does not fit into its width."""
+    import shutil
+
+    if not sys.stdout.isatty():
+        return False
+    rows = (len(line) for line in markdown.splitlines() if line.startswith("|"))
+    return max(rows, default=0) > shutil.get_terminal_size().columns
+
+
+def print_tables(tables: Sequence[Table]) -> None:
+    """Print `tables` as Markdown, or on a terminal that is too narrow for it as far as they fit."""
+    from arbench.report.formats import render
+
+    text = render(tables)
+    if is_wider_than_screen(text):
+        show(tables)
+    else:
+        print(text, end="")
+
+
+def show(tables: Sequence[Table]) -> None:
+    """Print `tables` within the width of the terminal; nothing is cut off."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    for table in tables:
+        console.print(_framed(table))
+        for mark, text in table.footnotes:
+            console.print(Text(f"- {f'{mark}: ' if mark else ''}{text}"))
+        console.print()
+
+
+def _framed(table: Table) -> Frame:
+    """The table as rich draws it; Text everywhere, so that nothing in a cell is read as markup."""
+    from rich import box
+    from rich.table import Table as Frame
+    from rich.text import Text
+
+    frame = Frame(title=Text(table.title) if table.title else None, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for place, head in enumerate(table.heads):
+        numeric = any(row[place].value is not None for row in table.rows)
+        frame.add_column(Text(head), justify="right" if numeric else "left", overflow="fold")
+    for row in table.rows:
+        frame.add_row(*(_text(cell) for cell in row))
+    return frame
+
+
+def _text(cell: Cell) -> Text:
+    from rich.text import Text
+
+    return Text(f"{cell.text}{f' {cell.mark}' if cell.mark else ''}", style="bold" if cell.best else "")
