@@ -10,7 +10,7 @@ from typing import Any
 from arbench.bench.timing import PhaseTimer
 from arbench.distributed import by_first, tell_all
 from arbench.hardware import peak_memory_gib, reset_peak_memory
-from arbench.parts import class_names
+from arbench.parts import RANDOM, class_names
 from arbench.progress import image_progress
 from arbench.report.record import Record, load_record, write_record
 from arbench.running.job import AUTO, IF_STARTED, Job, RunRequest, check_evaluation, prepare
@@ -70,7 +70,12 @@ def open_folder(job: Job) -> RunFolder:
 
 
 def _opened(out: Path, model: str, job: Job) -> dict[str, Any]:
-    check_evaluation(job.settings["evaluation"])
+    try:
+        check_evaluation(job.settings["evaluation"])
+    except (ValueError, OSError) as error:
+        if str(job.request.weights) != RANDOM:
+            raise
+        raise ValueError(f"{error}; or, to try random weights without scores: --no-evaluate") from error
     resumes = job.request.resume
     if resumes == IF_STARTED or job.mine.restarts > 0:  # torchrun restarts a group with the command it began with
         resumes = bool(same_runs(out, model, job.settings))
@@ -86,10 +91,12 @@ def sample(job: Job, folder: RunFolder, say: Callable[[str], None]) -> None:
     parts, count = job.parts, job.mine.count
     observe = feature_observer(job, folder)  # loads the extractor before free memory is looked at
     estimate = estimate_memory(parts.generator, parts.tokenizer, parts.decoded_size)
+    most = -(-job.request.num_images // count)  # images of one process
     batch_size = job.request.batch_size
     if batch_size == AUTO:
-        batch_size = automatic_batch(estimate, parts.device, -(-job.request.num_images // count))
+        batch_size = automatic_batch(estimate, parts.device, most)
     assert isinstance(batch_size, int)
+    batch_size = min(batch_size, most)
     memory = round(estimate.gib(batch_size), 2)
     folder.log("sampling", batch_size=batch_size, estimated_memory_gib=memory, processes=count)
     say(

@@ -11,9 +11,12 @@ import torch
 from safetensors.torch import save_file
 
 from arbench import cli
+from arbench.heads.solvers import SOLVERS
+from arbench.parts import METHODS
 from arbench.sampling import loop
 
 RANDOM = ("--weights", "random")
+ALL_COMMANDS = cli.COMMAND_MODULES
 
 
 @pytest.fixture(autouse=True)
@@ -110,6 +113,47 @@ def test_a_wrong_run_is_one_line_and_leaves_nothing(capsys, tmp_path, nothing_is
 def test_a_wrong_sample_is_one_line_and_leaves_nothing(capsys, tmp_path, nothing_is_drawn, arguments, line):
     assert line in told(capsys, "sample", "--method", "par", *RANDOM, *arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def every_command(monkeypatch):
+    monkeypatch.setattr(cli, "COMMAND_MODULES", ALL_COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("smaple",), "unknown command 'smaple'; did you mean 'sample'?"),
+        (("weights", "lst"), "unknown command weights 'lst'; did you mean 'list'? expected one of: convert, get, list"),
+        (("tokenizers", "mesure"), "unknown command tokenizers 'mesure'; did you mean 'measure'?"),
+    ],
+)
+def test_an_unknown_command_names_the_nearest(capsys, every_command, arguments, line):
+    assert line in told(capsys, *arguments)
+
+
+@pytest.mark.parametrize("group", ["tokenizers", "weights"])
+def test_list_is_a_command_and_what_the_group_does_alone(capsys, every_command, group):
+    assert cli.run_command([group]) == 0
+    alone = capsys.readouterr().out
+    assert cli.run_command([group, "list"]) == 0
+    assert capsys.readouterr().out == alone != ""
+
+
+@pytest.mark.parametrize("command", ["run", "sample", "bench"])
+def test_help_shows_the_closed_choices(capsys, every_command, command):
+    assert cli.run_command([command, "--help"]) == 0
+    text = capsys.readouterr().out
+    shown = {words[0]: words[1] for words in map(str.split, text.splitlines()) if len(words) > 1}
+    methods, samplers = shown["--method"].split("|"), shown["--head-sampler"].split("|")
+    assert set(methods) == set(METHODS)
+    assert tuple(samplers) == tuple(SOLVERS)
+
+
+def test_random_weights_without_the_reference_are_told_of_no_evaluate(capsys, tmp_path, nothing_is_drawn):
+    missing = ("--reference", "adm-train-256", "--out", tmp_path / "runs")
+    assert "--no-evaluate" in told(capsys, "run", "--method", "mar", *RANDOM, *missing)
+    assert "--no-evaluate" not in told(capsys, "run", "--method", "mar", *missing)
 
 
 def test_a_truncated_weights_file_is_one_line(capsys, tmp_path):

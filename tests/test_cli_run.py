@@ -23,7 +23,12 @@ def in_empty_folder(tmp_path, monkeypatch):
 
 
 def test_run_prints_its_row_and_its_folder(capsys, tmp_path):
-    assert cli.run_command(["run", "--method", "par", *QUICK, "--no-evaluate", "--temperature", "0.5"]) == 0
+    assert (
+        cli.run_command(
+            ["run", "--method", "par", *QUICK, "--no-evaluate", "--temperature", "0.5", "--batch-size", "256"]
+        )
+        == 0
+    )
     captured = capsys.readouterr()
     run = only_run(tmp_path / "runs")
     assert "par-digits" in captured.out

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from arbench import cli
 from arbench.experiment import load_experiment
 from arbench.report.curves import Curve, Point, axis_head, record_curves
 from arbench.report.plots import draw_curves, plot_records
 from arbench.report.protocols import record_marks
-from arbench.report.record import new_record
+from arbench.report.record import new_record, write_record
 from arbench.report.values import group_seeds
 
 PROTOCOL = {"extractor": "digits-cnn", "reference": "digits-heldout"}
@@ -260,3 +261,22 @@ def test_mistakes_name_the_nearest(tmp_path):
         plot_records(RECORDS, tmp_path / "curve.png", y="recall")
     with pytest.raises(ValueError, match="nothing to draw"):
         draw_curves([], tmp_path / "curve.png", "x", "y")
+
+
+def test_the_command_takes_the_short_name_of_a_metric(tmp_path, capsys):
+    scored = new_record(
+        method="mar",
+        model="mar-digits",
+        metrics={"is_mean": 9.0},
+        metric_protocol=PROTOCOL,
+        speed={"seconds_per_image": 0.1, "steps": 8},
+    )
+    write_record(scored, tmp_path / "record.json")
+    for name in ("is", "is_mean"):
+        assert (
+            cli.run_command(["plot", str(tmp_path / "record.json"), "--y", name, "-o", str(tmp_path / f"{name}.svg")])
+            == 0
+        )
+    assert (tmp_path / "is.svg").read_bytes() == (tmp_path / "is_mean.svg").read_bytes()
+    assert cli.run_command(["plot", stored, "--y", "iss"]) == 2
+    assert "did you mean 'is'?" in capsys.readouterr().err

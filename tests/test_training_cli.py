@@ -1,5 +1,9 @@
 """`arbench train` and `arbench cache` from the command line: small runs end to end, and one line for each mistake."""
 
+import os
+import signal
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +16,7 @@ from arbench.cli.train import register
 from arbench.evaluation.digits_cnn import DigitsCNN
 from arbench.experiment import load_experiment
 from arbench.reproduction.training import training_job
+from arbench.training.checkpoint import load_checkpoint
 from arbench.training.config import TrainConfig
 from arbench.training.jobs import Job, digits_job, method_job, run_job, with_settings
 from arbench.training.recipes import DIGITS
@@ -183,6 +188,28 @@ def test_given_settings_change_the_recipe_and_keep_the_warm_up_short():
     assert (config.steps, config.seed) == (100, 3)
     assert config.warmup_steps == 10
     assert config.learning_rate == DIGITS["mar-digits"].config.learning_rate
+
+
+@pytest.mark.parametrize("name", ["mar-digits", "ar-digits"])
+def test_the_checkpoint_of_an_interrupted_run_gives_the_average(name, tmp_path):
+    """MAR's digits recipe trains a layer beside the model, which no weights file holds."""
+    job = digits_job(name)
+    job = replace(job, config=with_settings(job.config, steps=9, batch_size=4, views=1))
+
+    def press(done, logged):
+        if done == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt, match="step 3 is saved"):
+        run_job(job, tmp_path, watch=press)
+    (path,) = tmp_path.rglob("checkpoint.pt")
+    state = load_checkpoint(path)
+    assert not list(tmp_path.rglob("*.safetensors"))
+    loaded = {which: load_generator(name, weights=path, which=which).state_dict() for which in ("ema", "raw")}
+    for key, value in loaded["ema"].items():
+        assert torch.equal(value, state["ema"]["weights"][key])
+        assert torch.equal(loaded["raw"][key], state["model"][key])
+    assert any(not torch.equal(value, loaded["raw"][key]) for key, value in loaded["ema"].items())
 
 
 @pytest.mark.slow

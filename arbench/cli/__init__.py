@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any
 USER_ERRORS = (ValueError, OSError)
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+UNKNOWN_COMMAND = re.compile(r"No such command '(.*?)'")  # as Click says it
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE, what a shell reports for other programs
 
 # Each module registers its commands on the app it is given: `def register(app: typer.Typer) -> None`.
@@ -98,7 +100,7 @@ def run_command(arguments: list[str]) -> int:
         print(f"\narbench: interrupted; {detail}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except usage_error as usage:
-        return fail(usage.format_message())
+        return fail(explain_usage(usage))
     except BrokenPipeError:  # the reader of our output, `head` say, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
@@ -144,6 +146,17 @@ def click_errors() -> tuple[Any, Any]:
     usage_error = typer.BadParameter.__mro__[2]  # BadParameter < UsageError < ClickException
     module = importlib.import_module(usage_error.__module__)
     return usage_error, getattr(module, "NoArgsIsHelpError", ())
+
+
+def explain_usage(usage: Any) -> str:
+    """One line for a usage error; an unknown command gets the nearest and the list, at every level."""
+    unknown = UNKNOWN_COMMAND.match(usage.message)
+    if unknown is None or usage.ctx is None:
+        return usage.format_message()
+    from arbench.registry import unknown_name
+
+    of_group = usage.ctx.command_path.removeprefix("arbench").strip()
+    return str(unknown_name(f"command {of_group}".strip(), unknown[1], usage.ctx.command.list_commands(usage.ctx)))
 
 
 def describe(error: Exception) -> str:

@@ -76,6 +76,7 @@ def plot(
     from arbench.report.collect import RUNS, in_row_order, load_records, stored_records
     from arbench.report.experiment_tables import published_curves
     from arbench.report.plots import plot_records
+    from arbench.report.values import quantity
 
     experiments, paths = split_sources(sources or [])
     if len(experiments) > 1:
@@ -90,7 +91,7 @@ def plot(
         title = experiment.title
     else:
         records = load_records(paths or [str(RUNS)])
-    axes |= {name: value for name, value in (("x", x), ("y", y)) if value is not None}
+    axes |= {axis: quantity(name).name for axis, name in (("x", x), ("y", y)) if name is not None}
     if experiments:
         curves = published_curves(experiments[0], axes["x"], axes["y"])
     typer.echo(str(plot_records(records, out, axes["x"], axes["y"], published=curves, title=title)))

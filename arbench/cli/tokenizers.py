@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 LIST_EXAMPLES = """Examples:
 
-  arbench tokenizers
+  arbench tokenizers list
 
   arbench tokenizers check digits-vq
 
@@ -60,9 +60,11 @@ def register(app: typer.Typer) -> None:
     """Add the group `tokenizers` to the app."""
     group = typer.Typer(rich_markup_mode=None)
     group.callback(invoke_without_command=True, epilog=LIST_EXAMPLES)(list_tokenizers)
+    group.command("list", epilog=LIST_EXAMPLES)(list_tokenizers)
     group.command("check", epilog=CHECK_EXAMPLES)(check)
     group.command("reconstruct", epilog=RECONSTRUCT_EXAMPLES)(reconstruct)
     group.command("stats", epilog=STATS_EXAMPLES)(stats)
+    group.command("measure", epilog=STATS_EXAMPLES, help="The same as `stats`.")(stats)
     app.add_typer(group, name="tokenizers")
 
 

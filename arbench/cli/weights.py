@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 LIST_EXAMPLES = """Examples:
 
-  arbench weights
+  arbench weights list
 
   arbench weights get mar-b
 
@@ -60,6 +60,7 @@ def register(app: typer.Typer) -> None:
     """Add the group `weights` to the app."""
     group = typer.Typer(rich_markup_mode=None)
     group.callback(invoke_without_command=True, epilog=LIST_EXAMPLES)(list_weights)
+    group.command("list", epilog=LIST_EXAMPLES)(list_weights)
     group.command("get", epilog=GET_EXAMPLES)(get)
     group.command("verify", epilog=VERIFY_EXAMPLES)(verify)
     group.command("convert", epilog=CONVERT_EXAMPLES)(convert_file)

@@ -150,6 +150,9 @@ def respaced(num_steps: int) -> Diffusion:
     return Diffusion.cosine(num_steps)
 
 
+TRAINING_ONLY = ".read_out."  # in the names of tensors that training adds and no weights file holds
+
+
 class DiffusionHead(nn.Module):
     """Condition vectors to continuous tokens through the denoising MLP, and MAR's Diffusion Loss."""
 

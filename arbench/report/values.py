@@ -105,6 +105,7 @@ QUANTITIES: dict[str, Quantity] = {
         *(_quantity(setting.name, setting.title, words=setting.words) for setting in SETTINGS.values()),
     )
 }
+SHORT_NAMES = {"is": "is_mean"}  # as `--metrics` has them, where records say more
 # Entries of metric_protocol that tell what one evaluation found, not how scores are made.
 OF_ONE_RUN = ("measured", "warnings", "fid_name")
 METHOD_NAMES = {"dit": "DiT"}  # those that are not written in capitals
@@ -113,9 +114,10 @@ TIMED = ("seconds_per_image", "images_per_second", "generator", "head", "decode"
 
 
 def quantity(name: str) -> Quantity:
-    """The `Quantity` called `name`; ValueError names the nearest where there is none."""
+    """The `Quantity` called `name`, or by its short name; ValueError names the nearest where there is none."""
+    name = SHORT_NAMES.get(name, name)
     if name not in QUANTITIES:
-        raise unknown_name("quantity", name, QUANTITIES)
+        raise unknown_name("quantity", name, [*QUANTITIES, *SHORT_NAMES])
     return QUANTITIES[name]
 
 

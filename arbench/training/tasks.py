@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from arbench.heads.diffusion import TRAINING_ONLY
 from arbench.training.cache import TokenCache
 from arbench.training.config import TrainConfig
 from arbench.training.data import ImageBatches
@@ -96,7 +97,7 @@ class GeneratorTask:
 
     def weights(self) -> dict[str, Tensor]:
         """The generator's tensors without those that only training needs."""
-        return {name: value for name, value in self.model.state_dict().items() if ".read_out." not in name}
+        return {name: value for name, value in self.model.state_dict().items() if TRAINING_ONLY not in name}
 
     def loss(self, indices: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         tokens = self.cache.tokens(indices, rng)

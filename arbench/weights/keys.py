@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
+from arbench.heads.diffusion import TRAINING_ONLY
+
 T = TypeVar("T")
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
@@ -64,9 +66,16 @@ def strip_prefixes(names: Iterable[str]) -> dict[str, str]:
 
 
 def release_names(tensors: Mapping[str, T]) -> dict[str, T]:
-    """A state dict under the release's names: prefixes off, and without what is computed anew (`DROPPED`)."""
+    """A state dict under the release's names: prefixes off, and without what is computed anew (`DROPPED`).
+
+    What only training needs (`TRAINING_ONLY`) stands in a training checkpoint and in no released file.
+    """
     names = strip_prefixes(tensors)
-    return {names[name]: value for name, value in tensors.items() if names[name] not in DROPPED}
+    return {
+        names[name]: value
+        for name, value in tensors.items()
+        if names[name] not in DROPPED and TRAINING_ONLY not in names[name]
+    }
 
 
 def find_family(names: Iterable[str]) -> str | None:

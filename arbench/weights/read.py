@@ -25,6 +25,7 @@ from arbench.registry import unknown_name
 WHICH = ("ema", "raw")
 RAW_GROUPS = ("model", "module", "state_dict", "")  # DDP, DeepSpeed, Lightning, a bare state dict
 EMA_GROUPS = ("model_ema", "ema")
+AVERAGE = {"num_updates", "weights"}  # the state of an average in a training checkpoint of arbench, `EMA.state_dict`
 
 ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch's magic number, pickled: files of torch < 1.6
@@ -181,8 +182,9 @@ def _sort_content(path: Path, form: str, content: dict[Any, Any]) -> Checkpoint:
     metadata: dict[str, Any] = {}
     bare = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     for name, value in content.items():
-        if isinstance(value, dict) and value and all(isinstance(entry, Tensor) for entry in value.values()):
-            groups[str(name)] = {str(key): entry for key, entry in value.items()}
+        tensors = value["weights"] if isinstance(value, dict) and set(value) == AVERAGE else value
+        if isinstance(tensors, dict) and tensors and all(isinstance(entry, Tensor) for entry in tensors.values()):
+            groups[str(name)] = {str(key): entry for key, entry in tensors.items()}
         elif not isinstance(value, Tensor):
             metadata[str(name)] = value
     if bare and not any(name in groups for name in (*RAW_GROUPS, *EMA_GROUPS)):
