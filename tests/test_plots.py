@@ -271,12 +271,9 @@ def test_the_command_takes_the_short_name_of_a_metric(tmp_path, capsys):
         metric_protocol=PROTOCOL,
         speed={"seconds_per_image": 0.1, "steps": 8},
     )
-    write_record(scored, tmp_path / "record.json")
+    stored = str(write_record(scored, tmp_path / "record.json"))
     for name in ("is", "is_mean"):
-        assert (
-            cli.run_command(["plot", str(tmp_path / "record.json"), "--y", name, "-o", str(tmp_path / f"{name}.svg")])
-            == 0
-        )
+        assert cli.run_command(["plot", stored, "--y", name, "-o", str(tmp_path / f"{name}.svg")]) == 0
     assert (tmp_path / "is.svg").read_bytes() == (tmp_path / "is_mean.svg").read_bytes()
     assert cli.run_command(["plot", stored, "--y", "iss"]) == 2
     assert "did you mean 'is'?" in capsys.readouterr().err
