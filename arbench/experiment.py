@@ -1,7 +1,8 @@
 """The papers' tables and figures as data: YAML in `experiments/`, read into frozen dataclasses, with inheritance.
 
 A file says `base: NAME` to take everything that it does not say itself from `experiments/NAME.yaml`; its `defaults`
-hold for every row that runs; a row says `base: ROW` to start from another row of its file.
+hold for every row that runs; a row says `base: ROW` to start from another row of its file. A user's own file is named
+by its path; its base is a shipped one or another file of its folder (`base: other.yaml`).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -19,10 +21,13 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from arbench.registry import unknown_name
 from arbench.settings import SETTINGS
+from arbench.yaml_file import read_yaml
 
 TASKS = ("generate", "bench", "reconstruct", "quoted")
 # Values of `weights` beside the names of weights cards.
 SHIPPED, RANDOM, TRAINED, UNRELEASED = "shipped", "random", "trained", "unreleased"
+SUFFIXES = (".yaml", ".yml")
+NAME = r"\w[\w.+=-]*"  # of a row and of a user's file: folders are called so
 Built = TypeVar("Built")
 # Settings that a run of a row may have otherwise: what differs is in the record, and tables tell it apart.
 FREE = ("num_images", "dtype", "seed", "batch_size", "metrics")
@@ -155,7 +160,7 @@ class Experiment:
     """A table or figure of a paper: its rows, the columns it prints, and what to know when reading it.
 
     `tolerance` is, by quantity, how far a measured value may lie from the published one, as a share of it, before
-    it is marked; `plot` holds the quantities `x` and `y` of a figure.
+    it is marked; `plot` holds the quantities `x` and `y` of a figure; `path` is where a user's own file lies.
     """
 
     name: str
@@ -166,6 +171,12 @@ class Experiment:
     tolerance: Mapping[str, float] = field(default_factory=dict)
     plot: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    path: str = ""
+
+    @property
+    def told(self) -> str:
+        """How a command line names it: the path of a user's file, else the name."""
+        return self.path or self.name
 
     def __post_init__(self) -> None:
         for axis in self.plot:
@@ -206,32 +217,89 @@ def experiment_names() -> tuple[str, ...]:
     )
 
 
-@cache
 def load_experiment(name: str) -> Experiment:
-    """Read the experiment called `name`.
+    """Read the experiment called `name`, or a user's own file where that is a path to YAML.
 
-    Raises ValueError, naming file and nearest valid choice, for an unknown experiment, key, base or setting.
+    Raises ValueError, naming file and nearest valid choice, for an unknown experiment, key, base or setting, and
+    OSError for a file that cannot be read.
     """
+    return _load_file(Path(name)) if is_experiment_file(name) else _load_shipped(name)
+
+
+def is_experiment_file(name: str) -> bool:
+    """Whether `name` is spelt as the path of a user's own experiment."""
+    return name.endswith(SUFFIXES)
+
+
+@cache
+def _load_shipped(name: str) -> Experiment:
     if name not in experiment_names():
         raise unknown_name("experiment", name, experiment_names())
     return build_experiment(name, _with_base(name))
 
 
-def build_experiment(name: str, content: Mapping[str, Any]) -> Experiment:
-    """The `Experiment` of a file's content, its base already merged in. Raises ValueError as `load_experiment`."""
-    content = dict(content)
+def _load_file(file: Path) -> Experiment:
+    """A user's file, called by its stem. Nothing is printed for its rows unless they name what."""
+    _check_name(str(file), "the name of an experiment's file", file.stem)
+    content = _file_with_base(file)
+    content = {"title": file.stem, "source": file.name, "columns": ["fid", "is_mean"], **content}
+    _check_kind(str(file), "defaults", content.get("defaults", {}), Mapping)
+    content["defaults"] = {"published": None, **content.get("defaults", {})}
+    built = build_experiment(file.stem, content, where=str(file))
+    return dataclasses.replace(built, path=str(file))
+
+
+def _file_with_base(file: Path, seen: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A user's file over its base: a shipped experiment by name, or a file beside it, never one elsewhere."""
+    content = read_yaml(file)
+    base = content.pop("base", None)
+    if base is None:
+        return content
+    _check_kind(str(file), "base", base, str)
+    if not base.endswith(SUFFIXES):
+        if base not in base_names():
+            raise ValueError(f"{file}: {unknown_name('base', base, base_names())}")
+        return _merge(_with_base(base), content)
+    beside = file.parent / base
+    if Path(base) != Path(beside.name) or beside.resolve().parent != file.parent.resolve():
+        raise ValueError(f"{file}: base {base!r} lies elsewhere; expected a file in the same folder, or a shipped base")
+    if beside.name in (*seen, file.name):
+        raise ValueError(f"{file}: the bases form a circle ({' → '.join((*seen, file.name, base))})")
+    if not beside.is_file():
+        known = [other.name for other in file.parent.iterdir() if other.name.endswith(SUFFIXES)]
+        raise ValueError(f"{file}: {unknown_name('base file', base, known)}")
+    return _merge(_file_with_base(beside, (*seen, file.name)), content)
+
+
+@cache
+def base_names() -> tuple[str, ...]:
+    """What a user's file may start from: every shipped file by name, tables and what they have in common."""
+    shared = (file.name for file in package_folder("experiments").iterdir() if file.name.endswith(".yaml"))
+    return (*sorted(name.removesuffix(".yaml") for name in shared), *experiment_names())
+
+
+def build_experiment(name: str, content: Mapping[str, Any], where: str = "") -> Experiment:
+    """The `Experiment` of a file's content, its base already merged in. Raises ValueError as `load_experiment`.
+
+    Error lines name the file as `where` says, else as `name`.
+    """
+    content, told = dict(content), where or name
     defaults, rows = content.pop("defaults", {}), content.pop("rows", {})
     for key, part in (("defaults", defaults), ("rows", rows)):
-        _check_kind(name, key, part, Mapping)
-    made = tuple(_build_row(name, key, rows, defaults) for key in rows)
+        _check_kind(told, key, part, Mapping)
+    for key in content:
+        if key in ("name", "path"):
+            raise ValueError(f"{told}: unknown key {key!r}; an experiment is called by its file")
+    made = tuple(_build_row(name, told, key, rows, defaults) for key in rows)
     if not made:
-        raise ValueError(f"{name}: an experiment needs at least one row")
-    return _build(Experiment, name, {**content, "name": name, "rows": made})
+        raise ValueError(f"{told}: an experiment needs at least one row")
+    return _build(Experiment, told, {**content, "name": name, "rows": made})
 
 
-def _build_row(name: str, key: str, rows: Mapping[str, Any], defaults: Mapping[str, Any]) -> Row:
-    where = f"{name}: row {key!r}"
-    _check_kind(name, f"row {key!r}", rows[key] or {}, Mapping)
+def _build_row(name: str, file: str, key: str, rows: Mapping[str, Any], defaults: Mapping[str, Any]) -> Row:
+    where = f"{file}: row {key!r}"
+    _check_name(file, "a row", key)
+    _check_kind(file, f"row {key!r}", rows[key] or {}, Mapping)
     content = _with_base_row(where, key, rows)
     content.setdefault("published", defaults.get("published", f"{name}/{key}"))
     if content.get("task") != "quoted":
@@ -259,14 +327,10 @@ def _with_base_row(where: str, key: str, rows: Mapping[str, Any], seen: tuple[st
 
 def _with_base(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
     """A file's content over that of its base file."""
-    import yaml
-
     file = package_folder("experiments") / f"{name}.yaml"
     if not file.is_file():
         raise ValueError(f"experiments/{name}.yaml does not exist; it is the base of {seen[-1]}.yaml")
-    content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise ValueError(f"experiments/{name}.yaml holds no keys; expected at least `rows`")
+    content = read_yaml(file)
     base = content.pop("base", None)
     if base is None:
         return content
@@ -303,6 +367,12 @@ def _build(cls: type[Built], where: str, content: Mapping[str, Any]) -> Built:
         return cls(**values)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from error
+
+
+def _check_name(where: str, what: str, name: Any) -> None:
+    """Rows and experiments name folders: ValueError for what could lead elsewhere."""
+    if not isinstance(name, str) or not re.fullmatch(NAME, name):
+        raise ValueError(f"{where}: {name!r} cannot be {what}; expected letters, digits and any of . _ + = -")
 
 
 def _check_kind(where: str, key: str, value: Any, hint: Any) -> None:

@@ -1,6 +1,7 @@
 """`arbench bench` from the command line: the last line is JSON, and a mistake is one line."""
 
 import json
+import sys
 
 import pytest
 import typer
@@ -46,6 +47,28 @@ def test_a_tokenizer_alone(cli):
     result = json.loads(output.splitlines()[-1])
     assert (result["benchmark"], result["image_size"]) == ("tokenizer", 32)
     assert "encode" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "terminal", "shown"),
+    [([], False, True), ([], True, False), (["--json"], True, True), (["--json"], False, True)],
+)
+def test_json_is_left_out_on_a_terminal_unless_it_is_asked_for(arguments, terminal, shown, capsys, monkeypatch):
+    from arbench.cli import bench, run_command
+
+    found = {"benchmark": "tokenizer", "seconds": 0.1}
+    monkeypatch.setattr(bench, "time_tokenizer", lambda name, batch, chosen: found)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    assert run_command(["bench", "--tokenizer", "digits-vq", *arguments]) == 0
+    assert capsys.readouterr().out == (json.dumps(found) + "\n" if shown else "")
+
+
+def test_json_goes_to_a_file_whole(cli, tmp_path):
+    file = tmp_path / "new" / "speed.json"
+    output = cli("--tokenizer", "digits-vq", "--json", "--out", file, *QUICK)
+    assert file.read_text() == output.splitlines()[-1] + "\n"
+    assert json.loads(file.read_text())["benchmark"] == "tokenizer"
+    assert [left.name for left in file.parent.iterdir()] == ["speed.json"]
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,14 @@
-"""`arbench bench`: speed alone; random weights do, and the last line of stdout is one JSON object."""
+"""`arbench bench`: speed alone; random weights do.
+
+The last line of standard output is one JSON object, but on a terminal, where a reader wants the table, only on --json.
+"""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -21,15 +26,24 @@ EXAMPLES = """Examples:
   arbench bench --method mar --model mar-l --num-iter 64 --batch-size 64 --dtype bfloat16 --compare
 
   arbench bench --tokenizer kl16
+
+  arbench bench --method mar --out speed.json
+
+The last line is one JSON object where the output is no terminal, or with --json.
 """
 
 DEFAULT_REPEATS = 3
-TOKENIZER_OPTIONS = ("tokenizer", "tokenizer_weights", "batch_size", "repeats", "device", "dtype", "seed")
+TOKENIZER_OPTIONS = (
+    *("tokenizer", "tokenizer_weights", "batch_size", "repeats", "device", "dtype", "seed"),
+    *("as_json", "out"),
+)
 
 Repeats = Annotated[int, typer.Option("--repeats", help="Timed batches after the warm-up.")]
 Compare = Annotated[
     bool, typer.Option("--compare", help="Also the ratio to the plain head and to no KV cache, measured alternately.")
 ]
+Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON on a terminal too.")]
+Out = Annotated[Optional[Path], typer.Option("--out", "-o", help="Also write the JSON to this file.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -49,6 +63,8 @@ def bench(
     batch_size: options.BatchSize = None,
     repeats: Repeats = DEFAULT_REPEATS,
     compare: Compare = False,
+    as_json: Json = False,
+    out: Out = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     dtype: options.Dtype = "float32",
@@ -66,12 +82,26 @@ def bench(
         require_batch_size(batch)
     require_whole("repeats", repeats, 1)
     check_seed(seed)
+    if out is not None:  # a mistake shows before anything is measured
+        out.parent.mkdir(parents=True, exist_ok=True)
 
     if tokenizer is not None and method is None and model is None:
         result = time_tokenizer(tokenizer, batch, chosen)
     else:
         result = time_generation(batch, repeats, seed, compare, chosen)
-    print(json.dumps(result, allow_nan=False))
+    tell(result, as_json or not sys.stdout.isatty(), out)
+
+
+def tell(result: dict[str, Any], as_json: bool, out: Path | None) -> None:
+    """The result as one line of JSON, where it is asked for, and in a file."""
+    from arbench.files import write_whole
+
+    line = json.dumps(result, allow_nan=False)
+    if out is not None:
+        write_whole(out, line + "\n")
+        say(str(out))
+    if as_json:
+        print(line)
 
 
 def time_generation(

@@ -30,7 +30,9 @@ and what is missing. A row that was interrupted goes on where it stopped.
 """
 RUNS = Path("runs/reproduce")
 
-TableName = Annotated[Optional[str], typer.Argument(metavar="[TABLE]", help="A table or figure, e.g. mar/table4.")]
+TableName = Annotated[
+    Optional[str], typer.Argument(metavar="[TABLE]", help="A table or figure, e.g. mar/table4, or a file: my.yaml.")
+]
 Rows = Annotated[Optional[str], typer.Option("--rows", help="Some rows only, by name: a,b,c.")]
 Seeds = Annotated[Optional[str], typer.Option("--seeds", help="Instead of the rows' own seeds: 0,1,2.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Run every row that can run and was not measured yet.")]
@@ -77,7 +79,7 @@ def reproduce(
     print_plan(experiment, plans)
     if not (yes or again) and any(plan.state == "can run" for plan in plans):
         chosen = "".join(f" {option} {text}" for option, text in (("--rows", rows), ("--seeds", seeds)) if text)
-        typer.echo(f"\nTo run what can run: arbench reproduce {experiment.name}{chosen} --yes")
+        typer.echo(f"\nTo run what can run: arbench reproduce {experiment.told}{chosen} --yes")
 
 
 def print_plan(experiment: Experiment, plans: list[RowPlan]) -> None:

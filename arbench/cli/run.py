@@ -42,7 +42,9 @@ OnTheFly = Annotated[
     ),
 ]
 ExportNpz = Annotated[bool, typer.Option("--export-npz", help="Also write samples.npz for the ADM evaluator.")]
-ExperimentName = Annotated[Optional[str], typer.Option("--experiment", help="A paper's table, e.g. mar/table4.")]
+ExperimentName = Annotated[
+    Optional[str], typer.Option("--experiment", help="A paper's table, e.g. mar/table4, or a file: my.yaml.")
+]
 RowName = Annotated[Optional[str], typer.Option("--row", help="The row of the experiment.")]
 
 

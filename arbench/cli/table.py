@@ -10,7 +10,7 @@ import typer
 
 Sources = Annotated[
     Optional[list[str]],
-    typer.Argument(metavar="[TABLE|RUN]...", help="A paper's table (mar/table4), run folders, record files."),
+    typer.Argument(metavar="[TABLE|RUN]...", help="A table (mar/table4, my.yaml), run folders, record files."),
 ]
 Runs = Annotated[
     Optional[list[str]],
@@ -26,6 +26,8 @@ TABLE_EXAMPLES = """Examples:
   arbench table mar/table4
 
   arbench table runs/mar-digits-* runs/ar-digits-* --format latex
+
+  arbench table my.yaml --format csv -o my.csv
 """
 PLOT_EXAMPLES = """Examples:
 
@@ -117,12 +119,12 @@ def report(
 
 def split_sources(sources: Sequence[str]) -> tuple[list, list[str]]:
     """Experiments among the given names, and the paths. ValueError for what is neither."""
-    from arbench.experiment import experiment_names, load_experiment
+    from arbench.experiment import experiment_names, is_experiment_file, load_experiment
     from arbench.registry import unknown_name
 
     experiments, paths = [], []
     for source in sources:
-        if source in experiment_names():
+        if source in experiment_names() or is_experiment_file(source):
             experiments.append(load_experiment(source))
         elif Path(source).exists():
             paths.append(source)

@@ -35,7 +35,9 @@ CACHE_EXAMPLES = """Examples:
 DEFAULT_OUT = Path("runs/train")
 DIGITS_MODELS = {"ar": "ar-digits", "par": "par-digits", "mar": "mar-digits", "dit": "dit-digits"}
 
-ExperimentName = Annotated[Optional[str], typer.Option("--experiment", help="A paper's table, e.g. mar/table1.")]
+ExperimentName = Annotated[
+    Optional[str], typer.Option("--experiment", help="A paper's table, e.g. mar/table1, or a file: my.yaml.")
+]
 RowName = Annotated[Optional[str], typer.Option("--row", help="The row of the experiment whose generator is trained.")]
 Config = Annotated[Optional[str], typer.Option("--config", help="A set of recipes: digits.")]
 Target = Annotated[Optional[str], typer.Option("--target", help="What to train of a set of recipes, or 'all'.")]
@@ -75,6 +77,8 @@ def train(
     resume: options.Resume = False,
 ) -> None:
     """Train a tokenizer, the digits classifier or a generator, and write its averaged weights as safetensors."""
+    from arbench.experiment import load_experiment
+
     changes = {
         "steps": steps,
         "batch_size": batch_size,
@@ -93,7 +97,8 @@ def train(
     folder = out or DEFAULT_OUT
     if experiment is not None or row is not None:
         jobs = [row_job(experiment, row, (config, target, method, model), {**shared, "data": data})]
-        folder = folder / str(experiment) / str(row)  # the rows of a table share their models' names
+        # The rows of a table share their models' names; `row_job` has found both.
+        folder = folder / load_experiment(str(experiment)).name / str(row)
     else:
         jobs = plan_jobs(config, target, method, model, shared, folder)
     run_jobs(jobs, folder, resume, changes)

@@ -119,7 +119,7 @@ def row_needs(experiment: Experiment, row: Row) -> Iterable[Need]:
     elif row.tokenizer_weights:
         yield from _file_needs(row.tokenizer_weights)
     if row.weights == UNRELEASED:
-        which = f"--experiment {experiment.name} --row {row.name}"
+        which = f"--experiment {experiment.told} --row {row.name}"
         how = f"none released; arbench train {which} --data DIR, then arbench run {which} --weights FILE"
         yield Need(what=f"weights of {_told(row.model, row.config)}", how=how)
     elif row.weights:
@@ -168,7 +168,7 @@ def row_command(experiment: Experiment, row: Row) -> str:
         settings = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in row.sampling.items())
         batch = f" --batch-size {row.batch_size}" if row.batch_size else ""
         return f"arbench bench --method {row.method} --model {row.model}{batch} {settings}".rstrip()
-    return f"arbench reproduce {experiment.name} --rows {row.name} --yes"
+    return f"arbench reproduce {experiment.told} --rows {row.name} --yes"
 
 
 def row_cost(row: Row) -> Cost | None:

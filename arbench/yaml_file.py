@@ -1,0 +1,57 @@
+"""YAML that somebody else wrote, read safely: no objects, limited size, depth and growth, mistakes in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+MOST_BYTES = 1 << 18  # a table of a thousand rows has a third of it
+MOST_DEPTH = 12  # rows, a row, its config, a list in it
+MOST_NODES = 50_000  # counted where they are used, so that anchors cannot multiply
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """The keys of a YAML file, all of them texts.
+
+    Raises OSError where it cannot be read, and ValueError, in one line, where it is no YAML of plain values, holds no
+    keys, or is larger, deeper or more entangled than any experiment.
+    """
+    import yaml
+
+    with file.open("rb") as stream:
+        data = stream.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise ValueError(f"{file} is larger than {MOST_BYTES} bytes; expected a short YAML file")
+    try:
+        content = yaml.safe_load(data.decode("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is no YAML of plain values: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise ValueError(_too_deep(file)) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds no keys; expected at least `rows`")
+    _check_growth(file, content)
+    return content
+
+
+def _check_growth(file: Path, content: Any) -> None:
+    """Walk what was read as often as it is used; a loop of anchors ends by its depth."""
+    left, count = [(content, 1)], 0
+    while left:
+        node, depth = left.pop()
+        count += 1
+        if count > MOST_NODES:
+            raise ValueError(f"{file} holds more than {MOST_NODES} values, anchors counted where they are used")
+        if depth > MOST_DEPTH:
+            raise ValueError(_too_deep(file))
+        if isinstance(node, dict):
+            for key in node:
+                if not isinstance(key, str):
+                    raise ValueError(f"{file}: key {key!r} is no text; expected it in quotes")
+            left += [(part, depth + 1) for part in node.values()]
+        elif isinstance(node, list):
+            left += [(part, depth + 1) for part in node]
+
+
+def _too_deep(file: Path) -> str:
+    return f"{file} is nested more than {MOST_DEPTH} deep; expected rows with settings"
