@@ -1,12 +1,21 @@
-"""Names: near-name suggestions for every lookup, and the discovery of tokenizer plug-ins by entry point."""
+"""Names: near-name suggestions for every lookup, and the doors by which plug-ins come in.
+
+Tokenizers, generators and extractors are found by entry point, ours and a third party's alike, or given as
+`module:Name`. Nothing is imported before it is asked for, and one that cannot be is told in one line.
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import importlib
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
-TOKENIZER_GROUP = "arbench.tokenizers"
+OWN_DISTRIBUTION = "arbench"  # what ships with it wins where two plug-ins have one name
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:
@@ -23,6 +32,99 @@ def unknown_name(kind: str, name: str, choices: Iterable[str]) -> ValueError:
     return ValueError(f"unknown {kind} {name!r}; {hint}expected one of: {', '.join(names)}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Door:
+    """One group of plug-ins: its entry-point group, what comes in by it, and how another one may be named."""
+
+    group: str
+    kind: str  # as errors tell it: "tokenizer"
+    by_module: str  # as in "module:Class"
+
+    def installed(self) -> dict[str, EntryPoint]:
+        """Installed plug-ins by name, ours and third parties' alike; nothing is imported."""
+        return dict(_installed(self.group, tuple(sys.path))[0])
+
+    def clashes(self) -> tuple[str, ...]:
+        """A line for each installed plug-in that is not used because its name is taken."""
+        return tuple(
+            f"{self.kind} {entry.name!r} of {_owner(entry)} is not used: the name is that of {_owner(winner)}"
+            for entry, winner in _installed(self.group, tuple(sys.path))[1]
+        )
+
+    def find(self, name: str) -> Any:
+        """The object behind an installed name or `module:Name`.
+
+        Raises ValueError for an unknown name and for a plug-in that cannot be imported.
+        """
+        installed = self.installed()
+        if name in installed:
+            return self.load(name, installed[name].load)
+        module, _, attribute = name.partition(":")
+        if module and attribute:
+            return self.load(name, lambda: find_object(name))
+        if not installed:
+            raise ValueError(
+                f"no {self.kind} is installed, not even ours: the installation is older than its code; "
+                "run `pip install -e .` (or `pip install .`) again"
+            )
+        raise unknown_name(self.kind, name, [*installed, self.by_module])
+
+    def load(self, name: str, load: Callable[[], Any]) -> Any:
+        """Import a plug-in; whatever goes wrong in a stranger's module becomes one line that names it."""
+        try:
+            return load()
+        except Exception as error:  # a stranger's module may raise anything
+            raise ValueError(f"{self.kind} {name!r} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+TOKENIZERS = Door(group="arbench.tokenizers", kind="tokenizer", by_module="module:Class")
+GENERATORS = Door(group="arbench.generators", kind="method", by_module="module:Name")
+EXTRACTORS = Door(group="arbench.extractors", kind="extractor", by_module="module:Class")
+
+
 def tokenizer_entry_points() -> dict[str, EntryPoint]:
-    """Installed tokenizer plug-ins by name, ours and third parties' alike; nothing is imported."""
-    return {entry.name: entry for entry in entry_points(group=TOKENIZER_GROUP)}
+    """Installed tokenizer plug-ins by name."""
+    return TOKENIZERS.installed()
+
+
+def find_object(name: str) -> Any:
+    """The object that `module:name` means, `name` dotted where it lies in another. Raises what the import raises."""
+    module, _, attribute = name.partition(":")
+    value: Any = importlib.import_module(module)
+    for part in attribute.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def lazy(name: str) -> Callable[..., Any]:
+    """A callable that imports `module:name` when it is first called, so that naming it costs nothing."""
+
+    @lru_cache(maxsize=1)
+    def found() -> Callable[..., Any]:
+        return find_object(name)
+
+    def call(*positional: Any, **named: Any) -> Any:
+        return found()(*positional, **named)
+
+    call.__qualname__ = call.__name__ = name
+    return call
+
+
+def _owner(entry: EntryPoint) -> str:
+    """The distribution that brings a plug-in."""
+    return entry.dist.name if entry.dist is not None else "?"
+
+
+@lru_cache(maxsize=64)
+def _installed(
+    group: str, path: tuple[str, ...]
+) -> tuple[dict[str, EntryPoint], tuple[tuple[EntryPoint, EntryPoint], ...]]:
+    """The plug-ins on `path` by name, and those whose name is taken, each with the one that has it."""
+    entries = sorted(entry_points(group=group), key=lambda entry: _owner(entry) != OWN_DISTRIBUTION)  # ours first
+    names: dict[str, EntryPoint] = {}
+    losers = []
+    for entry in entries:
+        winner = names.setdefault(entry.name, entry)
+        if winner.value != entry.value:  # an installation and its checkout both tell of one
+            losers.append((entry, winner))
+    return dict(sorted(names.items())), tuple(losers)

@@ -22,9 +22,10 @@ from arbench.cli.evaluate import register
 from arbench.data import open_data
 from arbench.evaluation import scores
 from arbench.evaluation.digits_cnn import DigitsCNN
-from arbench.evaluation.extractors import Digits, load_extractor
+from arbench.evaluation.extractors import load_extractor
 from arbench.evaluation.features import CachedExtractor, FeatureCollector
 from arbench.evaluation.metrics import evaluate
+from arbench.evaluation.networks import Digits
 from arbench.evaluation.sources import open_images
 from arbench.evaluation.statistics import FrechetStatistics
 from arbench.report.record import new_record

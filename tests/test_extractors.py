@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from arbench.evaluation.digits_cnn import DigitsCNN
-from arbench.evaluation.extractors import Digits, Inception, load_extractor
+from arbench.evaluation.extractors import load_extractor
+from arbench.evaluation.networks import Digits, Inception
 from arbench.files import file_sha256
 
 

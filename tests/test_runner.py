@@ -14,7 +14,7 @@ from tiny_runs import images_of, only_run, tiny
 
 import arbench
 import arbench.sampling.run_folder
-from arbench.evaluation.extractors import Digits
+from arbench.evaluation.networks import Digits
 from arbench.parts import load_parts
 from arbench.report.record import load_record
 from arbench.runner import execute

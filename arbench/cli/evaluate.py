@@ -8,6 +8,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from arbench.cli import options
+from arbench.evaluation.table import METRICS
 
 EXAMPLES = """Examples:
 
@@ -20,11 +21,12 @@ EXAMPLES = """Examples:
 
 Images = Annotated[Optional[str], typer.Argument(help="A folder of PNG files, an npz with arr_0, or a run folder.")]
 Extractor = Annotated[
-    Optional[str], typer.Option("--extractor", help="inception, or digits-cnn (the default for digits references).")
+    Optional[str],
+    typer.Option("--extractor", help="inception, digits-cnn (for digits references), module:Class; or several: a,b."),
 ]
 Metrics = Annotated[
     Optional[str],
-    typer.Option("--metrics", help="Comma-separated: fid is precision recall kid sfid label_accuracy."),
+    typer.Option("--metrics", help=f"Comma-separated: {' '.join(METRICS)}."),
 ]
 InceptionWeights = Annotated[
     Optional[Path], typer.Option("--inception-weights", help="torch-fidelity's Inception weights; else downloaded.")

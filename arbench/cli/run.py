@@ -31,7 +31,9 @@ EXAMPLES = """Examples:
 
 LabelMode = Annotated[str, typer.Option("--label-mode", help="Classes asked for: balanced or random.")]
 Evaluate = Annotated[bool, typer.Option("--evaluate/--no-evaluate", help="Score the images.")]
-Extractor = Annotated[Optional[str], typer.Option("--extractor", help="inception or digits-cnn.")]
+Extractor = Annotated[
+    Optional[str], typer.Option("--extractor", help="inception, digits-cnn or module:Class; several as a,b.")
+]
 Metrics = Annotated[Optional[str], typer.Option("--metrics", help="Comma-separated: fid,is,precision,recall,kid …")]
 InceptionWeights = Annotated[Optional[str], typer.Option("--inception-weights", help="Inception's weights file.")]
 OnTheFly = Annotated[
@@ -129,6 +131,8 @@ def parsed(asked: Mapping[str, Any]) -> dict[str, Any]:
     settings = dict(asked)
     if "metrics" in asked:
         settings["metrics"] = [name.strip() for name in asked["metrics"].split(",") if name.strip()]
+    if "," in asked.get("extractor", ""):
+        settings["extractor"] = [name.strip() for name in asked["extractor"].split(",") if name.strip()]
     if "batch_size" in asked:
         settings["batch_size"] = parse_batch_size(asked["batch_size"])
     return settings

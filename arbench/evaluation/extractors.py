@@ -1,11 +1,12 @@
-"""The networks that turn images into features and logits: torch-fidelity's Inception and the digits classifier."""
+"""Networks that turn images into features: what one has to be, and how ours and a third party's are found.
+
+An extractor is any class with the members of `Extractor`, named in the entry-point group `arbench.extractors` or given
+as `module:Class`. The README beside this file writes one from nothing.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import io
-from collections.abc import Callable, Iterator, Mapping
-from importlib import resources
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -13,33 +14,43 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from arbench.data import DIGITS_SIZE
-from arbench.evaluation.digits_cnn import FEATURE_WIDTH, NUM_CLASSES, DigitsCNN
-from arbench.evaluation.files import one_line, read_state
-from arbench.files import file_sha256
-from arbench.hardware import exact_float32
-from arbench.images import to_float
-from arbench.registry import unknown_name
+from arbench.registry import EXTRACTORS
 
-INCEPTION_WIDTH = 2048  # pool3
-SPATIAL_CHANNELS = 7  # ADM's sFID: the first channels of mixed_6/conv, 7 * 17 * 17 = 2023 features
-DIGITS_WEIGHTS = "digits-cnn.safetensors"
-
-
-class Extracted(NamedTuple):
-    """What an extractor reads off a batch, float32: features (B, D), logits (B, K), spatial (B, S) where asked for."""
-
-    features: np.ndarray
-    logits: np.ndarray
-    spatial: np.ndarray | None
+MEMBERS = ("name", "sha256", "resize", "width", "features")
+HOW_TO = "arbench/evaluation/README.md"
 
 
 class Extractor(Protocol):
-    """An image network with frozen weights.
+    """An image network with frozen weights, as a third party writes it.
 
-    `sha256` identifies the weights, `resize` says how an image becomes the network's input, `width` is the features'
-    number, `num_classes` how many classes its logits name (None: not those of the labels), `has_spatial` whether it
-    gives the features of sFID.
+    `sha256` identifies the weights, `resize` says how an image becomes the network's input, `width` is the number of
+    features. It may also have `logits(features)` -> (B, K), from what `features` has just returned, for the Inception
+    Score; `num_classes`, where those logits are of the labels' classes; and a classmethod `load(weights, device)`, by
+    which it is made (without: the class is called with nothing). `weights` is a file or None.
+    """
+
+    name: str
+    sha256: str
+    resize: str
+    width: int
+
+    def features(self, images: np.ndarray) -> np.ndarray | Tensor:
+        """uint8 (B, H, W, 3) to (B, width). ValueError for a size that the network does not read."""
+
+
+class Extracted(NamedTuple):
+    """What is read off a batch, float32: features (B, D), logits (B, K) and spatial (B, S) where there are any."""
+
+    features: np.ndarray
+    logits: np.ndarray | None = None
+    spatial: np.ndarray | None = None
+
+
+class Network(Protocol):
+    """An extractor as the evaluation runs it: everything in one pass over a batch (`as_network` makes one of any).
+
+    `num_classes` is how many classes its logits name (None: not those of the labels), `has_logits` and `has_spatial`
+    whether it gives the logits of the Inception Score and the features of sFID.
     """
 
     name: str
@@ -47,6 +58,7 @@ class Extractor(Protocol):
     resize: str
     width: int
     num_classes: int | None
+    has_logits: bool
     has_spatial: bool
 
     def extract(self, images: np.ndarray, spatial: bool = False) -> Extracted:
@@ -54,148 +66,84 @@ class Extractor(Protocol):
         ...
 
 
-def load_extractor(name: str, *, weights: str | Path | None = None, device: torch.device | str = "cpu") -> Extractor:
-    """The extractor "inception" or "digits-cnn", with its own weights or those of the file `weights`.
+def load_extractor(name: str, *, weights: str | Path | None = None, device: torch.device | str = "cpu") -> Network:
+    """The installed extractor `name`, or `module:Class`, with its own weights or those of the file `weights`.
 
     Inception's are downloaded at first use (torch-fidelity's conversion of TensorFlow's). Raises ValueError for an
-    unknown name or weights that do not fit, OSError where a file or the download cannot be reached.
+    unknown name, a plug-in that fails or lacks a member, and weights that do not fit, OSError where a file or the
+    download cannot be reached.
     """
-    if name not in EXTRACTORS:
-        raise unknown_name("extractor", name, EXTRACTORS)
-    return EXTRACTORS[name](None if weights is None else Path(weights), torch.device(device))
+    build = EXTRACTORS.find(name)
+    file = None if weights is None else Path(weights)
+    make: Callable[[], Any] = build
+    if hasattr(build, "load"):
+        make = lambda: build.load(file, torch.device(device))  # noqa: E731
+    elif file is not None:
+        raise ValueError(f"extractor {name!r} cannot load {file}: it has no load(weights, device)")
+    return as_network(_guarded(name, "cannot be made", make), name)
 
 
-class Inception:
-    """torch-fidelity's Inception v3 (2015-12-05), float32 without TF32: pool3, logits without bias, mixed_6/conv."""
-
-    name = "inception"
-    resize = "TensorFlow-1 bilinear to 299, no antialias"
-    width = INCEPTION_WIDTH
-    num_classes: int | None = None  # 1,008 outputs in TensorFlow's order
-    has_spatial = True
-
-    def __init__(self, state: Mapping[str, Tensor], sha256: str, device: torch.device | str = "cpu") -> None:
-        """From a state dict; ValueError where its names or shapes are not Inception's."""
-        self.sha256, self.device = sha256, torch.device(device)
-        self._network = _inception_network(state).to(self.device)
-
-    @classmethod
-    def load(cls, weights: Path | None, device: torch.device) -> Inception:
-        file = weights or _downloaded_inception()
-        return cls(read_state(file), file_sha256(file), device)
-
-    @torch.inference_mode()
-    def extract(self, images: np.ndarray, spatial: bool = False) -> Extracted:
-        pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(self.device)
-        with exact_float32(self.device), self._spatial_hook(spatial) as caught:
-            features, logits = self._network(pixels)
-        assert features.dtype == logits.dtype == torch.float32
-        return Extracted(_numpy(features), _numpy(logits), _numpy(_flatten(caught[0])) if spatial else None)
-
-    @contextlib.contextmanager
-    def _spatial_hook(self, wanted: bool) -> Iterator[list[Tensor]]:
-        """Collects mixed_6/conv of the forward pass: TensorFlow's mixed_6 is Mixed_6d, its conv the 1×1 branch."""
-        caught: list[Tensor] = []
-        if not wanted:
-            yield caught
-            return
-        handle = self._network.Mixed_6d.branch1x1.register_forward_hook(lambda _, __, output: caught.append(output))
-        try:
-            yield caught
-        finally:
-            handle.remove()
+def as_network(extractor: Any, name: str = "") -> Network:
+    """`extractor` as the evaluation runs it. Raises ValueError where it lacks a member, naming it."""
+    known = name or getattr(extractor, "name", type(extractor).__name__)
+    missing = [member for member in MEMBERS[:-1] if not hasattr(extractor, member)]
+    if not hasattr(extractor, "extract") and not callable(getattr(extractor, "features", None)):
+        missing.append(MEMBERS[-1])
+    if missing:
+        raise ValueError(f"extractor {known!r} lacks {', '.join(missing)}; see {HOW_TO}")
+    return extractor if hasattr(extractor, "extract") else PlainNetwork(extractor)
 
 
-class Digits:
-    """The classifier of handwritten digits on 32×32 images: 64 features, 10 logits."""
+class PlainNetwork:
+    """A third party's extractor as a network; what it returns is checked, what it raises becomes one line."""
 
-    name = "digits-cnn"
-    resize = "none (32x32)"
-    width = FEATURE_WIDTH
-    num_classes: int | None = NUM_CLASSES
     has_spatial = False
 
-    def __init__(self, state: Mapping[str, Tensor], sha256: str, device: torch.device | str = "cpu") -> None:
-        """From a state dict; ValueError where its names or shapes are not `DigitsCNN`'s."""
-        self.sha256, self.device = sha256, torch.device(device)
-        network = DigitsCNN()
-        _load_strictly(network, state, self.name)
-        self._network = network.to(self.device).float().eval().requires_grad_(False)
-
-    @classmethod
-    def load(cls, weights: Path | None, device: torch.device) -> Digits:
-        if weights is not None:
-            return cls(read_state(weights), file_sha256(weights), device)
-        with resources.as_file(resources.files("arbench") / "assets" / DIGITS_WEIGHTS) as file:
-            return cls(read_state(file), file_sha256(file), device)
+    def __init__(self, extractor: Any) -> None:
+        self.name, self.sha256, self.resize = extractor.name, extractor.sha256, extractor.resize
+        self.width, self.num_classes = extractor.width, getattr(extractor, "num_classes", None)
+        self.has_logits = hasattr(extractor, "logits")
+        self._extractor = extractor
 
     @torch.inference_mode()
     def extract(self, images: np.ndarray, spatial: bool = False) -> Extracted:
-        assert not spatial, "digits-cnn has no spatial features"
-        if images.shape[1:3] != (DIGITS_SIZE, DIGITS_SIZE):
-            raise ValueError(f"{self.name} reads 32x32 images, not {images.shape[1]}x{images.shape[2]}")
-        with exact_float32(self.device):
-            features = self._network.features(to_float(images).to(self.device))
-            logits = self._network.classify(features)
-        return Extracted(_numpy(features), _numpy(logits), None)
+        assert not spatial, f"{self.name} has no spatial features"
+        given = _guarded(self.name, "cannot read these images", lambda: self._extractor.features(images))
+        features = self._checked("features", given, (len(images), self.width))
+        if not self.has_logits:
+            return Extracted(features)
+        given = _guarded(self.name, "gives no logits", lambda: self._extractor.logits(given))
+        return Extracted(features, self._checked("logits", given, (len(images), self.num_classes)))
+
+    def _checked(self, member: str, values: Any, shape: tuple[int, int | None]) -> np.ndarray:
+        """(B, D) float32; the number of logits is known only where they name classes."""
+        array = values.float().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values, np.float32)
+        if array.shape[:1] != shape[:1] or array.ndim != 2 or shape[1] not in (None, array.shape[1]):
+            wanted = f"({shape[0]}, {shape[1] or 'K'})"
+            raise ValueError(f"extractor {self.name!r}: {member} returned shape {array.shape}; expected {wanted}")
+        return array
 
 
-EXTRACTORS: dict[str, Callable[[Path | None, torch.device], Extractor]] = {
-    Inception.name: Inception.load,
-    Digits.name: Digits.load,
-}
+def names_of(extractors: str | Extractor | Sequence[str | Extractor]) -> list[str | Extractor]:
+    """One or several extractors as a list, names as `a,b` among them. ValueError where one is named twice."""
+    several: Iterable[Any] = extractors if isinstance(extractors, (list, tuple)) else [extractors]
+    found: list[str | Extractor] = []
+    for one in several:
+        found += [name.strip() for name in one.split(",") if name.strip()] if isinstance(one, str) else [one]
+    names = [one if isinstance(one, str) else one.name for one in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"extractor {name!r} is named twice; expected each once")
+    if not found:
+        raise ValueError(f"no extractor in {extractors!r}; expected one of: {', '.join(EXTRACTORS.installed())}")
+    return found
 
 
-def _inception_network(state: Mapping[str, Tensor]) -> Any:
-    """torch-fidelity's module with `state` in it, giving (pool3, logits without bias)."""
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
-    # Its constructor unpickles a file without restriction, so it is handed tensors that were read safely.
-    content = io.BytesIO()
-    torch.save(dict(state), content)
-    content.seek(0)
+def _guarded(name: str, what: str, do: Callable[[], Any]) -> Any:
+    """What a stranger's code returns; whatever it raises, users' mistakes aside, becomes one line that names it."""
     try:
-        network = FeatureExtractorInceptionV3(
-            "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=content
-        )
-    except RuntimeError as error:  # load_state_dict: names or shapes
-        raise ValueError(f"these are not weights of torch-fidelity's Inception: {one_line(error)}") from error
-    # torch-fidelity 0.4 turns even an asked-for "float64" into float32; what it computes in is checked, not assumed.
-    dtypes = {parameter.dtype for parameter in network.parameters()}
-    assert dtypes == {torch.float32}, f"Inception computes in {dtypes}"
-    return network.eval().requires_grad_(False)
-
-
-def _downloaded_inception() -> Path:
-    """torch-fidelity's weights file in torch's hub folder, downloaded where it is not there yet and hash-checked."""
-    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
-
-    file = Path(torch.hub.get_dir()) / "checkpoints" / URL_INCEPTION_V3.rsplit("/", 1)[-1]
-    if file.exists():
-        return file
-    file.parent.mkdir(parents=True, exist_ok=True)
-    prefix = file.stem.rsplit("-", 1)[-1]  # the file's name ends with the first digits of its SHA-256
-    try:
-        torch.hub.download_url_to_file(URL_INCEPTION_V3, str(file), hash_prefix=prefix, progress=True)
-    except (OSError, RuntimeError) as error:
-        raise OSError(
-            f"Inception weights cannot be downloaded from {URL_INCEPTION_V3} ({one_line(error)}); "
-            f"fetch {file.name} elsewhere and give it as --inception-weights FILE"
-        ) from error
-    return file
-
-
-def _load_strictly(network: torch.nn.Module, state: Mapping[str, Tensor], name: str) -> None:
-    try:
-        network.load_state_dict(dict(state))
-    except RuntimeError as error:
-        raise ValueError(f"these are not weights of {name}: {one_line(error)}") from error
-
-
-def _flatten(spatial: Tensor) -> Tensor:
-    """(B, C, 17, 17) to (B, 2023): the first 7 channels, flattened height, width, channel as TensorFlow lays them."""
-    return spatial[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
-
-
-def _numpy(values: Tensor) -> np.ndarray:
-    return values.float().cpu().numpy()
+        return do()
+    except (ValueError, OSError):
+        raise
+    except Exception as error:  # a stranger's code may raise anything
+        raise ValueError(f"extractor {name!r} {what}: {type(error).__name__}: {error}") from error

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from arbench.evaluation.extractors import Extracted, Extractor
+from arbench.evaluation.extractors import Extracted, Extractor, Network, as_network
 from arbench.evaluation.files import load_npz, save_npz
 from arbench.evaluation.sources import ImageDigest, ImageSource
 from arbench.evaluation.statistics import FrechetStatistics
@@ -22,8 +22,8 @@ class Features:
     """What all scores are computed from.
 
     `features` (N, D) and `logits` (N, K) are float32, in image order, and of no rows where only statistics were asked
-    for; `statistics` those of `features`, `spatial` those of sFID's. `sha256` is the images' content, `duplicates` how
-    many copy an earlier one.
+    for or, the logits, the extractor gives none; `statistics` those of `features`, `spatial` those of sFID's. `sha256`
+    is the images' content, `duplicates` how many copy an earlier one.
     """
 
     count: int
@@ -46,7 +46,7 @@ class CachedExtractor:
     are still drawn, does it for all. Without a folder it extracts and nothing else.
     """
 
-    def __init__(self, extractor: Extractor, *, spatial: bool = False, folder: Path | None = None) -> None:
+    def __init__(self, extractor: Network, *, spatial: bool = False, folder: Path | None = None) -> None:
         if spatial and not extractor.has_spatial:
             raise ValueError(f"sfid needs the extractor inception; {extractor.name} has no spatial features")
         self.spatial = spatial
@@ -59,7 +59,7 @@ class CachedExtractor:
         file = self._folder / f"{self._key(images)}.npz"
         if file.exists():
             arrays = load_npz(file)
-            return Extracted(arrays["features"], arrays["logits"], arrays.get("spatial"))
+            return Extracted(arrays["features"], arrays.get("logits"), arrays.get("spatial"))
         found = self._extractor.extract(images, self.spatial)
         save_npz(file, {name: array for name, array in found._asdict().items() if array is not None})
         return found
@@ -144,12 +144,13 @@ class FeatureCollector:
             self._spatial.update(extracted.spatial)
         if self._keep:
             self._features.add(extracted.features)
-            self._logits.add(extracted.logits)
+            if extracted.logits is not None:
+                self._logits.add(extracted.logits)
 
 
 def extract_features(
     source: ImageSource,
-    extractor: Extractor,
+    extractor: Network | Extractor,
     *,
     spatial: bool = False,
     batch_size: int = BATCH_SIZE,
@@ -162,12 +163,20 @@ def extract_features(
     `keep` False gives their statistics alone. With a folder `cache` every batch is looked up there first and written
     there for the next time (`CachedExtractor`).
     """
-    cached = CachedExtractor(extractor, spatial=spatial, folder=cache)
+    cached = CachedExtractor(as_network(extractor), spatial=spatial, folder=cache)
     collector = FeatureCollector(cached, count=source.count, batch_size=batch_size, keep=keep)
+    return collect(source, [collector], progress)[0]
+
+
+def collect(
+    source: ImageSource, collectors: Sequence[FeatureCollector], progress: Callable[[int], None] | None = None
+) -> list[Features]:
+    """What each of `collectors` makes of the images of `source`, read once for all of them."""
     for block in source.blocks():
-        for start in range(0, len(block), batch_size):
-            images = block[start : start + batch_size]
-            collector.update(images)
+        for start in range(0, len(block), BATCH_SIZE):
+            images = block[start : start + BATCH_SIZE]
+            for collector in collectors:
+                collector.update(images)
             if progress:
                 progress(len(images))
-    return collector.finish()
+    return [collector.finish() for collector in collectors]

@@ -9,26 +9,30 @@ import numpy as np
 
 import arbench
 from arbench.evaluation import scores
-from arbench.evaluation.extractors import Extractor
+from arbench.evaluation.compared import Compared
+from arbench.evaluation.extractors import Network
 from arbench.evaluation.features import Features
 from arbench.evaluation.reference import Reference
 from arbench.evaluation.sources import ImageSource
+from arbench.evaluation.strata import SINGLE, allotted, describe_strata
 
 SORTED_AGREEMENT = 0.5  # neighbours of one class: a shuffled set of ten classes has 0.1
 
 
 def describe_protocol(
-    found: Features,
+    pair: Compared,
     source: ImageSource,
     reference: Reference,
     real: Features | None,
-    extractor: Extractor,
+    extractor: Network,
     batch_size: int,
 ) -> dict[str, Any]:
     """What two results must share to stand in one column; the same for any seed and any choice of scores.
 
-    `found` are the features of the images of `source`, `real` the reference's where its images were read.
+    `pair` holds the features of the images of `source`, `real` those of the reference where its images were read.
     """
+    subsets = f"{scores.KID_SUBSETS} subsets of at most {scores.KID_SUBSET_SIZE}, seed {scores.SHUFFLE_SEED}"
+    found, strata = pair.found, describe_strata(pair.strata, pair.real_strata)
     return {
         "evaluator": "arbench",
         "evaluator_version": arbench.__version__,
@@ -49,7 +53,7 @@ def describe_protocol(
         "fid_name": fid_name(len(found)),
         "image_size": list(found.image_size),
         "is": f"{min(scores.IS_SPLITS, len(found))} splits after a shuffle with seed {scores.SHUFFLE_SEED}",
-        "kid": f"{scores.KID_SUBSETS} subsets of at most {scores.KID_SUBSET_SIZE}, seed {scores.SHUFFLE_SEED}",
+        "kid": f"{subsets}; {strata}",
         "precision_recall": f"{scores.NEIGHBOURS} neighbours",
     }
 
@@ -59,9 +63,18 @@ def fid_name(count: int) -> str:
     return f"FID-{count // 1000}k" if count % 1000 == 0 else f"FID-{count}"
 
 
-def questions(found: Features, reference: Reference, extractor: Extractor, reconstructions: bool) -> list[str]:
+def questions(
+    pair: Compared,
+    source: ImageSource,
+    reference: Reference,
+    extractor: Network,
+    reconstructions: bool,
+    with_kid: bool,
+) -> list[str]:
     """What makes these scores incomparable with the literature's, one sentence each."""
-    asked = []
+    asked, found = [], pair.found
+    if with_kid and pair.strata is None and allotted(pair.labels, source.label_mode):
+        asked.append(SINGLE)
     if reference.split == "val" and not reconstructions:
         asked.append(f"{reference.name} is of validation images; FID of generated images is against training images")
     if reference.split == "train" and reconstructions:
@@ -79,7 +92,9 @@ def notes(found: Features, source: ImageSource, labels: np.ndarray | None) -> li
     told = list(source.notes)
     if found.duplicates:
         told.append(f"{found.duplicates} of {len(found)} images are exact copies of another")
-    if is_sorted_by_class(found.logits.argmax(axis=1) if labels is None else labels):
+    if labels is None and found.logits.size:
+        labels = found.logits.argmax(axis=1)
+    if labels is not None and is_sorted_by_class(labels):
         told.append(f"the images are sorted by class; shuffled with seed {scores.SHUFFLE_SEED} for the Inception Score")
     return told
 

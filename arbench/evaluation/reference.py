@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from arbench.data import CROPS, ImageData, folder_data, image_files, open_data
-from arbench.evaluation.extractors import Extractor
+from arbench.evaluation.extractors import Network
 from arbench.evaluation.features import extract_features
 from arbench.evaluation.files import load_npz, npz_names, one_line, read_torch, save_npz
 from arbench.evaluation.moments import stored_count
@@ -220,7 +220,7 @@ def _data_source(data: ImageData) -> ImageSource:
 def make_reference(
     images: str | Path,
     out: Path,
-    extractor: Extractor,
+    extractor: Network,
     *,
     size: int | None = None,
     crop: str = "adm",

@@ -56,7 +56,7 @@ class RunRequest:
     resume: bool | str = False
     evaluate: bool = True
     reference: str | Path | None = None
-    extractor: str | None = None
+    extractor: str | Sequence[str] | None = None
     metrics: Sequence[str] | None = None
     inception_weights: str | Path | None = None
     on_the_fly: bool = False
@@ -194,15 +194,15 @@ def check_evaluation(settings: dict[str, Any] | None) -> None:
     """
     if settings is None:
         return
-    from arbench.evaluation.extractors import load_extractor
-    from arbench.evaluation.metrics import METRICS
+    from arbench.evaluation.metrics import load_networks
     from arbench.evaluation.reference import open_reference
+    from arbench.evaluation.table import METRICS
 
     for name in settings["metrics"] or ():
         if name not in METRICS:
             raise unknown_name("metric", name, METRICS)
     open_reference(settings["reference"])
-    load_extractor(settings["extractor"], weights=settings["inception_weights"])
+    load_networks(settings["extractor"], settings["inception_weights"], "cpu")
 
 
 def plain(value: Any) -> Any:

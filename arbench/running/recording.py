@@ -36,17 +36,21 @@ def feature_observer(job: Job, folder: RunFolder) -> Callable[[np.ndarray], None
     settings = folder.settings["evaluation"]
     if settings is None or not job.request.on_the_fly:
         return lambda images: None
-    from arbench.evaluation.extractors import load_extractor
     from arbench.evaluation.features import BATCH_SIZE, CachedExtractor
+    from arbench.evaluation.metrics import load_networks
 
-    extractor = load_extractor(settings["extractor"], weights=settings["inception_weights"], device=job.parts.device)
-    spatial = "sfid" in (settings["metrics"] or ())
-    cached = CachedExtractor(extractor, spatial=spatial, folder=folder.path / FEATURES)
+    networks = load_networks(settings["extractor"], settings["inception_weights"], job.parts.device)
+    asked = "sfid" in (settings["metrics"] or ())
+    cached = [
+        CachedExtractor(network, spatial=asked and network.has_spatial, folder=folder.path / FEATURES)
+        for network in networks
+    ]
 
     def observe(images: np.ndarray) -> None:
         with folder.timed("features", images=len(images)):
             for start in range(0, len(images), BATCH_SIZE):
-                cached.extract(images[start : start + BATCH_SIZE])
+                for extractor in cached:
+                    extractor.extract(images[start : start + BATCH_SIZE])
 
     return observe
 

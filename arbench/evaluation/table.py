@@ -1,0 +1,186 @@
+"""Every metric once: what it needs, how it is computed, how its numbers are written. A new one is one more entry.
+
+Records, tables, plots and the command line read names and heads here, so nothing heavy is imported before a score is
+computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from arbench.evaluation.compared import Compared
+
+# What a metric may need beside the features of the images and their statistics.
+REFERENCE_IMAGES = "images of the reference"  # its statistics are not enough
+SPATIAL = "spatial features"
+LOGITS = "logits"
+CLASSES = "logits of the labels' classes"
+LABELS = "labels"
+
+
+class Scored(NamedTuple):
+    """Numbers by name, and the 95 % intervals of those that have one."""
+
+    values: Mapping[str, float]
+    intervals: Mapping[str, list[float]] = MappingProxyType({})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """How one number is written: its head in tables, which way is better, decimals (None: three digits)."""
+
+    name: str
+    title: str
+    better: str  # "lower" or "higher"
+    unit: str = ""
+    decimals: int | None = None
+    scale: float = 1.0  # shown = stored * scale
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One entry: `compute` gives the numbers of `heads`, and perhaps those of `also`, which stand in records only.
+
+    `usual`: computed where nobody asks for metrics by name and its needs are met.
+    """
+
+    name: str
+    heads: tuple[Head, ...]
+    compute: Callable[[Compared], Scored]
+    needs: frozenset[str] = field(default_factory=frozenset)
+    also: tuple[str, ...] = ()
+    usual: bool = False
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """The names under which a record may hold what it gives."""
+        return (*(head.name for head in self.heads), *self.also)
+
+
+def fid(pair: Compared) -> Scored:
+    """Fréchet distance of the statistics (Heusel et al. 2017)."""
+    from arbench.evaluation.intervals import fid_interval
+    from arbench.evaluation.statistics import frechet
+
+    assert pair.statistics is not None
+    parts = frechet(pair.found.statistics, pair.statistics)
+    span = fid_interval(pair.found.features, pair.found.statistics, pair.statistics, parts, pair.labels)
+    return Scored({"fid": parts.distance}, {"fid": span})
+
+
+def inception_score(pair: Compared) -> Scored:
+    """Mean and deviation over splits (Salimans et al. 2016)."""
+    from arbench.evaluation.intervals import is_interval
+    from arbench.evaluation.scores import inception_splits
+
+    splits = inception_splits(pair.found.logits)
+    values = {"is_mean": float(splits.scores.mean()), "is_std": float(splits.scores.std())}
+    return Scored(values, {"is_mean": is_interval(splits, pair.labels)})
+
+
+def precision(pair: Compared) -> Scored:
+    """Share of the images within the reference's manifold (Kynkäänniemi et al. 2019)."""
+    return Scored({"precision": pair.precision_recall.precision})
+
+
+def recall(pair: Compared) -> Scored:
+    """Share of the reference within the images' manifold."""
+    return Scored({"recall": pair.precision_recall.recall})
+
+
+def kid(pair: Compared) -> Scored:
+    """Kernel distance (Bińkowski et al. 2018), by class where `strata` says so."""
+    from arbench.evaluation.scores import kid
+
+    assert pair.real is not None
+    found = kid(pair.found.features, pair.real, classes=pair.strata, reference_classes=pair.real_strata)
+    return Scored({"kid": found.mean} | ({} if found.std is None else {"kid_std": found.std}))
+
+
+def sfid(pair: Compared) -> Scored:
+    """FID of spatial features (Nash et al. 2021)."""
+    assert pair.found.spatial is not None
+    assert pair.spatial is not None
+    return Scored({"sfid": pair.found.spatial.distance(pair.spatial)})
+
+
+def label_accuracy(pair: Compared) -> Scored:
+    """How often the extractor reads the class that was asked for."""
+    from arbench.evaluation.scores import label_accuracy
+
+    assert pair.labels is not None
+    return Scored({"label_accuracy": label_accuracy(pair.found.logits, pair.labels)})
+
+
+def _needs(*names: str) -> frozenset[str]:
+    return frozenset(names)
+
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric(
+            name="fid",
+            heads=(Head(name="fid", title="FID", better="lower", decimals=2),),
+            compute=fid,
+            usual=True,
+        ),
+        Metric(
+            name="sfid",
+            heads=(Head(name="sfid", title="sFID", better="lower", decimals=2),),
+            compute=sfid,
+            needs=_needs(SPATIAL),
+        ),
+        Metric(
+            name="is",
+            heads=(Head(name="is_mean", title="IS", better="higher", decimals=2),),
+            also=("is_std",),
+            compute=inception_score,
+            needs=_needs(LOGITS),
+            usual=True,
+        ),
+        Metric(
+            name="precision",
+            heads=(Head(name="precision", title="precision", better="higher", decimals=3),),
+            compute=precision,
+            needs=_needs(REFERENCE_IMAGES),
+            usual=True,
+        ),
+        Metric(
+            name="recall",
+            heads=(Head(name="recall", title="recall", better="higher", decimals=3),),
+            compute=recall,
+            needs=_needs(REFERENCE_IMAGES),
+            usual=True,
+        ),
+        Metric(
+            name="kid",
+            heads=(Head(name="kid", title="KID", better="lower"),),
+            also=("kid_std",),
+            compute=kid,
+            needs=_needs(REFERENCE_IMAGES),
+        ),
+        Metric(
+            name="label_accuracy",
+            heads=(
+                Head(name="label_accuracy", title="label accuracy", better="higher", unit="%", decimals=1, scale=100.0),
+            ),
+            compute=label_accuracy,
+            needs=_needs(LOGITS, CLASSES, LABELS),
+        ),
+    )
+}
+
+
+def heads() -> dict[str, Head]:
+    """Every head by the name of its number, in the order of tables."""
+    return {head.name: head for metric in METRICS.values() for head in metric.heads}
+
+
+def numbers() -> tuple[str, ...]:
+    """All names that the metrics of a record may have."""
+    return tuple(name for metric in METRICS.values() for name in metric.numbers)
