@@ -80,3 +80,41 @@ def test_a_record_that_fails_the_check_leaves_the_old_file(tmp_path):
     with pytest.raises(ValueError, match="expected str"):
         write_record({**record(), "model": 3}, tmp_path)
     assert load_record(tmp_path) == record()
+
+
+OTHER = {"metrics": {"fid": 30.0}, "metric_protocol": {**PROTOCOL, "extractor": "inception"}}
+
+
+def test_a_record_of_schema_1_reads_as_one_of_this(tmp_path):
+    old = {name: value for name, value in record(seed=1).items() if name != "other_extractors"}
+    (tmp_path / RECORD_FILE).write_text(json.dumps({**old, "schema": 1}))
+    assert load_record(tmp_path) == record(seed=1)
+    assert list(load_record(tmp_path)) == list(FIELDS)
+    (tmp_path / RECORD_FILE).write_text(json.dumps(old))
+    with pytest.raises(ValueError, match="lacks the field 'other_extractors'"):
+        load_record(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("others", "told"),
+    [
+        ({"inception": {**OTHER, "metrics": {"fdi": 1.0}}}, "other_extractors.inception.metrics entry 'fdi'; did you"),
+        ({"inception": {"metrics": {}}}, "'other_extractors.inception.metric_protocol' is None"),
+        ({"inception": {**OTHER, "protocol": {}}}, "did you mean 'metric_protocol'"),
+        ({"dinov2": OTHER}, "'other_extractors.dinov2' is of 'inception'"),
+        (
+            {"digits-cnn": {**OTHER, "metric_protocol": PROTOCOL}},
+            "'other_extractors.digits-cnn' is the first one again",
+        ),
+        ({"inception": {**OTHER, "metrics": {"fid": float("inf")}}}, "other_extractors.inception.metrics.fid' is inf"),
+    ],
+)
+def test_other_extractors_are_checked(others, told):
+    with pytest.raises(ValueError, match=told):
+        record(other_extractors=others)
+
+
+def test_other_extractors_write_and_read(tmp_path):
+    written = record(other_extractors={"inception": OTHER})
+    write_record(written, tmp_path)
+    assert load_record(tmp_path) == written

@@ -129,14 +129,21 @@ def _make_reference(
 
 
 def _show(result: dict[str, Any]) -> None:
+    """What each extractor says."""
+    _show_scores(result, result["metric_protocol"])
+    for scored in result.get("other_extractors", {}).values():
+        typer.echo()
+        _show_scores(scored["metrics"], scored["metric_protocol"])
+
+
+def _show_scores(scores: dict[str, Any], protocol: dict[str, Any]) -> None:
     """The scores as a small table, then how they were made, then what to question."""
-    protocol = result["metric_protocol"]
     measured = protocol["measured"]
     names = {"fid": protocol["fid_name"], "is_mean": "IS", "sfid": "s" + protocol["fid_name"], "kid": "KID"}
-    for name, value in result.items():
+    for name, value in scores.items():
         if not isinstance(value, (int, float)) or name.endswith("_std") or name == "duplicates":
             continue
-        deviation = result.get(f"{name.removesuffix('_mean')}_std")
+        deviation = scores.get(f"{name.removesuffix('_mean')}_std")
         shown = f"{value:.4f}" + ("" if deviation is None else f" ± {deviation:.4f}")
         span = measured["intervals"].get(name)
         interval = "" if span is None else f"95 % in {span[0]:.4f} to {span[1]:.4f}"

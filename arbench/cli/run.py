@@ -92,10 +92,12 @@ def run(
 
     path, record = execute(request, say=say)
     if record:
-        for warning in record["metric_protocol"].get("warnings", ()):
-            say(f"note: {warning}")
+        for scored in (record, *record["other_extractors"].values()):
+            for warning in scored["metric_protocol"].get("warnings", ()):
+                say(f"note: {warning}")
         from arbench.cli.screen import print_tables
         from arbench.report.tables import records_table
+
 
         print_tables([records_table([record])])
         print(f"\n{path}")

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from arbench.evaluation.files import one_line
 from arbench.registry import EXTRACTORS
 
 MEMBERS = ("name", "sha256", "resize", "width", "features")
@@ -140,10 +141,12 @@ def names_of(extractors: str | Extractor | Sequence[str | Extractor]) -> list[st
 
 
 def _guarded(name: str, what: str, do: Callable[[], Any]) -> Any:
-    """What a stranger's code returns; whatever it raises, users' mistakes aside, becomes one line that names it."""
+    """What a stranger's code returns; whatever it raises becomes one line that names it, a missing file aside."""
     try:
         return do()
-    except (ValueError, OSError):
+    except OSError:
         raise
+    except ValueError as error:
+        raise ValueError(f"extractor {name!r} {what}: {one_line(error)}") from error
     except Exception as error:  # a stranger's code may raise anything
-        raise ValueError(f"extractor {name!r} {what}: {type(error).__name__}: {error}") from error
+        raise ValueError(f"extractor {name!r} {what}: {type(error).__name__}: {one_line(error)}") from error

@@ -20,7 +20,6 @@ from arbench.evaluation.sources import ImageSource, open_images
 from arbench.evaluation.table import METRICS as METRICS
 from arbench.evaluation.table import REFERENCE_IMAGES, SPATIAL
 
-OTHERS = "other_extractors"  # of a result and of a record: what those after the first say
 Phase = Callable[[str, int], None]
 
 
@@ -86,7 +85,7 @@ def evaluate(
         results[task.network.name] = {"metrics": values, "metric_protocol": protocol}
     first = results.pop(networks[0].name)
     flat = {**first["metrics"], "duplicates": found[0].duplicates, "metric_protocol": first["metric_protocol"]}
-    return {**flat, OTHERS: results} if results else flat
+    return {**flat, "other_extractors": results} if results else flat
 
 
 def load_networks(

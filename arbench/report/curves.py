@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from arbench.report.protocols import Marks
-from arbench.report.values import SeedGroup, fid_name, method_name, quantity, varying
+from arbench.report.values import SeedGroup, fid_name, method_name, quantity, split_score, varying
 from arbench.settings import NUM_ITER, SETTINGS
 
 OTHER = tuple(name for name in SETTINGS if name != NUM_ITER.name)  # iterations are steps
@@ -91,7 +91,7 @@ def axis_head(name: str, groups: Sequence[SeedGroup] = ()) -> str:
     """The title of an axis with its unit; a FID says from how many images."""
     head = quantity(name).head.split(" ↓")[0].split(" ↑")[0]
     counts = {group.first["num_images"] for group in groups}
-    if name == "fid" and len(counts) == 1:
+    if split_score(name)[0] == "fid" and len(counts) == 1:
         return head.replace("FID", fid_name(counts.pop()))
     return head
 

@@ -2,8 +2,9 @@
 
 Every row says what it is (`kind`: measured or published), how its scores were made and what its times were taken on.
 `NAME_low` and `NAME_high` are the 95 % interval of a score over the drawing of images, `NAME_seed_std` is its standard
-deviation over seeds (n - 1); `is_std` and `kid_std` are the records' own, within one set of images. Where a paper
-prints a bound (`<2.0`), it stands in `bounds` and its number is left empty.
+deviation over seeds (n - 1), `NAME@EXTRACTOR` what an extractor after the first says; `is_std` and `kid_std` are the
+records' own, within one set of images. Where a paper prints a bound (`<2.0`), it stands in `bounds` and its number is
+left empty.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from arbench.evaluation.table import heads
 from arbench.experiment import Experiment, Row
 from arbench.report.published import PublishedValue
-from arbench.report.values import SCORES, TIMED, SeedGroup, lookup
+from arbench.report.values import TIMED, SeedGroup, is_score, lookup, score_names, scores_of
 from arbench.settings import SETTINGS
 
 DataRow = dict[str, Any]
@@ -30,6 +32,7 @@ PROTOCOL = (
     *("evaluator", "evaluator_version", "extractor", "extractor_sha256", "resize"),
     *("reference", "reference_sha256", "reference_count", "interval_method"),
 )
+OF_OTHERS = ("extractor_sha256", "resize", "reference", "reference_sha256", "reference_count")  # as NAME@EXTRACTOR
 COLUMNS = (*IDENTITY, *TIMES, *MACHINE, *PROTOCOL, "bounds")  # of every table; scores stand behind the settings
 SPREADS = ("low", "high", "seed_std")
 
@@ -37,7 +40,8 @@ SPREADS = ("low", "high", "seed_std")
 def data_columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     """The columns of `rows`: the fixed ones, each score that some row has with its spreads, then what is left."""
     told = dict.fromkeys(name for row in rows for name in row)
-    scores = [name for score in SCORES for name in (score, *_spreads(score)) if score in told]
+    others = [name for name in told if "@" in name and is_score(name) and f"{name}_low" in told]
+    scores = [name for score in (*heads(), *others) for name in (score, *_spreads(score)) if score in told]
     scores += [name for name in WITHIN if name in told]
     fixed = [*IDENTITY, *scores, *COLUMNS[len(IDENTITY) :]]
     return [*fixed, *(name for name in told if name not in fixed)]
@@ -69,6 +73,11 @@ def measured_data(group: SeedGroup) -> DataRow:
         **{name: hardware.get("name" if name == "hardware" else name) for name in MACHINE},
         **{name: protocol.get(name) for name in PROTOCOL},
         "interval_method": (protocol.get("measured") or {}).get("interval_method"),
+        **{
+            f"{name}@{extractor}": scores_of(first, extractor)["metric_protocol"].get(name)
+            for extractor in first["other_extractors"]
+            for name in OF_OTHERS
+        },
     }
 
 
@@ -97,7 +106,7 @@ def published_data(experiment: Experiment, row: Row, printed: Mapping[str, Publi
 def _scores(group: SeedGroup) -> DataRow:
     """Every score with its interval and its spread over seeds, then what is told of one set of images."""
     told: DataRow = {}
-    for name in SCORES:
+    for name in score_names([group]):
         if group.mean(name) is not None:
             low, high = group.interval(name) or (None, None)
             values = (group.mean(name), low, high, group.spread(name))

@@ -13,7 +13,7 @@ from arbench.report.protocols import SCORE, TIME, Marks
 from arbench.report.published import PublishedValue, published_row
 from arbench.report.record import Record
 from arbench.report.tables import NOTHING, Cell, Table, footnotes, mark_best, measured_cell
-from arbench.report.values import SCORES, Quantity, SeedGroup, group_seeds, method_name, quantity
+from arbench.report.values import Quantity, SeedGroup, group_seeds, is_score, method_name, quantity
 
 
 def experiment_table(experiment: Experiment, measured: Mapping[str, Sequence[Record]]) -> Table:
@@ -92,7 +92,7 @@ def printed_values(experiment: Experiment) -> list[PublishedValue]:
 def _printed_cell(value: PublishedValue | None, column: Quantity, marks: Marks, row: Row) -> Cell:
     if value is None:
         return Cell(text=NOTHING)
-    kind = SCORE if column.name in SCORES else TIME
+    kind = SCORE if is_score(column.name) else TIME
     mark = marks.letter(kind, _published_key(row) if kind == SCORE else _timing_key(value))
     return Cell(text=value.value, value=value.number, mark=mark)
 
@@ -110,7 +110,7 @@ def _marks(experiment: Experiment, measured: Mapping[str, Sequence[Record]]) -> 
     marks = Marks()
     for row in experiment.rows:
         printed = published_row(row.published)
-        if any(name in SCORES for name in printed):
+        if any(is_score(name) for name in printed):
             marks.add(SCORE, _published_key(row), _published_text(experiment))
         for value in (printed[name] for name in experiment.columns if name in printed):
             if value.hardware:

@@ -16,7 +16,7 @@ from arbench.report.plots import plot_records
 from arbench.report.protocols import protocol_text
 from arbench.report.record import Record
 from arbench.report.tables import Cell, Table, records_table
-from arbench.report.values import QUANTITIES, method_name, quantity
+from arbench.report.values import QUANTITIES, method_name, quantity, scores_of
 
 # Curves that are drawn where at least two records have both quantities.
 CURVES = (("seconds_per_image", "fid"), ("seconds_per_image", "is_mean"), ("seconds_per_image", "label_accuracy"))
@@ -121,8 +121,9 @@ def _phase_table(records: Sequence[Record]) -> Table | None:
 def _protocol_table(records: Sequence[Record]) -> Table | None:
     seen: dict[str, list[str]] = {}
     for record, name in zip(records, _names(records), strict=True):
-        if record["metrics"]:
-            seen.setdefault(protocol_text(record), []).append(name)
+        for extractor in (None, *record["other_extractors"]):
+            if scores_of(record, extractor)["metrics"]:
+                seen.setdefault(protocol_text(record, extractor), []).append(name)
     rows = tuple((Cell(text=", ".join(dict.fromkeys(names))), Cell(text=text)) for text, names in seen.items())
     return Table(heads=("runs", "protocol"), rows=rows) if rows else None
 

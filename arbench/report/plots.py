@@ -11,9 +11,9 @@ from arbench.files import whole_file
 from arbench.registry import unknown_name
 from arbench.report.curves import Curve, axis_head, record_curves
 from arbench.report.labels import Label, place_labels
-from arbench.report.protocols import SCORE, TIME, Marks, record_marks
+from arbench.report.protocols import SCORE, TIME, Marks
 from arbench.report.record import Record
-from arbench.report.values import SCORES, TIMED, group_seeds
+from arbench.report.values import TIMED, group_seeds, is_score, split_score
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,7 +53,9 @@ def plot_records(
     Raises ValueError where the suffix or a quantity is unknown, or no record has both quantities.
     """
     groups = group_seeds(records)
-    marks = record_marks(group.first for group in groups)
+    marks = Marks()
+    for group in groups:
+        marks.add_record(group.first, extractors={split_score(axis)[1] for axis in (x, y) if is_score(axis)})
     curves = [*record_curves(groups, x, y, marks), *published]
     counted = () if published else groups  # printed scores are not from the number of images of ours
     heads = axis_head(x, counted), axis_head(y, counted)
@@ -62,7 +64,8 @@ def plot_records(
 
 def _notes(marks: Marks, axes: Sequence[str], published: bool) -> list[str]:
     """How scores and times were made, where that differs: among records, or from what is printed."""
-    kinds = [kind for kind, names in ((SCORE, SCORES), (TIME, TIMED)) if set(axes) & set(names)]
+    told_of = {SCORE: any(map(is_score, axes)), TIME: bool(set(axes) & set(TIMED))}
+    kinds = [kind for kind, is_told in told_of.items() if is_told]
     told = [note for kind in kinds for note in marks.footnotes(kind)]
     return [f"{mark}: {text}" if mark else f"measured: {text}" for mark, text in told if mark or published]
 

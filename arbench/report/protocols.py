@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from arbench.report.record import Record
-from arbench.report.values import SCORES, TIMED, lookup, protocol_key, timing_key
+from arbench.report.values import TIMED, is_score, lookup, protocol_key, scores_of, split_score, timing_key
 
 SCORE, TIME = "score", "time"
 
@@ -22,10 +22,14 @@ class Marks:
     def add(self, kind: str, key: str, text: str) -> None:
         self.texts.setdefault((kind, key), text)
 
-    def add_record(self, record: Record, told: str = "") -> None:
-        """Note how the scores and the times that `record` holds were made; `told` stands before each description."""
-        if record["metrics"]:
-            self.add(SCORE, protocol_key(record), f"{told}{protocol_text(record)}")
+    def add_record(self, record: Record, told: str = "", extractors: Iterable[str | None] = (None,)) -> None:
+        """Note how the scores and the times that `record` holds were made; `told` stands before each description.
+
+        Of its extractors, those named; None is its first.
+        """
+        for extractor in extractors:
+            if scores_of(record, extractor)["metrics"]:
+                self.add(SCORE, protocol_key(record, extractor), f"{told}{protocol_text(record, extractor)}")
         if any(lookup(record, name) is not None for name in TIMED):
             self.add(TIME, timing_key(record), timing_text(record))
 
@@ -39,8 +43,8 @@ class Marks:
 
     def of(self, name: str, record: Record) -> str:
         """The mark of the quantity `name` of `record`."""
-        if name in SCORES:
-            return self.letter(SCORE, protocol_key(record))
+        if is_score(name):
+            return self.letter(SCORE, protocol_key(record, split_score(name)[1]))
         return self.letter(TIME, timing_key(record)) if name in TIMED else ""
 
     def footnotes(self, kind: str) -> tuple[tuple[str, str], ...]:
@@ -54,17 +58,19 @@ class Marks:
         return sorted(self.texts, key=lambda known: known[0] == TIME)  # stable: scores first, each as they came
 
 
-def record_marks(records: Iterable[Record], told: str = "") -> Marks:
-    """The protocols of `records`."""
+def record_marks(records: Iterable[Record], names: Iterable[str] = ()) -> Marks:
+    """The protocols of `records`: of their first extractors, and of those that the quantities `names` are by."""
+    extractors = dict.fromkeys([None, *(split_score(name)[1] for name in names)])
     marks = Marks()
     for record in records:
-        marks.add_record(record, told)
+        marks.add_record(record, extractors=extractors)
     return marks
 
 
-def protocol_text(record: Mapping[str, Any]) -> str:
-    """One line on how the scores of `record` were made."""
-    protocol, count = record["metric_protocol"], record["num_images"]
+def protocol_text(record: Mapping[str, Any], extractor: str | None = None) -> str:
+    """One line on how the scores of `record` by an extractor (None: its first) were made."""
+    scored, count = scores_of(record, extractor), record["num_images"]
+    protocol = scored["metric_protocol"]
     evaluator = " ".join(str(protocol[key]) for key in ("evaluator", "evaluator_version") if protocol.get(key))
     estimator = str(protocol.get("kid", "")).partition("; ")[2]  # "100 subsets …; stratified by class"
     parts = [
@@ -73,7 +79,7 @@ def protocol_text(record: Mapping[str, Any]) -> str:
         f"reference {protocol['reference']}{_short_hash(protocol.get('reference_sha256'))}"
         + (f" of {protocol['reference_count']} images" if protocol.get("reference_count") else ""),
         f"resize {protocol['resize']}" if protocol.get("resize") else "",
-        f"KID {estimator}" if estimator and record["metrics"].get("kid") is not None else "",
+        f"KID {estimator}" if estimator and scored["metrics"].get("kid") is not None else "",
         f"evaluator {evaluator}" if evaluator else "",
     ]
     return ", ".join(part for part in parts if part)

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from arbench.evaluation.table import numbers
 from arbench.files import write_whole
 from arbench.registry import unknown_name
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 had one extractor a record
 RECORD_FILE = "record.json"
 
 Record = dict[str, Any]
@@ -32,6 +33,7 @@ FIELDS: dict[str, tuple[tuple[type, ...], bool]] = {
     "labels": ((str, list), True),  # "balanced", "random" or the list of classes asked for
     "metrics": (FOLDED, False),
     "metric_protocol": (FOLDED, False),
+    "other_extractors": (FOLDED, False),  # by name: metrics and metric_protocol of those after the first
     "speed": (FOLDED, False),
     "hardware": (FOLDED, False),  # device, name, cores, memory …
     "versions": (FOLDED, False),  # package: version
@@ -48,13 +50,14 @@ DEFAULTS: dict[str, Any] = {
     "labels": None,
     "metrics": {},
     "metric_protocol": {},
+    "other_extractors": {},
     "speed": {},
     "hardware": {},
     "versions": {},
     "source": {"kind": "measured"},
 }
 WEIGHTS = ("file", "sha256", "which", "tokenizer_file", "tokenizer_sha256")
-METRICS = ("fid", "sfid", "is_mean", "is_std", "precision", "recall", "kid", "kid_std", "label_accuracy", "duplicates")
+SCORED = ("metrics", "metric_protocol")  # of one extractor
 SPEED = (
     "seconds_per_image",  # after warm-up, device synchronised, image writing excluded
     "images_per_second",
@@ -101,7 +104,8 @@ def validate(record: Mapping[str, Any]) -> None:
 def load_record(path: str | Path) -> Record:
     """Read and check a record.json, or the one in a run folder.
 
-    Raises OSError where there is none and ValueError where it is broken or of another schema.
+    A record of an earlier schema is brought to this one. Raises OSError where there is none and ValueError where it is
+    broken or of another schema.
     """
     file = Path(path)
     if file.is_dir():
@@ -111,10 +115,20 @@ def load_record(path: str | Path) -> Record:
     except ValueError as error:
         raise ValueError(f"{file}: not valid JSON ({error}); expected a {RECORD_FILE} written by arbench") from error
     try:
+        record = upgrade(record)
         validate(record)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
     return record
+
+
+def upgrade(record: Any) -> Any:
+    """A record of schema 1 as one of this schema; any other as it is."""
+    if not isinstance(record, Mapping) or record.get("schema") != 1:
+        return record
+    upgraded = {**record, "schema": SCHEMA_VERSION, "other_extractors": {}}
+    known = {name: upgraded.pop(name) for name in FIELDS if name in upgraded}
+    return {**known, **upgraded}
 
 
 def write_record(record: Mapping[str, Any], path: str | Path) -> Path:
@@ -130,13 +144,10 @@ def write_record(record: Mapping[str, Any], path: str | Path) -> Path:
 
 def _check_parts(record: Mapping[str, Any]) -> None:
     """The names and kinds inside the folded fields."""
-    for field, names in (("weights", WEIGHTS), ("metrics", METRICS), ("speed", SPEED)):
+    for field, names in (("weights", WEIGHTS), ("speed", SPEED)):
         _check_names(f"{field} entry", record[field], names)
-    for name, value in record["metrics"].items():
-        _check_type(f"metrics.{name}", value, NUMBER, optional=True)
-    if record["metrics"]:
-        for name in ("extractor", "reference"):
-            _check_type(f"metric_protocol.{name}", record["metric_protocol"].get(name), TEXT, optional=False)
+    _check_scores("", record)
+    _check_other_extractors(record)
     phases = record["speed"].get("phases")
     if phases is not None:
         _check_type("speed.phases", phases, FOLDED, optional=False)
@@ -147,6 +158,31 @@ def _check_parts(record: Mapping[str, Any]) -> None:
     count = record["num_images"]
     if count is not None and count < 1:
         raise ValueError(f"record field 'num_images' is {count}; expected at least 1")
+
+
+def _check_scores(place: str, scored: Mapping[str, Any]) -> None:
+    """Metrics and protocol of one extractor, `place` in the record."""
+    _check_names(f"{place}metrics entry", scored["metrics"], (*numbers(), "duplicates"))
+    for name, value in scored["metrics"].items():
+        _check_type(f"{place}metrics.{name}", value, NUMBER, optional=True)
+    if scored["metrics"]:
+        for name in ("extractor", "reference"):
+            _check_type(f"{place}metric_protocol.{name}", scored["metric_protocol"].get(name), TEXT, optional=False)
+
+
+def _check_other_extractors(record: Mapping[str, Any]) -> None:
+    """Each is named as its protocol names it, and none is the first one again."""
+    for name, scored in record["other_extractors"].items():
+        place = f"other_extractors.{name}."
+        _check_type(place[:-1], scored, FOLDED, optional=False)
+        _check_names(f"entry of {place[:-1]}", scored, SCORED)
+        for part in SCORED:
+            _check_type(f"{place}{part}", scored.get(part), FOLDED, optional=False)
+        _check_scores(place, scored)
+        for protocol, same in ((scored["metric_protocol"], True), (record["metric_protocol"], False)):
+            if (protocol.get("extractor") == name) != same:
+                told = f"is of {protocol.get('extractor')!r}" if same else "is the first one again"
+                raise ValueError(f"record field {place[:-1]!r} {told}; expected each extractor once, by its own name")
 
 
 def _check_names(kind: str, given: Mapping[str, Any], names: Any) -> None:

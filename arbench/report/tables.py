@@ -12,18 +12,18 @@ from arbench.report.protocols import SCORE, TIME, Marks, record_marks, timing_te
 from arbench.report.record import Record
 from arbench.report.values import (
     FULL_COUNT,
-    QUANTITIES,
-    SCORES,
     Quantity,
     SeedGroup,
     fid_name,
     group_seeds,
+    quantity,
+    score_names,
+    split_score,
     varying,
     varying_within_methods,
 )
 from arbench.settings import NUM_ITER, SETTINGS
 
-RESULT_COLUMNS = (*SCORES, "seconds_per_image", "peak_memory_gib")
 NOTHING = "–"  # in a cell
 
 
@@ -61,8 +61,8 @@ def records_table(records: Sequence[Record], title: str = "") -> Table:
     if not records:
         raise ValueError("no records to tabulate; expected at least one run folder or record.json")
     groups = _in_order(group_seeds(records))
-    columns = [QUANTITIES[name] for name in _columns(groups)]
-    marks = record_marks(group.first for group in groups)
+    columns = [quantity(name) for name in _columns(groups)]
+    marks = record_marks((group.first for group in groups), [column.name for column in columns])
     names, texts = row_names(groups)
     cells = [[measured_cell(group, column, marks) for column in columns] for group in groups]
     rows = [
@@ -100,7 +100,7 @@ def _in_order(groups: Sequence[SeedGroup]) -> list[SeedGroup]:
     place = {model: index for index, model in enumerate(models)}
 
     def key(group: SeedGroup) -> tuple:
-        settings = (QUANTITIES[name].rank(group.mean(name)) for name in SETTINGS)
+        settings = (quantity(name).rank(group.mean(name)) for name in SETTINGS)
         return place[group.first["method"], group.first["model"]], group.mean("steps") or 0, *settings
 
     return sorted(groups, key=key)
@@ -116,7 +116,8 @@ def _columns(groups: Sequence[SeedGroup]) -> list[str]:
     told = {*varying_within_methods(groups, SETTINGS), *varying(groups, ["cfg_scale"])} - {NUM_ITER.name}
     settings = [name for name in SETTINGS if name in told]
     sizes = ["batch_size"] if len(varying(groups, ["batch_size"])) else []
-    return [name for name in ("params_m", "steps", *settings, *sizes, *RESULT_COLUMNS) if has(name)]
+    results = (*score_names(groups), "seconds_per_image", "peak_memory_gib")
+    return [name for name in ("params_m", "steps", *settings, *sizes, *results) if has(name)]
 
 
 def measured_cell(group: SeedGroup, column: Quantity, marks: Marks) -> Cell:
@@ -133,8 +134,8 @@ def measured_cell(group: SeedGroup, column: Quantity, marks: Marks) -> Cell:
 
 def _head(column: Quantity, groups: Sequence[SeedGroup]) -> str:
     """A FID column over one number of images is named by it."""
-    counts = {group.first["num_images"] for group in groups if group.mean("fid") is not None}
-    if column.name != "fid" or len(counts) != 1:
+    counts = {group.first["num_images"] for group in groups if group.mean(column.name) is not None}
+    if split_score(column.name)[0] != "fid" or len(counts) != 1:
         return column.head
     return column.head.replace("FID", fid_name(counts.pop()))
 

@@ -7,9 +7,10 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from arbench.evaluation.table import heads
 from arbench.registry import unknown_name
 from arbench.report.record import Record
 from arbench.settings import SETTINGS
@@ -74,13 +75,6 @@ QUANTITIES: dict[str, Quantity] = {
         _quantity("params_m", "parameters", "M"),
         _quantity("mlp_params_m", "head parameters", "M"),
         _quantity("steps", "steps"),
-        _quantity("fid", "FID", "", "lower", decimals=2),
-        _quantity("sfid", "sFID", "", "lower", decimals=2),
-        _quantity("is_mean", "IS", "", "higher", decimals=2),
-        _quantity("precision", "precision", "", "higher", decimals=3),
-        _quantity("recall", "recall", "", "higher", decimals=3),
-        _quantity("kid", "KID", "", "lower"),
-        _quantity("label_accuracy", "label accuracy", "%", "higher", decimals=1, scale=100.0),
         _quantity("seconds_per_image", "time", "s/image", "lower"),
         _quantity("seconds_per_batch", "time", "s/batch", "lower"),
         _quantity("seconds_per_video", "time", "s/video", "lower"),
@@ -109,16 +103,48 @@ SHORT_NAMES = {"is": "is_mean"}  # as `--metrics` has them, where records say mo
 # Entries of metric_protocol that tell what one evaluation found, not how scores are made.
 OF_ONE_RUN = ("measured", "warnings", "fid_name")
 METHOD_NAMES = {"dit": "DiT"}  # those that are not written in capitals
-SCORES = ("fid", "sfid", "is_mean", "precision", "recall", "kid", "label_accuracy")
 TIMED = ("seconds_per_image", "images_per_second", "generator", "head", "decode", "peak_memory_gib")
 
 
 def quantity(name: str) -> Quantity:
-    """The `Quantity` called `name`, or by its short name; ValueError names the nearest where there is none."""
-    name = SHORT_NAMES.get(name, name)
-    if name not in QUANTITIES:
-        raise unknown_name("quantity", name, [*QUANTITIES, *SHORT_NAMES])
-    return QUANTITIES[name]
+    """The `Quantity` called `name`, or by its short name; a score may name its extractor, as in `fid@inception`.
+
+    ValueError names the nearest where there is none.
+    """
+    score, extractor = split_score(name)
+    score = SHORT_NAMES.get(score, score)
+    if score in QUANTITIES and extractor is None:
+        return QUANTITIES[score]
+    head = heads().get(score)
+    if head is None:
+        raise unknown_name("quantity", name, [*heads(), *QUANTITIES, *SHORT_NAMES])
+    if extractor is None:
+        return Quantity(**asdict(head))
+    return Quantity(**{**asdict(head), "name": f"{score}@{extractor}", "title": f"{head.title} ({extractor})"})
+
+
+def split_score(name: str) -> tuple[str, str | None]:
+    """`fid@inception` as ("fid", "inception"); without an extractor, the record's first one is meant: None."""
+    score, _, extractor = name.partition("@")
+    return score, extractor or None
+
+
+def is_score(name: str) -> bool:
+    """Whether `name` is that of a metric, with or without its extractor."""
+    return split_score(name)[0] in heads()
+
+
+def score_names(groups: Sequence[SeedGroup]) -> list[str]:
+    """The scores that `groups` may have: those of their first extractors, then the others' as `fid@inception`."""
+    others = dict.fromkeys(extractor for group in groups for extractor in group.first["other_extractors"])
+    return [f"{score}{by}" for by in ("", *(f"@{extractor}" for extractor in others)) for score in heads()]
+
+
+def scores_of(record: Mapping[str, Any], extractor: str | None = None) -> Mapping[str, Any]:
+    """`metrics` and `metric_protocol` by the record's extractor of that name (None: its first), empty without."""
+    if extractor in (None, record["metric_protocol"].get("extractor")):
+        return record
+    return record["other_extractors"].get(extractor, {"metrics": {}, "metric_protocol": {}})
 
 
 def method_name(method: str) -> str:
@@ -127,7 +153,13 @@ def method_name(method: str) -> str:
 
 
 def lookup(record: Mapping[str, Any], name: str) -> Any:
-    """What `record` holds under `name` (metrics, speed, phases, sampling, then its own fields), or None."""
+    """What `record` holds under `name` (metrics, speed, phases, sampling, then its own fields), or None.
+
+    `fid@inception` is what that extractor says.
+    """
+    score, extractor = split_score(name)
+    if extractor is not None:
+        return scores_of(record, extractor)["metrics"].get(score)
     speed = record["speed"]
     for part in (record["metrics"], speed, speed.get("phases") or {}, record["sampling"], record):
         if part.get(name) is not None:
@@ -185,7 +217,9 @@ class SeedGroup:
         One record's is its own. Of several seeds, whose images are independent, distances from the mean add in squares:
         what training varies is not in it, but in `spread`.
         """
-        told = [_at(record, ("metric_protocol", "measured", "intervals", name)) for record in self.records]
+        score, extractor = split_score(name)
+        path = ("metric_protocol", "measured", "intervals", score)
+        told = [_at(scores_of(record, extractor), path) for record in self.records]
         values = self._values(name)
         if None in told or None in values:
             return None
@@ -233,9 +267,10 @@ def _usual_times_first(records: tuple[Record, ...]) -> tuple[Record, ...]:
     return tuple(sorted(records, key=lambda record: _times_key(record) != usual))
 
 
-def protocol_key(record: Mapping[str, Any]) -> str:
-    """A text that is equal for two records exactly when their scores may stand in one column."""
-    protocol = {name: value for name, value in record["metric_protocol"].items() if name not in OF_ONE_RUN}
+def protocol_key(record: Mapping[str, Any], extractor: str | None = None) -> str:
+    """A text that is equal for two records exactly when their scores by an extractor may stand in one column."""
+    told = scores_of(record, extractor)["metric_protocol"]
+    protocol = {name: value for name, value in told.items() if name not in OF_ONE_RUN}
     return json.dumps([protocol, record["num_images"]], sort_keys=True)
 
 
@@ -290,6 +325,7 @@ def _identity(record: Record) -> str:
     named = [source[key] for key in ("experiment", "row", "again") if key in source]
     deciding = ("method", "model", "tokenizer", "sampling", "num_images", "labels")
     parts = [named, [record[name] for name in deciding], protocol_key(record), record["hardware"].get("dtype")]
+    parts += [protocol_key(record, extractor) for extractor in sorted(record["other_extractors"])]
     if not named:  # the seeds of one experiment row may each have been trained anew, and run on any machine
         parts += [record["weights"], timing_key(record)]
     return json.dumps(parts, sort_keys=True)

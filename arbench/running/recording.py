@@ -18,7 +18,7 @@ from arbench.running.job import Job
 from arbench.sampling.run_folder import RunFolder
 
 EXCLUDED = "loading, a warm-up draw, writing images, evaluation"
-PROTOCOL = "metric_protocol"
+PROTOCOL, OTHERS = "metric_protocol", "other_extractors"
 FEATURES = "features"  # of shards that are drawn already; in the run folder until its record is written
 
 
@@ -92,8 +92,9 @@ def make_record(job: Job, folder: RunFolder, scores: dict[str, Any]) -> Record:
         seed=images["seed"],
         num_images=images["num_images"],
         labels=images["labels"],
-        metrics={name: value for name, value in scores.items() if name != PROTOCOL},
+        metrics={name: value for name, value in scores.items() if name not in (PROTOCOL, OTHERS)},
         metric_protocol=scores.get(PROTOCOL, {}),
+        other_extractors=scores.get(OTHERS, {}),
         speed={**speed(folder), "steps": job.steps, "flops_per_image": flops_per_image(parts)},
         hardware={**describe_hardware(parts.device, job.mine.count), "dtype": images["dtype"]},
         versions=versions(),
