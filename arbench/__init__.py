@@ -15,6 +15,7 @@ _PUBLIC = {
     "load_generator": "arbench.weights.load",
     "generate": "arbench.sampling.loop",
     "FixedNoise": "arbench.noise",
+    "to_pil": "arbench.images",
     "run": "arbench.runner",
     "evaluate": "arbench.evaluation.metrics",
     "FrechetStatistics": "arbench.evaluation.statistics",
@@ -24,6 +25,7 @@ __all__ = ["__version__", *_PUBLIC]
 if TYPE_CHECKING:
     from arbench.evaluation.metrics import evaluate as evaluate
     from arbench.evaluation.statistics import FrechetStatistics as FrechetStatistics
+    from arbench.images import to_pil as to_pil
     from arbench.noise import FixedNoise as FixedNoise
     from arbench.runner import run as run
     from arbench.sampling.loop import generate as generate

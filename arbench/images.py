@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
 
 
 def check_finite(values: Tensor, what: str) -> None:
@@ -33,6 +37,20 @@ def to_uint8(images: Tensor) -> np.ndarray:
 def to_float(images: np.ndarray) -> Tensor:
     """uint8 (B, H, W, 3) to float32 (B, 3, H, W) in [-1, 1]."""
     return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+
+
+def to_pil(images: Tensor | np.ndarray) -> list[Picture]:
+    """Pillow images of floats (B, 3, H, W) in [-1, 1], or of uint8 (B, H, W, 3); ValueError for anything else."""
+    from PIL import Image
+
+    shape, dtype = tuple(images.shape), str(images.dtype).removeprefix("torch.")
+    if isinstance(images, Tensor) and images.is_floating_point() and images.dim() == 4 and shape[1] == 3:
+        images = to_uint8(images)
+    elif not (dtype == "uint8" and len(shape) == 4 and shape[3] == 3):
+        raise ValueError(
+            f"images of shape {shape}, {dtype}: expected floats (B, 3, H, W) in [-1, 1] or uint8 (B, H, W, 3)"
+        )
+    return [Image.fromarray(np.ascontiguousarray(image)) for image in np.asarray(images)]
 
 
 def resize_bicubic(images: Tensor, size: int) -> Tensor:

@@ -12,6 +12,7 @@ from arbench.distributed import by_first, tell_all
 from arbench.hardware import peak_memory_gib, reset_peak_memory
 from arbench.parts import RANDOM, class_names
 from arbench.progress import image_progress
+from arbench.report.notebook import RunRecord
 from arbench.report.record import Record, load_record, write_record
 from arbench.running.job import AUTO, IF_STARTED, Job, RunRequest, check_evaluation, prepare
 from arbench.running.recording import FEATURES, feature_observer, is_scored, make_record, score
@@ -23,8 +24,8 @@ from arbench.sampling.run_folder import RunFolder, resume_run, same_runs, start_
 WARM_UP_IMAGES = 8  # on the CPU; on a GPU a whole batch, whose shape decides which kernels are chosen
 
 
-def run(**request: Any) -> Record:
-    """Sample, evaluate, write a run folder; returns the record that its record.json holds.
+def run(**request: Any) -> RunRecord:
+    """Sample, evaluate, write a run folder; returns the record that its record.json holds, a dict with its `folder`.
 
     Keywords, all optional: `method` ("mar", "par", "ar") or `model` (a preset, or a family with `weights` and
     `tokenizer`) say what runs, alone the embedded digits default; `weights`, `tokenizer_weights` (a file, or "random"),
@@ -39,7 +40,8 @@ def run(**request: Any) -> Record:
     of the same settings gets `-2`), an unfinished one must be resumed. Under `torchrun` all processes share the work
     and those other than the first return an empty dict. Raises ValueError or OSError for a user's mistake.
     """
-    return execute(RunRequest.of(**request))[1]
+    folder, record = execute(RunRequest.of(**request))
+    return RunRecord(record, folder if record else None)
 
 
 def execute(request: RunRequest, *, say: Callable[[str], None] = lambda line: None) -> tuple[Path, Record]:

@@ -15,7 +15,7 @@ from arbench.generators.presets import PRESETS, Preset
 from arbench.images import resize_bicubic, to_uint8
 from arbench.parts import load_parts
 from arbench.running.samples import parse_labels, sample_rows
-from arbench.sampling.grid import cell_size, draw_grid, shorten
+from arbench.sampling.grid import MARGIN, cell_size, draw_grid, fit_caption, shorten
 from arbench.sampling.loop import generate
 from arbench.tokenizer import decode_tokens
 from arbench.weights.load import load_generator
@@ -167,11 +167,55 @@ def test_small_pictures_are_enlarged_by_a_whole_factor_with_sharp_pixels():
     assert [cell_size(side) for side in (8, 32, 48, 64, 256, 512)] == [64, 64, 96, 64, 256, 256]
     image = np.zeros((1, 32, 32, 3), np.uint8)
     image[0, 0, 0] = (255, 0, 0)
-    page = draw_grid([("0", image), ("1", image)])
+    page = draw_grid([("0", np.repeat(image, 2, axis=0)), ("1", image)])
     red = (page == (255, 0, 0)).all(axis=-1)
-    assert red.sum() == 2 * 4  # one pixel of each picture, 2 × 2
+    assert red.sum() == 3 * 4  # one pixel of each picture, 2 × 2
 
 
 def test_long_names_are_cut_at_a_word():
     assert shorten("golden retriever") == "golden retriever"
     assert shorten("monarch, monarch butterfly, milkweed butterfly") == "monarch, monarch …"
+
+
+def test_eight_labels_are_eight_tiles_with_their_names_below():
+    image = np.zeros((1, 32, 32, 3), np.uint8)
+    page = draw_grid([(str(label), image) for label in range(8)])
+    black = (page == 0).all(axis=-1)
+    assert black.sum() == 8 * 64 * 64
+    assert [len(np.flatnonzero(np.diff(black.any(axis=axis).astype(int)) == 1)) for axis in (0, 1)] == [4, 2]
+    assert page.shape[1] < 5 * 64 + 2 * MARGIN
+
+
+def test_names_fit_their_tile():
+    def fitted(room):
+        return fit_caption("golden retriever, dog", lambda text: len(text) <= room)
+
+    assert [fitted(room) for room in (30, 16, 10, 5, 0)] == [
+        "golden retriever, dog", "golden retriever", "golden …", "gold…", "",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "start"), [("x.jpg", b"\xff\xd8"), ("x.webp", b"RIFF"), ("x.pdf", b"%PDF"), ("x.PNG", b"\x89PNG")]
+)
+def test_the_suffix_is_the_format(name, start, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "COMMAND_MODULES", ("sample",))
+    out = tmp_path / name
+    assert (
+        cli.run_command(["sample", "--method", "par", "--weights", "random", "--labels", "3", "--out", str(out)]) == 0
+    )
+    assert out.read_bytes().startswith(start)
+
+
+def test_a_folder_takes_single_images_by_class_and_index(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "COMMAND_MODULES", ("sample",))
+    arguments = ["sample", "--method", "par", "--weights", "random", "--labels", "3,7,3", "--seed", "1"]
+    names = ["3_0.png", "3_1.png", "7_0.png"]
+    for out in (f"{tmp_path}/new/", str(tmp_path / "new")):
+        assert cli.run_command([*arguments, "--out", out]) == 0
+        assert sorted(path.name for path in (tmp_path / "new").iterdir()) == names
+    both = load_parts("par", weights="random", device=torch.device("cpu"))
+    expected = [images[0] for _, images in sample_rows(both, [3, 7, 3], 1, seed=1)]
+    for name, image in zip(("3_0", "7_0", "3_1"), expected, strict=True):
+        with Image.open(tmp_path / "new" / f"{name}.png") as picture:
+            assert np.array_equal(np.asarray(picture), image)

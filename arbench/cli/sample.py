@@ -18,13 +18,19 @@ EXAMPLES = """Examples:
 
   arbench sample --model mar-b --weights mar-base.safetensors --tokenizer-weights kl16.ckpt --labels 207,monarch
 """
-DEFAULT_OUT = Path("grid.png")
+DEFAULT_OUT = "grid.png"
 DEFAULT_PER_CLASS = 8
 
 Labels = Annotated[
     Optional[str], typer.Option("--labels", help="Classes by number, or by name for ImageNet; all of ten by default.")
 ]
-PerClass = Annotated[int, typer.Option("--per-class", help="Images a class.")]
+PerClass = Annotated[
+    Optional[int], typer.Option("--per-class", help="Images a class; 1 of listed labels, else 8.", show_default=False)
+]
+Target = Annotated[
+    Optional[str],
+    typer.Option("--out", "-o", help="A .png, .jpg, .webp or .pdf, or a folder (ending in /) for single images."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -42,15 +48,17 @@ def sample(
     tokenizer_weights: options.TokenizerWeights = None,
     which: options.Which = "ema",
     labels: Labels = None,
-    per_class: PerClass = DEFAULT_PER_CLASS,
+    per_class: PerClass = None,
     seed: options.Seed = 0,
-    out: options.Out = None,
+    out: Target = None,
     batch_size: options.BatchSize = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "float32",
 ) -> None:
-    """Draw images for chosen classes and write them as one grid, a row a class."""
+    """Draw images for chosen classes and write them as one grid, or singly into a folder."""
     target = check_target(out or DEFAULT_OUT)
+    if per_class is None:
+        per_class = DEFAULT_PER_CLASS if labels is None else 1
     chosen = given_options(ctx)
 
     from arbench.hardware import resolve_device, resolve_dtype
@@ -59,7 +67,7 @@ def sample(
     from arbench.progress import image_progress
     from arbench.running.job import AUTO, count_steps, require_batch_size, require_whole
     from arbench.running.samples import parse_labels, sample_rows
-    from arbench.sampling.grid import MOST_ROWS, save_grid
+    from arbench.sampling.grid import MOST_ROWS, save_grid, save_singles
 
     require_whole("per_class", per_class, 1)
     check_seed(seed)
@@ -83,17 +91,28 @@ def sample(
         rows = sample_rows(
             parts, classes, per_class, seed=seed, batch_size=batch, progress=progress, step=progress.step
         )
-    save_grid(target, rows)
-    print(target)
+    if target.is_dir():
+        print(*save_singles(target, rows), sep="\n")
+    else:
+        save_grid(target, rows)
+        print(target)
 
 
-def check_target(path: Path) -> Path:
-    """`path`, its folder made; before anything is drawn. ValueError unless it ends in .png, OSError if unwritable."""
-    if path.suffix.lower() != ".png":
-        raise unknown_name("suffix of --out", path.suffix, [".png"])
+def check_target(text: str) -> Path:
+    """Where to write, its folder made; before anything is drawn.
+
+    A folder is one that exists or a name that ends in a slash. Raises ValueError for a suffix of no picture, OSError
+    where nothing can be written.
+    """
+    from arbench.sampling.grid import FORMATS
+
+    path = Path(text)
+    if path.is_dir() or text.endswith("/"):
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+    if path.suffix.lower() not in FORMATS:
+        raise unknown_name("suffix of --out (a folder ends in /)", path.suffix, FORMATS)
     if path.parent.exists() and not path.parent.is_dir():
         raise NotADirectoryError(f"{path.parent} is no folder; expected one to write {path.name} into")
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; expected the name of a PNG file")
     return path

@@ -1,0 +1,44 @@
+"""What Python users look at: images as Pillow's, and a record that a notebook shows."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+
+import arbench
+from arbench.images import to_float, to_uint8
+
+
+def test_floats_and_bytes_become_the_same_pictures():
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 6, 3), dtype=np.uint8)
+    for images in (to_float(pixels), pixels, torch.from_numpy(pixels)):
+        pictures = arbench.to_pil(images)
+        assert [picture.size for picture in pictures] == [(6, 4)] * 2
+        assert np.array_equal(np.stack([np.asarray(picture) for picture in pictures]), pixels)
+    assert np.array_equal(to_uint8(to_float(pixels)), pixels)
+
+
+@pytest.mark.parametrize(
+    "images", [torch.zeros(2, 4, 6, 3), torch.zeros(3, 4, 6), np.zeros((1, 3, 4, 6)), np.zeros((1, 3, 4, 6), np.uint8)]
+)
+def test_anything_else_is_no_picture(images):
+    with pytest.raises(ValueError, match=r"expected floats \(B, 3, H, W\)"):
+        arbench.to_pil(images)
+
+
+def test_a_record_shows_itself_and_is_the_dict_of_its_file(tmp_path):
+    record = arbench.run(method="par", weights="random", num_images=2, evaluate=False, out=tmp_path)
+    assert isinstance(record, dict)
+    assert json.loads(json.dumps(record)) == json.loads((record.folder / "record.json").read_text()) == record
+    shown = record._repr_html_()
+    assert "<table" in shown
+    assert str(record.folder) in shown
+    (data,) = re.findall(r'src="data:image/png;base64,([^"]*)"', shown)
+    assert base64.b64decode(data) == (record.folder / "grid.png").read_bytes()
+    assert "http" not in shown
+    assert "<script" not in shown
