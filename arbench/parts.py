@@ -15,6 +15,7 @@ from arbench.generators.presets import PRESETS, Preset, get_preset
 from arbench.registry import unknown_name
 from arbench.settings import resolve_settings, warn_of_last_timesteps
 from arbench.weights.cards import cards_for, find_weights, how_to_get
+from arbench.weights.provenance import Provenance, describe_tokenizer, read_provenance, require_tokenizer
 
 METHODS = ("mar", "par", "ar", "dit")
 DEFAULT_METHOD = "mar"
@@ -45,6 +46,7 @@ class Parts:
     generator: Any
     tokenizer: Any
     tokenizer_name: str
+    tokenizer_config: dict[str, Any] = field(default_factory=dict)
     weights: dict[str, Any]  # the record's entry: files and SHA-256
     sampling: dict[str, Any]  # every sampling setting, resolved
     device: torch.device
@@ -72,13 +74,18 @@ class Parts:
         return sum(parameter.numel() for parameter in self.generator.parameters()) / 1e6
 
 
-def choose_model(method: str | None, model: str | None) -> str:
-    """The generator that `method` and `model` name together; the embedded digits model where only a method is given.
+def choose_model(method: str | None, model: str | None, told: Provenance | None = None) -> str:
+    """The generator that `method` and `model` name together; where no model is given, what the weights say that they
+    are (`told`), else the embedded digits model.
 
-    Raises ValueError for an unknown method or model, and where the two disagree.
+    Raises ValueError for an unknown method or model, and where they disagree.
     """
     if method is not None and method not in METHODS:
         raise unknown_name("method", method, METHODS)
+    if model is None and told is not None and method in (None, told.method):
+        return told.name if told.name in PRESETS else told.method
+    if model is None and told is not None and (method, told.method) != ("par", "ar"):  # an AR is a PAR with n = 1
+        raise ValueError(f"{told.path}: holds {told.method} weights; expected --method {told.method}, not {method}")
     if model is None:
         return f"{method or DEFAULT_METHOD}-digits"
     if model not in PRESETS and model not in METHODS:
@@ -112,12 +119,21 @@ def load_parts(
     from arbench.tokenizer import load_tokenizer
     from arbench.weights.load import load_generator
 
-    name = choose_model(method, model)
+    told = read_provenance(weights)
+    name = choose_model(method, model, told)
     preset = PRESETS.get(name)
-    tokenizer_name = tokenizer or (preset.tokenizer if preset else None)
+    if weights is None:
+        weights = find_generator_weights(name, preset)
+        told = read_provenance(weights)
+    own = told.tokenizer if told else None
+    tokenizer_name = tokenizer or (own.name if own else None) or (preset.tokenizer if preset else None)
     if tokenizer_name is None:
         raise ValueError(f"model {name!r} is a family without a tokenizer of its own; expected --tokenizer NAME")
-    weights = find_generator_weights(name, preset) if weights is None else weights
+    require_released_tokenizer(name, preset, weights, tokenizer_name, told)
+    if own is not None and tokenizer_name == own.name and not tokenizer_config:
+        tokenizer_config = own.config
+    if tokenizer_weights is None:
+        tokenizer_weights = given_by_hand(told, tokenizer_name)
     if tokenizer_weights is None:
         tokenizer_weights = find_tokenizer_weights(tokenizer_name, may_be_random=str(weights) == RANDOM)
     files = [Path(file) for file in (weights, tokenizer_weights) if file is not None and str(file) != RANDOM]
@@ -131,6 +147,9 @@ def load_parts(
             tokenizer_name, weights=tokenizer_weights, device=device, dtype=decode_dtype, **(tokenizer_config or {})
         )
     generator.eval()
+    if own is not None and str(tokenizer_weights) != RANDOM and device.type != "meta":
+        file = None if tokenizer_weights is None else Path(tokenizer_weights)
+        require_tokenizer(told, describe_tokenizer(tokenizer_name, decoder, file, tokenizer_config or {}))
     # The settings of the run become the generator's own, so that they hold, and are warned of once.
     generator.default_sampling = resolve_sampling(generator, sampling or {})
     size = check_fit(name, generator, tokenizer_name, decoder)
@@ -140,6 +159,7 @@ def load_parts(
         generator=generator,
         tokenizer=decoder,
         tokenizer_name=tokenizer_name,
+        tokenizer_config=dict(tokenizer_config or {}),
         weights={
             "which": which,
             **weights_facts("", weights),
@@ -178,6 +198,35 @@ def check_fit(model: str, generator: Any, tokenizer_name: str, tokenizer: Any) -
         )
     patch = getattr(generator.config, "patch_size", 1) if generator.kind == "continuous" else 1
     return generator.grid[0] * patch * tokenizer.downsample
+
+
+def given_by_hand(told: Provenance | None, tokenizer: str) -> Path | None:
+    """The tokenizer's file that was given when the weights were trained, None where it goes by its name.
+
+    Raises ValueError where that file is no longer there.
+    """
+    if told is None or told.tokenizer is None or told.tokenizer_file is None or told.tokenizer.name != tokenizer:
+        return None
+    if not told.tokenizer_file.is_file():
+        raise ValueError(
+            f"{told.path}: was trained with the tokenizer file {told.tokenizer_file}, which is not there; "
+            f"expected --tokenizer-weights FILE with SHA-256 {told.tokenizer.sha256}"
+        )
+    return told.tokenizer_file
+
+
+def require_released_tokenizer(
+    model: str, preset: Preset | None, weights: str | Path, tokenizer: str, told: Provenance | None
+) -> None:
+    """Raise ValueError where a release's own file, which says nothing of its tokenizer, is given another one."""
+    if told is not None or preset is None or tokenizer == preset.tokenizer:
+        return
+    released = [card for card in cards_for(model) if Path(weights).as_posix().endswith(card.file)]
+    if released:
+        raise ValueError(
+            f"{weights}: the released weights of {model!r} were trained on the tokens of {preset.tokenizer!r}, which "
+            f"{tokenizer!r} cannot decode; expected --tokenizer {preset.tokenizer}, or other --weights"
+        )
 
 
 def find_generator_weights(name: str, preset: Preset | None) -> Path:

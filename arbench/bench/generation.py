@@ -29,6 +29,7 @@ from arbench.sampling.memory import LARGEST_BATCH, automatic_batch, estimate_mem
 from arbench.sampling.produce import Pipeline
 from arbench.weights.cards import find_weights
 from arbench.weights.load import shipped_weights
+from arbench.weights.provenance import Provenance
 
 INCLUDES = "labels to uint8 images in host memory, guidance and decode included"
 EXCLUDES = "loading, the warm-up batch (told apart), writing images"
@@ -64,10 +65,14 @@ def weights_or_random(model: str) -> Path | str:
     return found if found is not None and found.is_file() else RANDOM
 
 
-def tokenizer_weights_or_random(tokenizer: str | None, model: str) -> Path | str | None:
-    """The weights of `tokenizer`, or of the one that belongs to `model`; "random" where they are not here."""
-    name = tokenizer or (PRESETS[model].tokenizer if model in PRESETS else None)
-    return None if name is None else find_tokenizer_weights(name, may_be_random=True)
+def tokenizer_weights_or_random(tokenizer: str | None, model: str, told: Provenance | None = None) -> Path | str | None:
+    """The weights of `tokenizer`, or of the one that belongs to the generator's file (`told`) or to `model`; "random"
+    where they are not here. None leaves it to what the file says."""
+    own = told.tokenizer.name if told is not None and told.tokenizer is not None else None
+    name = tokenizer or own or (PRESETS[model].tokenizer if model in PRESETS else None)
+    if name is None or (told is not None and name == own and told.tokenizer_file is not None):
+        return None
+    return find_tokenizer_weights(name, may_be_random=True)
 
 
 def native_size(tokenizer: str) -> int:

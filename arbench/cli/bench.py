@@ -85,7 +85,7 @@ def bench(
     if out is not None:  # a mistake shows before anything is measured
         out.parent.mkdir(parents=True, exist_ok=True)
 
-    if tokenizer is not None and method is None and model is None:
+    if tokenizer is not None and method is None and model is None and weights is None:
         result = time_tokenizer(tokenizer, batch, chosen)
     else:
         result = time_generation(batch, repeats, seed, compare, chosen)
@@ -152,15 +152,17 @@ def load_for_speed(chosen: dict[str, Any]) -> Parts:
     from arbench.bench.generation import tokenizer_weights_or_random, weights_or_random
     from arbench.hardware import resolve_device, resolve_dtype
     from arbench.parts import choose_model, load_parts
+    from arbench.weights.provenance import read_provenance
 
-    model, tokenizer = choose_model(chosen.get("method"), chosen.get("model")), chosen.get("tokenizer")
+    told = read_provenance(chosen.get("weights"))
+    model, tokenizer = choose_model(chosen.get("method"), chosen.get("model"), told), chosen.get("tokenizer")
     device, dtype = resolve_device(chosen.get("device", "auto")), resolve_dtype(chosen.get("dtype", "float32"))
     return load_parts(
         chosen.get("method"),
-        model,
+        model if told is None else chosen.get("model"),
         tokenizer=tokenizer,
         weights=chosen.get("weights") or weights_or_random(model),
-        tokenizer_weights=chosen.get("tokenizer_weights") or tokenizer_weights_or_random(tokenizer, model),
+        tokenizer_weights=chosen.get("tokenizer_weights") or tokenizer_weights_or_random(tokenizer, model, told),
         which=chosen.get("which", "ema"),
         device=device,
         dtype=dtype,

@@ -161,12 +161,10 @@ def run_row(experiment: Experiment, row: Row, seed: int, out: Path, changes: dic
 
 def trained(row: Row, seed: int, out: Path) -> Path:
     """The weights of a row that is trained from scratch, trained now where they are not there yet."""
-    from arbench.cli.train import progress_bar
-    from arbench.reproduction.training import trained_weights, training_job
+    from arbench.cli.progress import progress_bar
+    from arbench.reproduction.training import trained_weights
 
-    job = training_job(row, seed)
-    with progress_bar(f"{row.name}, seed {seed}", job.config.steps) as watch:
-        return trained_weights(row, seed, out / "trained", watch)
+    return trained_weights(row, seed, out / "trained", progress_bar)
 
 
 def is_unfinished(folder: Path) -> bool:

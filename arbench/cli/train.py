@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from arbench.cli import options
+from arbench.cli.progress import progress_bar
 
 if TYPE_CHECKING:
     from arbench.training.jobs import Job
@@ -23,6 +22,10 @@ TRAIN_EXAMPLES = """Examples:
   arbench train --method mar --model mar-b --data DIR --tokenizer-weights kl16.ckpt --dtype bfloat16
 
   arbench train --experiment par/table4 --row a-without --data DIR --tokenizer-weights vq_ds16_c2i.pt
+
+  arbench train --method mar --tokenizer my_module:MyTokenizer --data DIR --size 64
+
+  arbench train --config runs/train/mar-digits/config.yaml --out again
 
   torchrun --nproc_per_node=8 -m arbench train --method mar --model mar-b --data DIR --tokenizer-weights kl16.ckpt
 """
@@ -39,11 +42,12 @@ ExperimentName = Annotated[
     Optional[str], typer.Option("--experiment", help="A paper's table, e.g. mar/table1, or a file: my.yaml.")
 ]
 RowName = Annotated[Optional[str], typer.Option("--row", help="The row of the experiment whose generator is trained.")]
-Config = Annotated[Optional[str], typer.Option("--config", help="A set of recipes: digits.")]
+Config = Annotated[Optional[str], typer.Option("--config", help="Recipes (digits), or a config.yaml.")]
 Target = Annotated[Optional[str], typer.Option("--target", help="What to train of a set of recipes, or 'all'.")]
 Steps = Annotated[Optional[int], typer.Option("--steps", help="Optimiser steps; the recipe's where not given.")]
 TrainBatch = Annotated[Optional[int], typer.Option("--batch-size", help="Images a step.")]
 Rate = Annotated[Optional[float], typer.Option("--learning-rate", help="Peak learning rate.")]
+Init = Annotated[Optional[str], typer.Option("--init", help="Weights to start from (--which of them).")]
 Size = Annotated[Optional[int], typer.Option("--size", help="Image side in pixels; ADM's centre crop brings it there.")]
 Views = Annotated[int, typer.Option("--views", min=1, help="Augmented views of each image.")]
 Flip = Annotated[bool, typer.Option("--flip", help="Mirror views at random.")]
@@ -65,6 +69,8 @@ def train(
     data: options.Data = None,
     tokenizer: options.Tokenizer = None,
     tokenizer_weights: options.TokenizerWeights = None,
+    init: Init = None,
+    which: options.Which = "ema",
     steps: Steps = None,
     batch_size: TrainBatch = None,
     learning_rate: Rate = None,
@@ -76,8 +82,12 @@ def train(
     out: options.Out = None,
     resume: options.Resume = False,
 ) -> None:
-    """Train a tokenizer, the digits classifier or a generator, and write its averaged weights as safetensors."""
+    """Train a tokenizer, the digits classifier or a generator, and write its averaged weights as safetensors.
+
+    A generator takes channels, codes and grid from the tokenizer. config.yaml beside the weights repeats the training.
+    """
     from arbench.experiment import load_experiment
+    from arbench.training.job import is_job_file
 
     changes = {
         "steps": steps,
@@ -92,16 +102,31 @@ def train(
         "size": size,
         "tokenizer": tokenizer,
         "tokenizer_weights": tokenizer_weights,
+        "init": init,
+        "which": which,
         "device": resolve_device(device),
     }
     folder = out or DEFAULT_OUT
-    if experiment is not None or row is not None:
+    if is_job_file(config):
+        jobs = [repeated_job(str(config), (experiment, row, target, method, model), {**shared, "data": data})]
+    elif experiment is not None or row is not None:
         jobs = [row_job(experiment, row, (config, target, method, model), {**shared, "data": data})]
         # The rows of a table share their models' names; `row_job` has found both.
         folder = folder / load_experiment(str(experiment)).name / str(row)
     else:
         jobs = plan_jobs(config, target, method, model, shared, folder)
     run_jobs(jobs, folder, resume, changes)
+
+
+def repeated_job(config: str, others: tuple[str | None, ...], shared: dict[str, Any]) -> Job:
+    """The job of a config.yaml. Raises ValueError where something else is asked for as well."""
+    from arbench.training.job import read_job
+
+    if any(other is not None for other in others):
+        raise ValueError(
+            f"--config {config} says what is trained; expected no --experiment, --row, --target, --method or --model"
+        )
+    return read_job(Path(config), **shared)
 
 
 def row_job(experiment: str | None, row: str | None, others: tuple[str | None, ...], shared: dict[str, Any]) -> Job:
@@ -133,10 +158,9 @@ def run_jobs(jobs: list[Job], folder: Path, resume: bool, changes: dict[str, Any
     begun = [job.target for job in jobs if job.checkpoint_path(folder).exists()]
     for job in jobs:
         job = replace(job, config=with_settings(job.config, scale_rate=job.target not in DIGITS, **changes))
-        with progress_bar(job.target, job.config.steps) as watch:
-            # Of several jobs, those after the interrupted one have nothing to resume yet.
-            go_on = resume and (job.target in begun or not begun)
-            path = run_job(job, folder, resume=go_on, watch=watch, say=say)
+        # Of several jobs, those after the interrupted one have nothing to resume yet.
+        go_on = resume and (job.target in begun or not begun)
+        path = run_job(job, folder, resume=go_on, progress=progress_bar, say=say)
         say(f"{job.target}: {job.config.steps} steps done, weights in {path}")
 
 
@@ -201,18 +225,17 @@ def cache(
     place = resolve_device(device)
     images = open_data(data or "digits", size=size)
     opened = open_tokenizer(tokenizer, tokenizer_weights, place)
-    with progress_bar("encode", len(images)) as watch:
-        built = open_cache(
-            opened,
-            images,
-            out or DEFAULT_OUT / CACHE_FOLDER,
-            views=views,
-            augmentation=Augmentation(flip=flip),
-            seed=seed,
-            device=place,
-            say=typer.echo,
-            watch=lambda done: watch(done, {}),
-        )
+    built = open_cache(
+        opened,
+        images,
+        out or DEFAULT_OUT / CACHE_FOLDER,
+        views=views,
+        augmentation=Augmentation(flip=flip),
+        seed=seed,
+        device=place,
+        say=typer.echo,
+        progress=progress_bar,
+    )
     typer.echo(f"{len(built)} images in {built.folder}")
 
 
@@ -227,20 +250,3 @@ def resolve_device(name: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {name!r} cannot be used here; expected auto, cpu, cuda or mps") from error
     return name
-
-
-@contextmanager
-def progress_bar(title: str, total: int) -> Iterator[Callable[[int, dict[str, float]], None]]:
-    """A bar with speed, time left and the present loss on a terminal, nothing elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.fields[note]}"), console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=total, note="")
-
-        def watch(done: int, logged: dict[str, float]) -> None:
-            bar.update(task, completed=done, note=f"loss {logged['loss']:.4f}" if "loss" in logged else "")
-
-        yield watch

@@ -6,18 +6,15 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from arbench.experiment import SHIPPED, UNRELEASED, Row
 from arbench.generators.presets import get_preset
 from arbench.registry import unknown_name
 from arbench.reproduction.plan import weights_file
 from arbench.training.config import TrainConfig
-from arbench.training.jobs import Job, digits_job, method_job, run_job, with_settings
+from arbench.training.jobs import Job, Progress, digits_job, method_job, no_progress, run_job, with_settings
 from arbench.training.loop import LOG_NAME
-
-if TYPE_CHECKING:
-    from arbench.training.loop import Watcher
 
 IMAGENET_IMAGES = 1_281_167  # of the ILSVRC-2012 training set
 
@@ -37,7 +34,10 @@ def training_job(row: Row, seed: int, **shared: Any) -> Job:
         "model_config": dict(row.config),
         **shared,
     }
-    settings["tokenizer_weights"] = settings.get("tokenizer_weights") or _tokenizer_file(row)
+    if settings["tokenizer"] == row.tokenizer:
+        settings["tokenizer_weights"] = settings.get("tokenizer_weights") or _tokenizer_file(row)
+    else:  # another one is asked for, which the row's file and configuration are not of
+        settings["tokenizer_config"] = {}
     shipped = get_preset(row.model).shipped
     job = digits_job(row.model, **settings) if shipped else method_job(row.method, row.model, **settings)
     given = dict(row.training)
@@ -68,13 +68,13 @@ def _tokenizer_file(row: Row) -> str | None:
     return str(file)
 
 
-def trained_weights(row: Row, seed: int, out: Path, watch: Watcher | None = None) -> Path:
+def trained_weights(row: Row, seed: int, out: Path, progress: Progress = no_progress) -> Path:
     """The weights of `row` for one seed, trained now unless they lie under `out`; an interrupted training goes on."""
     job = training_job(row, seed)
     folder = out / f"{row.model}-{training_digest(row)}" / f"seed-{seed}"
     if job.weights_path(folder).is_file():
         return job.weights_path(folder)
-    return run_job(job, folder, resume=job.checkpoint_path(folder).exists(), watch=watch)
+    return run_job(job, folder, resume=job.checkpoint_path(folder).exists(), progress=progress)
 
 
 def training_facts(row: Row, seed: int, out: Path) -> dict[str, float]:

@@ -155,7 +155,7 @@ def image_settings(request: RunRequest, parts: Parts) -> dict[str, Any]:
         "model": parts.model,
         "config": dataclasses.asdict(parts.generator.config),
         "tokenizer": parts.tokenizer_name,
-        "tokenizer_config": dict(request.tokenizer_config),
+        "tokenizer_config": parts.tokenizer_config,
         "weights": parts.weights,
         "sampling": parts.sampling,
         "seed": request.seed,

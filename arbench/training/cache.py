@@ -7,7 +7,9 @@ content, so two settings never share one; every shard is written whole or not at
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import inspect
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 
 from arbench.files import whole_file, write_whole
 from arbench.images import to_float
+from arbench.tokenizer import encode_images
 from arbench.training.augment import augment
 from arbench.training.config import Augmentation
 
@@ -99,7 +102,7 @@ def build_cache(
 ) -> TokenCache:
     """Encode `data` into `folder / spec.folder_name`, or go on where an earlier call stopped.
 
-    `watch` is called with the number of images done. Raises OSError where the folder cannot be written.
+    `watch` is called with the number of images done, after every batch. Raises OSError where nothing can be written.
     """
     target = folder / spec.folder_name
     if not (target / SPEC_NAME).exists():
@@ -108,7 +111,7 @@ def build_cache(
             indices = np.arange(start, min(start + IMAGES_PER_SHARD, len(data)))
             path = target / shard_name(shard)
             if not path.exists():
-                _save_array(path, _encode_shard(tokenizer, data, spec, indices, shard, batch_size, device))
+                _save_array(path, _encode_shard(tokenizer, data, spec, indices, shard, batch_size, device, watch))
             if watch is not None:
                 watch(int(indices[-1]) + 1)
         _save_array(target / LABELS_NAME, np.asarray(data.labels, dtype=np.int64))
@@ -167,12 +170,16 @@ def shard_name(shard: int) -> str:
 
 
 def weights_hash(tokenizer: Any) -> str:
-    """SHA-256 over the names and bytes of a tokenizer's tensors; its class name where it has none."""
-    digest = hashlib.sha256(f"{type(tokenizer).__module__}.{type(tokenizer).__qualname__}".encode())
-    if isinstance(tokenizer, nn.Module):
-        for name, value in sorted(tokenizer.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    """SHA-256 of a tokenizer's class name and of its tensors by name; of its source where it has none."""
+    kind = type(tokenizer)
+    digest = hashlib.sha256(f"{kind.__module__}.{kind.__qualname__}".encode())
+    state = tokenizer.state_dict() if isinstance(tokenizer, nn.Module) else {}
+    for name, value in sorted(state.items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    if not state:
+        with contextlib.suppress(OSError, TypeError):  # no source: a class made on the fly
+            digest.update(inspect.getsource(kind).encode())
     return digest.hexdigest()
 
 
@@ -196,11 +203,11 @@ def _encode(tokenizer: Tokenizer, images: Tensor) -> np.ndarray:
     content = _content(tokenizer)
     if content == "codes":
         small = tokenizer.vocab_size is not None and tokenizer.vocab_size <= 2**16
-        return tokenizer.encode(images).cpu().numpy().astype(np.uint16 if small else np.uint32)
+        return encode_images(tokenizer, images).cpu().numpy().astype(np.uint16 if small else np.uint32)
     if content == "moments":
         moments = tokenizer.moments(images)  # type: ignore[attr-defined]
         return torch.cat(moments, dim=1).cpu().numpy().astype(np.float16)
-    return (tokenizer.encode(images) / tokenizer.scale).cpu().numpy().astype(np.float16)
+    return (encode_images(tokenizer, images) / tokenizer.scale).cpu().numpy().astype(np.float16)
 
 
 def _encode_shard(
@@ -211,6 +218,7 @@ def _encode_shard(
     shard: int,
     batch_size: int,
     device: torch.device | str,
+    watch: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """(n, views, …) stored tokens; the augmentation is a function of (seed, shard), so a resumed build is the same."""
     stored = np.empty((len(indices), spec.views, *spec.shape), dtype=spec.dtype)
@@ -220,6 +228,8 @@ def _encode_shard(
         for view in range(spec.views):
             views = augment(images, spec.augmentation, rng)
             stored[start : start + batch_size, view] = _encode(tokenizer, views)
+        if watch is not None:
+            watch(int(indices[0]) + min(start + batch_size, len(indices)))
     return stored
 
 

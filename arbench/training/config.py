@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,12 +89,29 @@ class TrainConfig:
         return values
 
 
-def check_same_run(now: TrainConfig, then: dict[str, Any]) -> None:
-    """Raise ValueError where a run is resumed with other settings than it was started with.
+def lengthened(now: TrainConfig, then: dict[str, Any], step: int, say: Callable[[str], None]) -> TrainConfig:
+    """The settings with which a checkpoint of `then`, at `step`, goes on where `now` asks for more steps.
 
-    A constant-rate run may be lengthened: its first steps do not depend on the last.
+    The warm-up stays what it was. A constant rate makes a lengthened run what a longer one would have been; a cosine is
+    laid anew over all steps, so that the rate rises where the run goes on, which `say` is told.
     """
-    free = {"checkpoint_every", "log_every"} | ({"steps"} if now.schedule == "constant" else set())
+    if now.steps <= then.get("steps", now.steps):
+        return now
+    config = dataclasses.replace(now, warmup_steps=then["warmup_steps"])
+    if config.schedule == "cosine":
+        before = dataclasses.replace(config, steps=then["steps"]).learning_rate_at(step)
+        say(
+            f"steps {then['steps']} -> {now.steps}: the cosine is laid anew over all steps, so the learning rate goes "
+            f"from {before:.3g} to {config.learning_rate_at(step):.3g} at step {step}"
+        )
+    return config
+
+
+def check_same_run(now: TrainConfig, then: dict[str, Any]) -> None:
+    """Raise ValueError where a run is resumed with other settings than it was started with; more steps are allowed."""
     for name, value in now.as_dict().items():
-        if name not in free and value != then.get(name):
-            raise ValueError(f"cannot resume with {name}={value}: the checkpoint was trained with {then.get(name)}")
+        if name in ("checkpoint_every", "log_every") or value == then.get(name):
+            continue
+        if name == "steps" and value > then["steps"]:
+            continue
+        raise ValueError(f"cannot resume with {name}={value}: the checkpoint was trained with {then.get(name)}")

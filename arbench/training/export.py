@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
 
 from arbench.files import whole_file
 from arbench.training.config import TrainConfig
+from arbench.weights.write import write_safetensors
 
 
-def export_weights(path: Path, weights: dict[str, Tensor], *, target: str, config: TrainConfig) -> None:
-    """Write `weights` as float32 (integers as they are), whole or not at all, with target and recipe as metadata."""
-    from safetensors.torch import save_file
+def export_weights(
+    path: Path,
+    weights: dict[str, Tensor],
+    *,
+    target: str,
+    config: TrainConfig,
+    origin: Mapping[str, str] | None = None,
+) -> None:
+    """Write `weights` as float32 (integers as they are), whole or not at all, with target and recipe as metadata.
 
+    `origin` are the entries that say which model these are weights of, and on which tokenizer (`weights.provenance`).
+    Equal weights of equal origin are equal files.
+    """
     tensors = {
         name: (value.float() if value.is_floating_point() else value).detach().cpu().contiguous()
         for name, value in weights.items()
     }
-    metadata = {"format": "pt", "target": target, "training": json.dumps(config.as_dict(), sort_keys=True)}
+    metadata = {"target": target, "training": json.dumps(config.as_dict(), sort_keys=True), **(origin or {})}
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial:
-        save_file(tensors, partial, metadata=metadata)
-        partial.chmod(0o644)  # safetensors makes its files readable by the owner alone
+        write_safetensors(partial, tensors, metadata)

@@ -3,58 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from arbench.training.config import Augmentation, TrainConfig
+from arbench.training.job import Job, write_job
 from arbench.training.recipes import METHODS, get_recipe
 
 if TYPE_CHECKING:
     from arbench.data import ImageData
     from arbench.distributed import Processes
     from arbench.training.cache import CacheSpec, TokenCache
-    from arbench.training.loop import Task, Watcher
+    from arbench.training.loop import Task, Trainer, Watcher
+    from arbench.weights.provenance import TokenizerFacts
 
 Prepared = TypeVar("Prepared")
 CACHE_FOLDER = "cache"  # below the output folder
+# A bar, or lines, for a title and a number of steps: entered, it gives what is to be called with the steps done.
+Progress = Callable[[str, int], "AbstractContextManager[Watcher]"]
 SCALE_IMAGES = 2000  # images that the deviation of a new tokenizer's latents is measured on, at most
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """What is trained, on what. `size` is in pixels; None is the tokenizer's or the data's own."""
-
-    target: str
-    kind: str  # classifier, tokenizer or generator
-    config: TrainConfig
-    data: str = "digits"
-    size: int | None = None
-    tokenizer: str | None = None
-    tokenizer_weights: str | None = None
-    device: str = "cpu"
-    model_config: dict[str, Any] = field(default_factory=dict)
-    tokenizer_config: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def made_of(self) -> dict[str, Any]:
-        """What a checkpoint is of beside its recipe; plain containers, as a file holds them."""
-        names = ("target", "tokenizer", "model_config", "tokenizer_config")
-        return json.loads(json.dumps({name: getattr(self, name) for name in names}))
-
-    def checkpoint_path(self, out: Path) -> Path:
-        """Where a run below `out` keeps its state."""
-        from arbench.training.checkpoint import FILE_NAME
-
-        return out / self.target / FILE_NAME
-
-    def weights_path(self, out: Path) -> Path:
-        """Where `run_job` leaves the averaged weights."""
-        return out / self.target / f"{self.target}.safetensors"
 
 
 def _checked(size: int | None) -> int | None:
@@ -112,48 +84,91 @@ def with_settings(config: TrainConfig, *, scale_rate: bool = False, **settings: 
     return changed
 
 
+def no_progress(title: str, total: int) -> AbstractContextManager[Watcher]:
+    """Nothing is shown."""
+    return nullcontext(lambda done, logged: None)
+
+
 def run_job(
     job: Job,
     out: Path,
     *,
     resume: bool = False,
     watch: Watcher | None = None,
+    progress: Progress = no_progress,
     say: Callable[[str], None] = lambda line: None,
 ) -> Path:
-    """Train and export; returns the weights file.
+    """Train and export; returns the weights file. `progress` is asked for the caching of tokens and for the training.
 
     Raises ValueError for what a user can have got wrong: unknown names, a tokenizer of the wrong kind, a run that is
     already there, a missing checkpoint; OSError for folders that cannot be read or written.
     """
     from arbench.data import open_data
-    from arbench.distributed import average, process_group, processes
-    from arbench.training.export import export_weights
-    from arbench.training.loop import train
+    from arbench.distributed import process_group, processes
+    from arbench.training.loop import refuse_overwriting
 
     mine = processes()
+    refuse_overwriting(job.checkpoint_path(out), resume)
     device = torch.device(job.device, mine.local_rank) if job.device == "cuda" else torch.device(job.device)
     data = open_data(job.data, size=job.size)
-    path = job.weights_path(out)
     with process_group(mine, device):
-        make_task = _in_turn(mine, device, lambda: TASKS[job.kind](job, data, out, device, say))
-        trainer = train(
-            make_task,
-            job.config,
-            out / job.target,
-            resume=resume,
-            watch=watch if mine.is_first else None,
-            reduce_gradients=lambda gradients: average(gradients, mine),
-            rank=mine.rank,
-            world_size=mine.count,
-            made_of=job.made_of,
-        )
+        shown = progress if mine.is_first else no_progress
+        make_task = _in_turn(mine, device, lambda: TASKS[job.kind](job, data, out, device, say, shown))
+        with shown(job.target, job.config.steps) as advance:
+            trainer = _train(job, out, make_task, mine, resume, watch or advance, say)
         trainer.task.model.load_state_dict(trainer.ema.weights)
         if job.kind == "tokenizer":
             _measure_scale(trainer.task.model, data, device)
         if mine.is_first:
-            export_weights(path, trainer.task.weights(), target=job.target, config=job.config)
+            _export(job, trainer.task, job.weights_path(out))
         _meet(mine, device)
-    return path
+    return job.weights_path(out)
+
+
+def _train(
+    job: Job,
+    out: Path,
+    make_task: Callable[[], Task],
+    mine: Processes,
+    resume: bool,
+    watch: Watcher,
+    say: Callable[[str], None],
+) -> Trainer:
+    from arbench.distributed import average
+    from arbench.training.loop import train
+
+    def begin() -> Task:
+        task = make_task()
+        if mine.is_first:
+            write_job(job, out / job.target)
+        return task
+
+    return train(
+        begin,
+        job.config,
+        out / job.target,
+        resume=resume,
+        watch=watch if mine.is_first else None,
+        reduce_gradients=lambda gradients: average(gradients, mine),
+        rank=mine.rank,
+        world_size=mine.count,
+        made_of=job.made_of,
+        say=say,
+    )
+
+
+def _export(job: Job, task: Task, path: Path) -> None:
+    """Write the weights of a task with what they are weights of."""
+    from arbench.training.export import export_weights
+    from arbench.weights.provenance import describe_tokenizer, entries, tokenizer_entries, writer_entries
+
+    if job.kind == "generator":
+        origin = entries(job.target, task.model, getattr(task, "tokenizer", None))
+    elif job.kind == "tokenizer":
+        origin = tokenizer_entries(describe_tokenizer(job.target, task.model, None, {}))
+    else:
+        origin = writer_entries()
+    export_weights(path, task.weights(), target=job.target, config=job.config, origin=origin)
 
 
 def _in_turn(mine: Processes, device: torch.device, prepare: Callable[[], Prepared]) -> Prepared:
@@ -194,14 +209,16 @@ def open_cache(
     seed: int,
     device: torch.device | str,
     say: Callable[[str], None],
-    watch: Callable[[int], None] | None = None,
+    progress: Progress = no_progress,
 ) -> TokenCache:
     """The token cache of these settings, built where it is not there yet; its size is told first."""
-    from arbench.training.cache import build_cache, describe_cache
+    from arbench.training.cache import SPEC_NAME, build_cache, describe_cache
 
     spec = describe_cache(tokenizer, data, views=views, augmentation=augmentation, seed=seed, device=device)
     say(describe_size(spec, folder))
-    return build_cache(tokenizer, data, spec, folder, device=device, watch=watch)
+    is_there = (folder / spec.folder_name / SPEC_NAME).exists()
+    with (no_progress if is_there else progress)("encode", len(data)) as watch:
+        return build_cache(tokenizer, data, spec, folder, device=device, watch=lambda done: watch(done, {}))
 
 
 def describe_size(spec: CacheSpec, folder: Path) -> str:
@@ -213,38 +230,50 @@ def describe_size(spec: CacheSpec, folder: Path) -> str:
 
 
 def _classifier_task(
-    job: Job, data: ImageData, out: Path, device: torch.device, say: Callable[[str], None]
+    job: Job, data: ImageData, out: Path, device: torch.device, say: Callable[[str], None], progress: Progress
 ) -> Callable[[], Task]:
     from arbench.evaluation.digits_cnn import NUM_CLASSES, DigitsCNN
     from arbench.training.data import ImageBatches
     from arbench.training.tasks import ClassifierTask
+    from arbench.weights.read import read_tensors
 
     if data.num_classes != NUM_CLASSES:
         raise ValueError(f"{job.data} has {data.num_classes} classes; {job.target} reads {NUM_CLASSES}")
     batches = ImageBatches(data, job.config.augmentation, device)
-    return lambda: ClassifierTask(DigitsCNN().to(device), batches)
+    start = None if job.init is None else read_tensors(job.init).tensors(job.which)
+    return lambda: ClassifierTask(started(DigitsCNN().to(device), start, job.init), batches)
 
 
 def _tokenizer_task(
-    job: Job, data: ImageData, out: Path, device: torch.device, say: Callable[[str], None]
+    job: Job, data: ImageData, out: Path, device: torch.device, say: Callable[[str], None], progress: Progress
 ) -> Callable[[], Task]:
     from arbench.tokenizer import load_tokenizer
     from arbench.training.data import ImageBatches
     from arbench.training.tasks import TokenizerTask
 
     batches = ImageBatches(data, job.config.augmentation, device)
-    return lambda: TokenizerTask(load_tokenizer(job.target, weights="random", device=device), batches)
+    start = None if job.init is None else load_tokenizer(job.target, weights=job.init).state_dict()
+    return lambda: TokenizerTask(
+        started(load_tokenizer(job.target, weights="random", device=device), start, job.init), batches
+    )
 
 
 def _generator_task(
-    job: Job, data: ImageData, out: Path, device: torch.device, say: Callable[[str], None]
+    job: Job, data: ImageData, out: Path, device: torch.device, say: Callable[[str], None], progress: Progress
 ) -> Callable[[], Task]:
+    from arbench.training.fit import fitted_config
     from arbench.training.tasks import GeneratorTask
     from arbench.weights.load import load_generator
 
     config = job.config
+    tokenizer, facts = open_described(job, device, job.weights_path(out).parent)
+    settings = {"num_classes": data.num_classes, **job.model_config}
+    settings = fitted_config(job.target, facts.name, tokenizer, data[0][0].shape[0], settings)
+    start = None
+    if job.init is not None:  # before anything is encoded: a file that does not fit is told at once
+        start = load_generator(job.target, weights=job.init, which=job.which, **settings).state_dict()
     cache = open_cache(
-        open_tokenizer(job.tokenizer, job.tokenizer_weights, device, **job.tokenizer_config),
+        tokenizer,
         data,
         out / CACHE_FOLDER,
         views=config.views,
@@ -252,11 +281,41 @@ def _generator_task(
         seed=config.seed,
         device=device,
         say=say,
+        progress=progress,
     )
-    settings = {"num_classes": data.num_classes, **job.model_config}
-    return lambda: GeneratorTask(
-        load_generator(job.target, weights="random", device=device, **settings), cache, config
-    )
+
+    def make() -> Task:
+        model = load_generator(job.target, weights="random", device=device, **settings)
+        return GeneratorTask(model, cache, config, tokenizer=facts, start=start)
+
+    return make
+
+
+def open_described(job: Job, device: torch.device, folder: Path) -> tuple[Any, TokenizerFacts]:
+    """The tokenizer of a generator's job, and what the weights in `folder` will say of it."""
+    from arbench.parts import RANDOM, find_tokenizer_weights
+    from arbench.weights.provenance import describe_tokenizer
+
+    tokenizer = open_tokenizer(job.tokenizer, job.tokenizer_weights, device, **job.tokenizer_config)
+    name, given = str(job.tokenizer), job.tokenizer_weights
+    if given == RANDOM:
+        return tokenizer, describe_tokenizer(name, tokenizer, None, job.tokenizer_config)
+    if given is not None:
+        again = Path(os.path.relpath(given, folder))
+        return tokenizer, describe_tokenizer(name, tokenizer, Path(given), job.tokenizer_config, given=again)
+    found = find_tokenizer_weights(name, may_be_random=False)
+    return tokenizer, describe_tokenizer(name, tokenizer, None if found is None else Path(found), job.tokenizer_config)
+
+
+def started(model: Any, start: Any, where: str | None) -> Any:
+    """`model` with the tensors of `start`, where there are any. Raises ValueError where they are of another model."""
+    from arbench.weights.keys import require_same
+
+    if start is not None:
+        shapes = [{name: tuple(value.shape) for name, value in held.items()} for held in (start, model.state_dict())]
+        require_same(shapes[0], shapes[1], str(where))
+        model.load_state_dict(start)
+    return model
 
 
 TASKS = {"classifier": _classifier_task, "tokenizer": _tokenizer_task, "generator": _generator_task}

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from arbench.training.checkpoint import FILE_NAME, load_checkpoint, save_checkpoint
-from arbench.training.config import TrainConfig, check_same_run
+from arbench.training.config import TrainConfig, check_same_run, lengthened
 from arbench.training.data import batch_indices
 from arbench.training.ema import EMA
 
@@ -147,6 +147,7 @@ def train(
     rank: int = 0,
     world_size: int = 1,
     made_of: Mapping[str, Any] | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Trainer:
     """Train to `config.steps`, with a checkpoint and a log in `folder`; returns the trainer at its end.
 
@@ -154,13 +155,15 @@ def train(
     left as it was. Ctrl-C finishes the step and saves a checkpoint first. Process `rank` of `world_size` takes its
     share of every batch; `reduce_gradients` averages them; the first process writes. Raises ValueError where `folder`
     already holds a run and `resume` is false, or holds none and `resume` is true, or the batch cannot be shared.
+    More steps than the checkpoint was to have lengthen the run; `say` is told what that means for the learning rate.
     """
     path = folder / FILE_NAME
     if config.batch_size % world_size:
         raise ValueError(f"batch_size={config.batch_size} cannot be shared by {world_size} processes evenly")
-    if path.exists() and not resume:
-        raise ValueError(f"{path} exists: go on with --resume, or choose another --out")
+    refuse_overwriting(path, resume)
     state = load_checkpoint(path) if resume else None
+    if state is not None:
+        config = lengthened(config, state["config"], int(state["step"]), say)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         trainer = Trainer(make_task(), config, rank=rank, world_size=world_size, made_of=made_of)
@@ -171,6 +174,12 @@ def train(
         _run(trainer, path, watch, reduce_gradients)
     trainer.task.model.eval()
     return trainer
+
+
+def refuse_overwriting(path: Path, resume: bool) -> None:
+    """Raise ValueError where a checkpoint is there that nobody asked to go on with."""
+    if path.exists() and not resume:
+        raise ValueError(f"{path} exists: go on with --resume, or choose another --out")
 
 
 def _run(trainer: Trainer, path: Path, watch: Watcher | None, reduce_gradients: GradientHook | None) -> None:

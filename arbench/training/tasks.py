@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from arbench.training.cache import TokenCache
 from arbench.training.config import TrainConfig
 from arbench.training.data import ImageBatches
 from arbench.training.start import start_positions
+from arbench.weights.provenance import TokenizerFacts
 
 REVIVE_UNTIL = 0.6  # share of a run during which dead codes are re-seeded; the rest settles what there is
 REVIVE_EVERY = 50  # steps
@@ -71,10 +73,21 @@ class GeneratorTask:
     where the tokens are of another kind or shape than the generator makes, or it has not what `config` asks for.
     """
 
-    def __init__(self, model: Any, cache: TokenCache, config: TrainConfig) -> None:
-        self.model, self.cache = model, cache
+    def __init__(
+        self,
+        model: Any,
+        cache: TokenCache,
+        config: TrainConfig,
+        *,
+        tokenizer: TokenizerFacts | None = None,
+        start: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """`tokenizer` made the tokens; `start` are weights to go on from, in place of a fresh start."""
+        self.model, self.cache, self.tokenizer = model, cache, tokenizer
         self._check_fit()
-        if config.sinusoidal_positions:
+        if start is not None:
+            model.load_state_dict(start)
+        elif config.sinusoidal_positions:
             start_positions(model)
         if config.read_out_weight:
             if not hasattr(model, "diffloss"):

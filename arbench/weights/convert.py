@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from arbench.files import whole_file
 from arbench.registry import nearest, unknown_name
 from arbench.weights.keys import detect_family, release_names
 from arbench.weights.paddle import write_pdparams
+from arbench.weights.provenance import own_entries
 from arbench.weights.read import Checkpoint, read_tensors
+from arbench.weights.write import write_safetensors
 
 TORCH_SUFFIXES = (".pth", ".pt", ".ckpt")
 SUFFIXES = (".safetensors", ".pdparams", *TORCH_SUFFIXES)
@@ -30,6 +30,8 @@ LAYOUTS: dict[str, Callable[[Tensors, Tensors], dict[str, Any]]] = {
     "lightning": lambda raw, ema: {"state_dict": ema},
     "mar": lambda raw, ema: {"model": raw, "model_ema": ema},  # MAR's own script needs both to evaluate
 }
+
+BARE = "fsdp"  # the layout that is nothing but a state dict
 
 # The layout in which each family is released.
 RELEASED_LAYOUT = {
@@ -55,26 +57,28 @@ def convert(
 
     `which` takes "ema" or "raw" alone. Left out, it is EMA where the format holds one set, and each under its own
     name in MAR's checkpoint, which holds both (a single set stands for both). `layout` is one of LAYOUTS, for torch
-    checkpoints only; left out, it is the release's. The target is written whole or not at all. Raises ValueError for
-    an unknown suffix, layout or family, for a broken source and for a target that is there already, OSError where
-    nothing can be written.
+    checkpoints only; left out, it is the release's. What the source says of its origin goes along, except into a bare
+    state dict ("fsdp") and a .pdparams file, which hold tensors alone. The target is written whole or not at all.
+    Raises ValueError for an unknown suffix, layout or family, for a broken source and for a target that is there
+    already, OSError where nothing can be written.
     """
     target = Path(target)
     _check_target(target, layout, overwrite)
     checkpoint = read_tensors(source)
     ema = _released(checkpoint, which or "ema")
-    family = detect_family(ema, str(source))
+    family, origin = detect_family(ema, str(source)), own_entries(checkpoint.metadata)
+    chosen = layout or RELEASED_LAYOUT[family]
     if target.suffix == ".pdparams":
         write_pdparams(ema, target)
         return family
     with whole_file(target) as part:
         if target.suffix == ".safetensors":
-            _write_safetensors(ema, part, {"format": "pt", "family": family, "which": which or "ema"})
+            write_safetensors(part, ema, {**origin, "family": family, "which": which or "ema"})
         else:
             raw_name, ema_name = (checkpoint.group_name(which or default) for default in ("raw", "ema"))
             raw = ema if raw_name == ema_name else _released(checkpoint, which or "raw")
             with part.open("wb") as file:
-                torch.save(LAYOUTS[layout or RELEASED_LAYOUT[family]](raw, ema), file)
+                torch.save(_with_origin(LAYOUTS[chosen](raw, ema), chosen, origin), file)
     return family
 
 
@@ -105,18 +109,9 @@ def _alone(tensor: Tensor) -> Tensor:
     return tensor if alone else tensor.clone(memory_format=torch.contiguous_format)
 
 
-def _write_safetensors(tensors: Tensors, path: Path, metadata: dict[str, str]) -> None:
-    """Tied weights are written twice: the format knows no sharing."""
-    seen: set[int] = set()
-    for name, tensor in tensors.items():
-        if tensor.data_ptr() in seen:
-            tensors[name] = tensor.clone()
-        seen.add(tensor.data_ptr())
-    try:
-        save_file(tensors, path, metadata=metadata)
-    except SafetensorError as error:
-        raise OSError(f"{path}: {error}") from None
-    path.chmod(0o644)  # safetensors makes its files readable by the owner alone
+def _with_origin(content: dict[str, Any], layout: str, origin: dict[str, str]) -> dict[str, Any]:
+    """A torch checkpoint that also says where its weights come from; a bare state dict has no room for that."""
+    return content if layout == BARE else {**content, **origin}
 
 
 __all__ = ["LAYOUTS", "SUFFIXES", "convert"]

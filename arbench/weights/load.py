@@ -21,6 +21,7 @@ from arbench.generators.presets import PRESETS, Preset
 from arbench.registry import unknown_name
 from arbench.weights.configure import FAMILIES, build_generator, expand_config, full_config, merge_config
 from arbench.weights.keys import Shapes, detect_family, read_config, release_names, require_same
+from arbench.weights.provenance import read_provenance
 from arbench.weights.read import read_tensors
 
 RANDOM = "random"
@@ -44,21 +45,26 @@ def load_generator(
 
     `weights` is a file; None takes the file that ships with the preset, and random weights (from `torch.manual_seed`)
     where none does; "random" takes random weights. `which` picks "ema" or "raw" inside a checkpoint. `config` gives
-    what a preset or the file does not say. `default_sampling` of the result is what its preset sets, which `generate`
-    takes where it is told nothing else. Raises ValueError for unknown names, a broken or foreign file and for a
+    what a preset or the file does not say; a file that says what it was trained as stands in place of the preset that
+    it started from. `default_sampling` of the result is what its preset sets, which
+    `generate` takes where it is told nothing else. Raises ValueError for unknown names, a broken or foreign file and a
     configuration that contradicts the file, OSError for a file that cannot be read.
     """
     preset = PRESETS.get(name)
     if preset is None and name not in FAMILIES:
         raise unknown_name("model", name, [*PRESETS, *FAMILIES])
     method = preset.method if preset else name
-    given = {**(full_config(preset) if preset else {}), **expand_config(method, config)}
+    asked = expand_config(method, config)
+    given = {**(full_config(preset) if preset else {}), **asked}
     if weights is None and preset is not None and preset.shipped:
         weights = shipped_weights(preset)
     if weights is None or str(weights) == RANDOM:
         with without_memory() if torch.device(device).type == "meta" else nullcontext():
             generator = build_generator(method, given)
     else:
+        told = read_provenance(weights)
+        if told is not None and told.method == method and name in (told.preset, method):
+            given = expand_config(method, told.complete(asked))
         generator = _from_file(method, given, Path(weights), which)
     generator.default_sampling = dict(preset.sampling) if preset else {}
     return generator.to(device=device, dtype=dtype).eval()
