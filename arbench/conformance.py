@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from arbench.hardware import available_devices
-from arbench.tokenizer import KINDS, decode_tokens, encode_images, missing_members
+from arbench.tokenizer import KINDS, decode_tokens, encode_images, missing_members, scaled, shift_and_scale
 
 # Floats of an image may differ with its batch by the order of sums: float32 convolutions stay below this share.
 BATCH_TOLERANCE = 1e-4
@@ -92,10 +92,20 @@ class Probe:
         for member in ("downsample", "channels", *(("vocab_size",) if self.discrete else ())):
             value = getattr(tokenizer, member)
             _require(isinstance(value, int) and value > 0, f"{member} is {value!r}; expected a positive integer")
-        scale = tokenizer.scale
-        _require(isinstance(scale, (int, float)) and 0 < scale < math.inf, f"scale is {scale!r}; expected above 0")
+        scale = self._numbers_a_channel()
         codes = f", {tokenizer.vocab_size} codes" if self.discrete else ""
-        return f"{tokenizer.kind}, 1/{tokenizer.downsample}, {tokenizer.channels} channels{codes}, scale {scale:.4g}"
+        return f"{tokenizer.kind}, 1/{tokenizer.downsample}, {tokenizer.channels} channels{codes}, {scale}"
+
+    def _numbers_a_channel(self) -> str:
+        """`scale` is positive, `shift` finite; either is one number, or one a channel."""
+        told = []
+        for name, value in zip(("shift", "scale"), shift_and_scale(self.tokenizer), strict=True):
+            values = torch.as_tensor(value, dtype=torch.float64).flatten()
+            count, good = len(values), bool(torch.isfinite(values).all())
+            _require(count in (1, self.tokenizer.channels), f"{name} has {count} numbers; expected 1, or one a channel")
+            _require(good and (name == "shift" or bool((values > 0).all())), f"{name} is {value!r}; expected above 0")
+            told.append(f"{name} {values.min():.4g}" + (f" to {values.max():.4g}" if count > 1 else ""))
+        return told[1] if self.tokenizer.kind == "discrete" or told[0] == "shift 0" else ", ".join(told)
 
     def encode_shape(self) -> str:
         """Tokens have the shape and dtype that `kind` says."""
@@ -169,7 +179,7 @@ class Probe:
         mean, std = self.tokenizer.moments(self.images)
         _require(mean.shape == std.shape and bool((std >= 0).all()), "moments are not a mean and a deviation")
         tokens = encode_images(self.tokenizer, self.images)
-        return self._same(tokens, mean * self.tokenizer.scale, BATCH_TOLERANCE, "encode is not the scaled mean")
+        return self._same(tokens, scaled(self.tokenizer, mean), BATCH_TOLERANCE, "encode is not the scaled mean")
 
     def codebook_agrees(self) -> str:
         """`quantize` of `latents` is `encode`; every code that `lookup` gives is found again by `quantize`."""

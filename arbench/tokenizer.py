@@ -27,7 +27,8 @@ KINDS = ("continuous", "discrete")
 class Tokenizer(Protocol):
     """Images to tokens and back.
 
-    `kind` is "continuous" (tokens are latents (B, channels, h, w), multiplied by `scale`) or "discrete" (tokens are
+    `kind` is "continuous" (tokens are (latents − shift) · scale, (B, channels, h, w); both are a number or one a
+    channel, a tensor (channels,), and a missing `shift` is 0) or "discrete" (tokens are
     ids (B, h, w) below `vocab_size`); `downsample` is image pixels per token side. Continuous tokenizers with a
     posterior also have `moments(images)`, discrete ones `latents(images)`, `quantize(latents)` and `lookup(ids)`.
     """
@@ -37,7 +38,7 @@ class Tokenizer(Protocol):
     downsample: int
     channels: int
     vocab_size: int | None
-    scale: float
+    scale: float | Tensor
 
     def encode(self, images: Tensor, *, rng: torch.Generator | None = None) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] -> tokens; a posterior's mean, or a sample where `rng` is given."""
@@ -126,6 +127,34 @@ def decode_tokens(tokenizer: Any, tokens: Tensor) -> Tensor:
     height, width = (side * tokenizer.downsample for side in tokens.shape[-2:])
     _require_tensor(tokenizer, "decode", images, (len(tokens), 3, height, width))
     return images
+
+
+def shift_and_scale(tokenizer: Any) -> tuple[float | Tensor, float | Tensor]:
+    """What a continuous tokenizer takes from its latents and multiplies them by: numbers, or tensors (C, 1, 1)."""
+    return _by_channel(getattr(tokenizer, "shift", 0.0)), _by_channel(tokenizer.scale)
+
+
+def _by_channel(value: Any) -> float | Tensor:
+    """A number as it is; numbers a channel as a float32 tensor (C, 1, 1)."""
+    if isinstance(value, (int, float)) or getattr(value, "ndim", 1) == 0:
+        return float(value)
+    return torch.as_tensor(value, dtype=torch.float32).view(-1, 1, 1)
+
+
+def scaled(tokenizer: Any, latents: Tensor) -> Tensor:
+    """Latents (B, C, h, w) as a generator sees them: less the shift, times the scale."""
+    shift, scale = (_beside(value, latents) for value in shift_and_scale(tokenizer))
+    return (latents - shift) * scale if isinstance(shift, Tensor) or shift else latents * scale
+
+
+def unscaled(tokenizer: Any, tokens: Tensor) -> Tensor:
+    """The inverse of `scaled`."""
+    shift, scale = (_beside(value, tokens) for value in shift_and_scale(tokenizer))
+    return tokens / scale + shift if isinstance(shift, Tensor) or shift else tokens / scale
+
+
+def _beside(value: float | Tensor, other: Tensor) -> float | Tensor:
+    return value.to(other) if isinstance(value, Tensor) else value
 
 
 def _require_tensor(tokenizer: Any, member: str, value: Any, shape: tuple[int, ...]) -> None:

@@ -9,6 +9,7 @@ from torch import nn
 
 from arbench.data import ImageData
 from arbench.images import to_float
+from arbench.tokenizer import scaled, unscaled
 from arbench.training import cache as cache_module
 from arbench.training.cache import TokenCache, build_cache, describe_cache, shard_name
 from arbench.training.config import Augmentation
@@ -113,3 +114,38 @@ def test_views_differ_and_are_all_drawn(data, tmp_path):
     cache = build(Codes(), data, tmp_path, views=3, augmentation=Augmentation(shift=2))
     tokens = cache.tokens(torch.zeros(64, dtype=torch.int64), torch.Generator().manual_seed(0))
     assert len({tuple(row.flatten().tolist()) for row in tokens}) == 3
+
+
+def test_shift_and_scale_are_one_a_channel(data, tmp_path):
+    class Shifted(Moments):
+        shift, scale = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([1.0, 2.0, 4.0])
+
+        def moments(self, images):
+            mean, _ = super().moments(images)
+            return mean, torch.zeros_like(mean)
+
+        def encode(self, images, *, rng=None):
+            return scaled(self, self.moments(images)[0])
+
+    cache = build(Shifted(), data, tmp_path)
+    expected = Shifted().encode(to_float(data.images([3, 4])))
+    found = TokenCache(cache.folder).tokens(torch.tensor([3, 4]), torch.Generator())
+    torch.testing.assert_close(found, expected, rtol=0, atol=4e-3)  # stored as float16, then times 4
+    mean = Shifted().moments(to_float(data.images([3, 4])))[0]
+    for channel, (shift, scale) in enumerate(((0.1, 1.0), (0.2, 2.0), (0.3, 4.0))):
+        torch.testing.assert_close(expected[:, channel], (mean[:, channel] - shift) * scale)
+    torch.testing.assert_close(unscaled(Shifted(), expected), mean)
+
+
+def test_a_plain_scale_computes_what_it_did(data, tmp_path):
+    latents = torch.randn(2, 3, 4, 4)
+    assert torch.equal(scaled(Moments(), latents), latents * 2.0)
+    assert torch.equal(unscaled(Moments(), latents), latents / 2.0)
+    assert "shift" not in describe_cache(Moments(), data).folder_name
+    assert describe_cache(Moments(), data).scale == 2.0
+
+
+def test_building_tells_every_batch(data, tmp_path):
+    seen = []
+    build_cache(Codes(), data, describe_cache(Codes(), data), tmp_path, batch_size=4, watch=seen.append)
+    assert seen == [4, 8, 10, 10]

@@ -14,7 +14,8 @@ import pytest
 from arbench.cli import run_command
 
 PLUGIN = Path(__file__).parent / "plugins" / "quadrants"
-SHORT_RUN = ("run", "--method", "mar", "--num-iter", "2", "--head-steps", "2", "--device", "cpu", "--tokenizer")
+RANDOM_MAR = ("run", "--method", "mar", "--weights", "random", "--num-iter", "2", "--head-steps", "2")
+SHORT_RUN = (*RANDOM_MAR, "--device", "cpu", "--tokenizer")
 
 
 @pytest.fixture(scope="module")

@@ -179,3 +179,18 @@ def test_shift_moves_by_whole_pixels_at_most():
         assert rows.max() <= 7
         assert columns.min() >= 1
         assert columns.max() <= 7
+
+
+def test_a_cosine_run_is_lengthened_with_its_rate_laid_anew(tmp_path):
+    said = []
+    train(TinyTask, tiny_config(steps=6), tmp_path)
+    train(TinyTask, tiny_config(steps=12, warmup_steps=5), tmp_path, resume=True, say=said.append)
+    rates = [json.loads(line)["learning_rate"] for line in (tmp_path / LOG_NAME).read_text().splitlines()]
+    short, long = tiny_config(steps=6), tiny_config(steps=12)
+    assert rates == [short.learning_rate_at(step) for step in range(6)] + [
+        long.learning_rate_at(step) for step in range(6, 12)
+    ]
+    assert len(said) == 1
+    assert said[0].startswith("steps 6 -> 12: the cosine is laid anew")
+    with pytest.raises(ValueError, match="cannot resume with steps=3: the checkpoint was trained with 12"):
+        train(TinyTask, tiny_config(steps=3), tmp_path, resume=True)

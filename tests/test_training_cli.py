@@ -221,5 +221,5 @@ def test_two_processes_train_one_model(tmp_path):
     command += ["train", "--method", "ar", *QUICK, "--views", "1", "--out", str(tmp_path)]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
     whole = tmp_path / "ar-digits" / "ar-digits.safetensors"
-    assert {path.name for path in whole.parent.iterdir()} == {"checkpoint.pt", "log.jsonl", whole.name}
+    assert {path.name for path in whole.parent.iterdir()} == {"checkpoint.pt", "config.yaml", "log.jsonl", whole.name}
     assert all(value.isfinite().all() for value in load_file(whole).values())

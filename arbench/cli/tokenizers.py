@@ -216,7 +216,8 @@ def stats(
     channels = zip(found.channel_mean, found.channel_std, strict=True)
     rows = [(f"channel {index}", f"{mean:.4f}", f"{std:.4f}") for index, (mean, std) in enumerate(channels)]
     _print_table([("", "mean", "deviation"), *rows, ("all", f"{found.mean:.4f}", f"{found.std:.4f}")])
-    typer.echo(f"scale to use: {found.scale:.4f} (this tokenizer has {tokenizer.scale:.4f})")
+    typer.echo(f"scale to use: {found.scale:.4f} (this tokenizer has {_numbers(tokenizer.scale)})")
+    typer.echo(f"or by channel: shift {_numbers(found.channel_mean)}, scale {_numbers(found.channel_scale)}")
 
 
 def _open(name: str, weights: str | None, device: str, dtype: str, *, random_allowed: bool = False) -> tuple[Any, str]:
@@ -266,6 +267,12 @@ def _draw(path: Path, name: str, tokenizer: Any, images: ImageData, device: Any)
     difference = np.clip(np.abs(back.astype(int) - shown.astype(int)) * DIFFERENCE_GAIN, 0, 255).astype(np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_grid(path, [("original", shown), (name, back), (f"difference x{DIFFERENCE_GAIN}", difference)])
+
+
+def _numbers(value: Any) -> str:
+    """A number, or numbers a channel, as one writes them into a tokenizer."""
+    values = getattr(value, "tolist", lambda: value)()
+    return f"[{', '.join(f'{one:.4f}' for one in values)}]" if isinstance(values, list) else f"{values:.4f}"
 
 
 def _number(value: Any) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from arbench.data import ImageData
 from arbench.images import to_float
-from arbench.tokenizer import encode_images
+from arbench.tokenizer import encode_images, unscaled
 
 BATCH_SIZE = 16
 
@@ -32,6 +32,11 @@ class LatentStatistics:
     def scale(self) -> float:
         """The factor that brings the latents to unit deviation, as LDM and MAR count it: over all channels at once."""
         return 1 / self.std
+
+    @property
+    def channel_scale(self) -> np.ndarray:
+        """The factor of each channel (C,) alone; 1 for one that does not vary."""
+        return 1 / np.where(self.channel_std > 0, self.channel_std, 1.0)
 
 
 def latent_statistics(
@@ -80,7 +85,7 @@ def _latent_moments(tokenizer: Any, images: Tensor) -> tuple[Tensor, Tensor]:
     if hasattr(tokenizer, "latents"):
         latents = tokenizer.latents(images)
     elif tokenizer.kind == "continuous":
-        latents = encode_images(tokenizer, images) / tokenizer.scale
+        latents = unscaled(tokenizer, encode_images(tokenizer, images))
     else:
         raise ValueError(f"tokenizer {tokenizer.name!r} is discrete and has no latents(images); no scale to measure")
     latents = latents.double().cpu()

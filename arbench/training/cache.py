@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from arbench.files import whole_file, write_whole
 from arbench.images import to_float
-from arbench.tokenizer import encode_images
+from arbench.tokenizer import encode_images, scaled, shift_and_scale, unscaled
 from arbench.training.augment import augment
 from arbench.training.config import Augmentation
 
@@ -49,12 +49,16 @@ class CacheSpec:
     content: str  # codes, moments or latents
     dtype: str
     shape: tuple[int, ...]  # of one view of one image
-    scale: float  # factor on latents; 1 for codes
+    scale: float | list[float]  # factor on latents, one for all or one a channel; 1 for codes
+    shift: float | list[float] = 0.0  # taken from latents before that
 
     @property
     def folder_name(self) -> str:
         """Tokenizer name and the first twelve digits of the SHA-256 of every field."""
-        text = json.dumps(asdict(self), sort_keys=True)
+        told = asdict(self)
+        if not self.shift:  # caches from before there was one keep their names
+            del told["shift"]
+        text = json.dumps(told, sort_keys=True)
         return f"{self.tokenizer.replace(':', '-').replace('/', '-')}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
     @property
@@ -74,6 +78,8 @@ def describe_cache(
     device: torch.device | str = "cpu",
 ) -> CacheSpec:
     """The cache that `build_cache` would write, known after encoding one image: name, layout and size."""
+    discrete = tokenizer.kind == "discrete"
+    shift, scale = (0.0, 1.0) if discrete else (_stored(value) for value in shift_and_scale(tokenizer))
     tokens = _encode(tokenizer, to_float(data.images(np.arange(1))).to(device))
     return CacheSpec(
         tokenizer=tokenizer.name,
@@ -86,7 +92,8 @@ def describe_cache(
         content=_content(tokenizer),
         dtype=tokens.dtype.name,
         shape=tokens.shape[1:],
-        scale=1.0 if tokenizer.kind == "discrete" else float(tokenizer.scale),
+        scale=scale,
+        shift=shift,
     )
 
 
@@ -162,7 +169,7 @@ class TokenCache:
         if self.spec.content == "moments":
             mean, deviation = values.chunk(2, dim=1)  # (B, 2C, h, w) -> 2 × (B, C, h, w)
             values = mean + deviation * torch.randn(mean.shape, generator=rng, device=rng.device)
-        return values * self.spec.scale
+        return scaled(self.spec, values)
 
 
 def shard_name(shard: int) -> str:
@@ -191,6 +198,11 @@ def data_hash(data: ImageData) -> str:
     return f"{data.name}-{len(data)}-{digest.hexdigest()[:16]}"
 
 
+def _stored(value: float | Tensor) -> float | list[float]:
+    """A number, or numbers a channel, as JSON holds them."""
+    return value.flatten().tolist() if isinstance(value, Tensor) else value
+
+
 def _content(tokenizer: Tokenizer) -> str:
     if tokenizer.kind == "discrete":
         return "codes"
@@ -207,7 +219,7 @@ def _encode(tokenizer: Tokenizer, images: Tensor) -> np.ndarray:
     if content == "moments":
         moments = tokenizer.moments(images)  # type: ignore[attr-defined]
         return torch.cat(moments, dim=1).cpu().numpy().astype(np.float16)
-    return (encode_images(tokenizer, images) / tokenizer.scale).cpu().numpy().astype(np.float16)
+    return unscaled(tokenizer, encode_images(tokenizer, images)).cpu().numpy().astype(np.float16)
 
 
 def _encode_shard(

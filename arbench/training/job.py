@@ -59,6 +59,7 @@ def write_job(job: Job, folder: Path) -> None:
 
     settings = {name: value for name, value in vars(job).items() if name != "config"}
     content = json.loads(json.dumps({"arbench": __version__, **settings, TRAINING: job.config.as_dict()}))
+    folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / SETTINGS_NAME, yaml.safe_dump(content, sort_keys=False))
 
 

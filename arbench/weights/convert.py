@@ -13,7 +13,7 @@ from arbench.files import whole_file
 from arbench.registry import nearest, unknown_name
 from arbench.weights.keys import detect_family, release_names
 from arbench.weights.paddle import write_pdparams
-from arbench.weights.provenance import own_entries
+from arbench.weights.provenance import ORIGIN, own_entries
 from arbench.weights.read import Checkpoint, read_tensors
 from arbench.weights.write import write_safetensors
 
@@ -111,7 +111,7 @@ def _alone(tensor: Tensor) -> Tensor:
 
 def _with_origin(content: dict[str, Any], layout: str, origin: dict[str, str]) -> dict[str, Any]:
     """A torch checkpoint that also says where its weights come from; a bare state dict has no room for that."""
-    return content if layout == BARE else {**content, **origin}
+    return {**content, ORIGIN: origin} if origin and layout != BARE else content
 
 
 __all__ = ["LAYOUTS", "SUFFIXES", "convert"]

@@ -24,6 +24,7 @@ from arbench.generators.base import as_grid
 from arbench.registry import tokenizer_entry_points
 
 MODEL, TOKENIZER, WRITER = "model", "tokenizer", "arbench"  # the entries of a file
+ORIGIN = "origin"  # a torch checkpoint holds them together under this name
 RANDOM = "random"
 # Settings that change how weights are trained or run, not what they are weights of.
 FREE = ("kv_cache", "dropout", "diffusion_batch_mul", "mask_ratio_deviation", "min_mask_ratio")
@@ -149,7 +150,8 @@ def writer_entries() -> dict[str, str]:
 def own_entries(metadata: Mapping[str, Any]) -> dict[str, str]:
     """Those entries of a file's metadata that say where its weights come from."""
     names = (WRITER, MODEL, TOKENIZER, "target", "training")
-    return {name: metadata[name] for name in names if isinstance(metadata.get(name), str)}
+    held = metadata[ORIGIN] if isinstance(metadata.get(ORIGIN), dict) else metadata
+    return {name: held[name] for name in names if isinstance(held.get(name), str)}
 
 
 def read_provenance(weights: str | Path | None) -> Provenance | None:
@@ -203,6 +205,7 @@ def require_tokenizer(told: Provenance | None, found: TokenizerFacts | None) -> 
 
 
 __all__ = [
+    "ORIGIN",
     "Provenance",
     "TokenizerFacts",
     "content_hash",

@@ -55,11 +55,11 @@ class DiffusersVAE(nn.Module):
 
     @torch.no_grad()
     def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Posterior of images (B, 3, H, W) in [-1, 1]: unscaled mean, less the shift, and deviation, (B, C, h, w)."""
+        """Posterior of images (B, 3, H, W) in [-1, 1]: unscaled mean and deviation, each (B, C, h, w)."""
         weight = next(self.vae.parameters())
         both = in_chunks(self._encode_chunk, images, images.shape[2] * images.shape[3], weight)
         mean, std = both.chunk(2, dim=1)
-        return mean - self.shift, std
+        return mean, std
 
     def _encode_chunk(self, images: Tensor) -> Tensor:
         posterior = self.vae.encode(images).latent_dist
@@ -69,7 +69,7 @@ class DiffusersVAE(nn.Module):
     def encode(self, images: Tensor, *, rng: torch.Generator | None = None) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] -> scaled latents (B, C, h, w): the mean, or a sample drawn with `rng`."""
         mean, std = self.moments(images)
-        return (mean if rng is None else mean + std * normal_like(mean, rng)) * self.scale
+        return ((mean if rng is None else mean + std * normal_like(mean, rng)) - self.shift) * self.scale
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:
