@@ -157,11 +157,11 @@ def test_mistakes_name_the_nearest_choice(cli, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_tokens_that_do_not_fit_the_generator_are_refused(cli, tmp_path, folder):
-    with pytest.raises(ValueError, match="'digits-vq' makes discrete tokens; expected continuous"):
+def test_the_grid_follows_the_images_and_the_kind_has_to_fit(cli, tmp_path, folder):
+    with pytest.raises(ValueError, match="'digits-vq' makes discrete tokens .* expected a continuous"):
         cli("train", "--method", "mar", "--tokenizer", "digits-vq", "--views", 1, *QUICK, "--out", tmp_path)
-    with pytest.raises(ValueError, match="images become 4x4 tokens; expected 8x8"):
-        cli("train", "--method", "ar", "--data", folder, "--size", 16, "--views", 1, *QUICK, "--out", tmp_path)
+    cli("train", "--method", "ar", "--data", folder, "--size", 16, "--views", 1, *QUICK, "--out", tmp_path)
+    assert load_generator("ar-digits", weights=tmp_path / "ar-digits" / "ar-digits.safetensors").grid == (4, 4)
 
 
 def test_all_trains_generators_on_the_tokenizers_before_them():

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-SECONDS_A_LINE = 60.0
+from arbench.progress import SECONDS_A_LINE
 
 Advance = Callable[[int, Mapping[str, float]], None]
 
