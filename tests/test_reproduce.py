@@ -292,7 +292,7 @@ def test_an_interrupted_training_goes_on_and_a_finished_one_stays(tmp_path, monk
     row = load_experiment("digits/par-table4").row("c-causal")
     resumed = []
 
-    def run_job(job, folder, *, resume, watch):
+    def run_job(job, folder, *, resume, progress):
         resumed.append(resume)
         path = job.checkpoint_path(folder) if not resume else job.weights_path(folder)
         path.parent.mkdir(parents=True, exist_ok=True)

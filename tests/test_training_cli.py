@@ -158,7 +158,7 @@ def test_mistakes_name_the_nearest_choice(cli, tmp_path):
 
 
 def test_the_grid_follows_the_images_and_the_kind_has_to_fit(cli, tmp_path, folder):
-    with pytest.raises(ValueError, match="'digits-vq' makes discrete tokens .* expected a continuous"):
+    with pytest.raises(ValueError, match=r"'digits-vq' makes discrete tokens .* expected a continuous"):
         cli("train", "--method", "mar", "--tokenizer", "digits-vq", "--views", 1, *QUICK, "--out", tmp_path)
     cli("train", "--method", "ar", "--data", folder, "--size", 16, "--views", 1, *QUICK, "--out", tmp_path)
     assert load_generator("ar-digits", weights=tmp_path / "ar-digits" / "ar-digits.safetensors").grid == (4, 4)

@@ -216,8 +216,8 @@ def stats(
     channels = zip(found.channel_mean, found.channel_std, strict=True)
     rows = [(f"channel {index}", f"{mean:.4f}", f"{std:.4f}") for index, (mean, std) in enumerate(channels)]
     _print_table([("", "mean", "deviation"), *rows, ("all", f"{found.mean:.4f}", f"{found.std:.4f}")])
+    typer.echo(f"by channel: shift {_numbers(found.channel_mean)}, scale {_numbers(found.channel_scale)}")
     typer.echo(f"scale to use: {found.scale:.4f} (this tokenizer has {_numbers(tokenizer.scale)})")
-    typer.echo(f"or by channel: shift {_numbers(found.channel_mean)}, scale {_numbers(found.channel_scale)}")
 
 
 def _open(name: str, weights: str | None, device: str, dtype: str, *, random_allowed: bool = False) -> tuple[Any, str]:
