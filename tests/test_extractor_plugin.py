@@ -109,8 +109,8 @@ def test_several_extractors_see_the_images_once_and_say_what_each_alone_says(
         evaluate(images, images, extractor="moments", metrics=["is"])
     with pytest.raises(ValueError, match="extractor moments computes none of these: is needs an extractor with logits"):
         evaluate(images, images, extractor="digits-cnn,moments", metrics=["is"])
-    with pytest.raises(ValueError, match="'moments' is named twice"):
-        evaluate(images, images, extractor=["moments", "moments"])
+    with pytest.raises(ValueError, match="two extractors are called 'moments'"):
+        evaluate(images, images, extractor=["moments", "moments:Moments"])
 
 
 def test_logits_and_weights_are_optional(images: np.ndarray, tmp_path: Path) -> None:

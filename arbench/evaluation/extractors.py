@@ -126,15 +126,11 @@ class PlainNetwork:
 
 
 def names_of(extractors: str | Extractor | Sequence[str | Extractor]) -> list[str | Extractor]:
-    """One or several extractors as a list, names as `a,b` among them. ValueError where one is named twice."""
+    """One or several extractors as a list, names as `a,b` among them. ValueError for none."""
     several: Iterable[Any] = extractors if isinstance(extractors, (list, tuple)) else [extractors]
     found: list[str | Extractor] = []
     for one in several:
         found += [name.strip() for name in one.split(",") if name.strip()] if isinstance(one, str) else [one]
-    names = [one if isinstance(one, str) else one.name for one in found]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"extractor {name!r} is named twice; expected each once")
     if not found:
         raise ValueError(f"no extractor in {extractors!r}; expected one of: {', '.join(EXTRACTORS.installed())}")
     return found

@@ -76,16 +76,23 @@ def evaluate(
         values, spans = _scores(task, pair, phase)
         protocol = describe_protocol(pair, source, against, theirs, task.network, batch_size)
         protocol["warnings"] = questions(pair, source, against, task.network, reconstructions, "kid" in values)
-        protocol["measured"] = {
-            "intervals": spans,
-            "interval_method": intervals.METHOD,
-            "images_sha256": ours.sha256,
-            "notes": notes(ours, source, labels),
-        }
+        protocol["measured"] = _measured(ours, spans, source, labels)
         results[task.network.name] = {"metrics": values, "metric_protocol": protocol}
     first = results.pop(networks[0].name)
     flat = {**first["metrics"], "duplicates": found[0].duplicates, "metric_protocol": first["metric_protocol"]}
     return {**flat, "other_extractors": results} if results else flat
+
+
+def _measured(
+    found: Features, spans: dict[str, list[float]], source: ImageSource, labels: np.ndarray | None
+) -> dict[str, Any]:
+    """What a protocol tells of this set of images alone."""
+    return {
+        "intervals": spans,
+        "interval_method": intervals.METHOD,
+        "images_sha256": found.sha256,
+        "notes": notes(found, source, labels),
+    }
 
 
 def load_networks(
@@ -96,12 +103,17 @@ def load_networks(
     if weights is not None and "inception" not in names and any(isinstance(name, str) for name in names):
         told = names[0] if len(names) == 1 else ", ".join(map(str, names))
         raise ValueError(f"weights of Inception were given, but the extractor is {told!r}")
-    return [
+    networks = [
         load_extractor(one, weights=weights if one == "inception" else None, device=device)
         if isinstance(one, str)
         else as_network(one)
         for one in names
     ]
+    known = [network.name for network in networks]
+    for name in known:
+        if known.count(name) > 1:
+            raise ValueError(f"two extractors are called {name!r}; expected each once")
+    return networks
 
 
 def _collector(
