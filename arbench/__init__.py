@@ -14,6 +14,8 @@ _PUBLIC = {
     "load_tokenizer": "arbench.tokenizer",
     "load_generator": "arbench.weights.load",
     "generate": "arbench.sampling.loop",
+    "Method": "arbench.generators.spec",
+    "Preset": "arbench.generators.spec",
     "FixedNoise": "arbench.noise",
     "to_pil": "arbench.images",
     "run": "arbench.runner",
@@ -25,6 +27,8 @@ __all__ = ["__version__", *_PUBLIC]
 if TYPE_CHECKING:
     from arbench.evaluation.metrics import evaluate as evaluate
     from arbench.evaluation.statistics import FrechetStatistics as FrechetStatistics
+    from arbench.generators.spec import Method as Method
+    from arbench.generators.spec import Preset as Preset
     from arbench.images import to_pil as to_pil
     from arbench.noise import FixedNoise as FixedNoise
     from arbench.runner import run as run

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from arbench.files import write_whole
-from arbench.parts import choose_model
+from arbench.generators.methods import methods
+from arbench.generators.spec import Method
 from arbench.report.plots import plot_records
 from arbench.report.record import Record
 from arbench.report.tables import Table, records_table, render_table
@@ -16,15 +17,6 @@ from arbench.runner import execute
 from arbench.running.job import DEFAULT_OUT, IF_STARTED, RunRequest
 from arbench.settings import SETTINGS
 
-METHODS = ("mar", "par", "ar")  # the three that "all" stands for; DiT is a baseline, run by its name
-# What is run beside each method's default, for a curve instead of a dot. MAR trades speed for quality by its number of
-# iterations; AR and PAR have as many steps as they were trained for, and trade by how long guidance, which doubles the
-# work, runs.
-VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
-    "mar": ({"num_iter": 4}, {"num_iter": 16}),
-    "par": ({"cfg_interval": 8}, {"cfg_interval": 24}),
-    "ar": ({"cfg_interval": 8}, {"cfg_interval": 24}),
-}
 OWN = ("model", "tokenizer", "tokenizer_weights", "experiment", "row", *SETTINGS)
 
 
@@ -40,8 +32,9 @@ def compare(
         if name in OWN:
             option = name.replace("_", "-")
             raise ValueError(f"--{option} belongs to one method; expected --method all without it, or one --method")
-    points: list[tuple[str, dict[str, Any]]] = [(method, {}) for method in METHODS]
-    points += [(method, variant) for method in METHODS for variant in variants(method)]
+    compared = [method for method in methods().values() if method.compared is not None]
+    points: list[tuple[str, Mapping[str, Any]]] = [(method.name, {}) for method in compared]
+    points += [(method.name, variant) for method in compared for variant in variants(method)]
     records: list[Record] = []
     for number, (method, variant) in enumerate(points, 1):
         setting = ", ".join(f"{name} {value}" for name, value in variant.items()) or "default setting"
@@ -50,15 +43,14 @@ def compare(
         records.append(execute(RunRequest.of(**{**asked, "method": method, **variant, "resume": resume}), say=say)[1])
     if not all(records):
         return None, []
-    return records_table(records[: len(METHODS)]), draw(records, Path(asked.get("out") or DEFAULT_OUT))
+    return records_table(records[: len(compared)]), draw(records, Path(asked.get("out") or DEFAULT_OUT))
 
 
-def variants(method: str) -> list[dict[str, Any]]:
-    """The settings beside the default one; those that are the default already are left out."""
-    from arbench.generators.presets import get_preset
-
-    own = get_preset(choose_model(method, None)).sampling
-    return [variant for variant in VARIANTS[method] if any(own.get(name) != value for name, value in variant.items())]
+def variants(method: Method) -> list[Mapping[str, Any]]:
+    """The settings beside the default one, for a curve instead of a dot; those that are the default are left out."""
+    own = {} if method.default_preset is None else method.default_preset.sampling
+    beside = method.compared or ()
+    return [variant for variant in beside if any(own.get(name) != value for name, value in variant.items())]
 
 
 def draw(records: list[Record], out: Path) -> list[Path]:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from arbench.hardware import available_devices
-from arbench.tokenizer import KINDS, decode_tokens, encode_images, missing_members, scaled, shift_and_scale
+from arbench.protocols import KINDS, TOKENIZER_MEMBERS, missing_members
+from arbench.tokenizer import decode_tokens, encode_images, scaled, shift_and_scale
 
 # Floats of an image may differ with its batch by the order of sums: float32 convolutions stay below this share.
 BATCH_TOLERANCE = 1e-4
@@ -40,7 +41,7 @@ def check_tokenizer(tokenizer: Any, images: Tensor, *, trained: bool = True) -> 
     `trained` False leaves out what random weights cannot do. Nothing is raised for a tokenizer that fails: whatever
     a check raises is its failure.
     """
-    missing = missing_members(tokenizer)
+    missing = missing_members(tokenizer, TOKENIZER_MEMBERS)
     if missing:
         return [Check(name="members", outcome="failed", detail=f"lacks {', '.join(missing)}")]
     probe = Probe(tokenizer, images, trained)

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import torch
 
+from arbench.cards import WeightsCard, weights_home
 from arbench.evaluation.reference_cards import REFERENCES
-from arbench.generators.presets import PRESETS
+from arbench.generators.methods import presets
 from arbench.hardware import GIB, available_devices, cpu_name, free_memory, num_cores, versions
 from arbench.registry import tokenizer_entry_points
-from arbench.weights.cards import WeightsCard, cards_for, find_weights, how_to_get, weights_home
+from arbench.weights.cards import cards_for, find_weights, how_to_get
 from arbench.weights.download import partial_path
 from arbench.weights.load import shipped_weights
 
@@ -96,7 +97,7 @@ def disk() -> Iterator[Fact]:
 
 def generators() -> Iterator[Fact]:
     """What every preset needs: its own weights and those of its tokenizer."""
-    for preset in PRESETS.values():
+    for preset in presets().values():
         weights = weights_fact("generators", preset.name, shipped_weights(preset) if preset.shipped else None)
         if not preset.shipped and not cards_for(preset.name):
             weights = dataclasses.replace(weights, value="never released", remedy="arbench train, or --weights FILE")

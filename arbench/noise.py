@@ -9,7 +9,6 @@ hides the last-bit differences between the logarithms and cosines of different d
 from __future__ import annotations
 
 import math
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -24,19 +23,6 @@ MOST_SEEDS = 2**64  # the key is two words of 32 bits
 MOST_IMAGES = 2**32  # the image's number is one word of the counter
 # What a draw is for: the fourth counter word, so that no two purposes share numbers.
 ORDER, UNIFORM, GAUSSIAN = 0, 1, 2
-
-
-class Noise(Protocol):
-    """Where the sampler's random numbers come from."""
-
-    def orders(self, num_tokens: int) -> Tensor:
-        """A random permutation of the raster indices for each image: (B, N) int64."""
-
-    def uniform(self, positions: Tensor) -> Tensor:
-        """One number in (0, 1) for each image and raster position (B, n): (B, n) float64."""
-
-    def gaussian(self, step: int, positions: Tensor, channels: int) -> Tensor:
-        """Standard normals (B, n, channels) float32; step 0 starts a token, step 1 + k is for denoising step k."""
 
 
 def check_seed(seed: int) -> int:

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import torch
 
 from arbench.files import file_sha256
-from arbench.generators.presets import PRESETS, Preset, get_preset
+from arbench.generators.methods import get_method, get_preset, method_by_module, method_names, presets
+from arbench.generators.spec import Method, Preset
 from arbench.registry import unknown_name
 from arbench.settings import resolve_settings, warn_of_last_timesteps
 from arbench.weights.cards import cards_for, find_weights, how_to_get
 from arbench.weights.provenance import Provenance, describe_tokenizer, read_provenance, require_tokenizer
 
-METHODS = ("mar", "par", "ar", "dit")
 DEFAULT_METHOD = "mar"
 RANDOM = "random"
 RANDOM_WEIGHTS_SEED = 0  # random weights are the same in every process and at every resume
@@ -78,22 +78,34 @@ def choose_model(method: str | None, model: str | None, told: Provenance | None 
     """The generator that `method` and `model` name together; where no model is given, what the weights say that they
     are (`told`), else the embedded digits model.
 
+    `model` is a preset, a method, or `module:Name` of a method that is not installed.
+
     Raises ValueError for an unknown method or model, and where they disagree.
     """
-    if method is not None and method not in METHODS:
-        raise unknown_name("method", method, METHODS)
+    spec = get_method(method or DEFAULT_METHOD)  # tells the nearest, or what is wrong with a plug-in
     if model is None and told is not None and method in (None, told.method):
-        return told.name if told.name in PRESETS else told.method
-    if model is None and told is not None and (method, told.method) != ("par", "ar"):  # an AR is a PAR with n = 1
+        return told.name if told.name in presets() else told.method
+    if model is None and told is not None and told.method not in spec.borrows:
         raise ValueError(f"{told.path}: holds {told.method} weights; expected --method {told.method}, not {method}")
     if model is None:
-        return f"{method or DEFAULT_METHOD}-digits"
-    if model not in PRESETS and model not in METHODS:
-        raise unknown_name("model", model, (*PRESETS, *METHODS))
-    found = model if model in METHODS else get_preset(model).method
+        return _stands_for(spec)
+    if ":" in model:
+        named = method_by_module(model)
+        found, model = named.name, _stands_for(named)
+    elif model in presets():
+        found = get_preset(model).method
+    elif model in method_names():
+        found = model
+    else:
+        raise unknown_name("model", model, (*presets(), *method_names()))
     if method is not None and found != method:
         raise ValueError(f"model {model!r} is of method {found!r}, not {method!r}; expected --method {found}")
     return model
+
+
+def _stands_for(method: Method) -> str:
+    """What a method alone means: its preset of the digits, or its first, or where it has none itself."""
+    return method.name if method.default_preset is None else method.default_preset.name
 
 
 def load_parts(
@@ -121,7 +133,7 @@ def load_parts(
 
     told = read_provenance(weights)
     name = choose_model(method, model, told)
-    preset = PRESETS.get(name)
+    preset = presets().get(name)
     if weights is None:
         weights = find_generator_weights(name, preset)
         told = read_provenance(weights)

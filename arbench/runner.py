@@ -99,11 +99,12 @@ def sample(job: Job, folder: RunFolder, say: Callable[[str], None]) -> None:
         batch_size = automatic_batch(estimate, parts.device, most)
     assert isinstance(batch_size, int)
     batch_size = min(batch_size, most)
-    memory = round(estimate.gib(batch_size), 2)
+    memory = None if estimate is None else round(estimate.gib(batch_size), 2)
     folder.log("sampling", batch_size=batch_size, estimated_memory_gib=memory, processes=count)
+    told = "" if memory is None else f", about {memory:.1f} GiB each"
     say(
         f"{parts.model}: {parts.params_m:.1f} M parameters, {job.request.num_images} images in batches of {batch_size} "
-        f"on {count} × {parts.device.type}, about {memory:.1f} GiB each; {folder.path}"
+        f"on {count} × {parts.device.type}{told}; {folder.path}"
     )
     pipeline = Pipeline(
         generator=parts.generator,

@@ -1,7 +1,7 @@
-"""The tokenizer protocol and `load_tokenizer`: ours and a third party's come in by the same door.
+"""`load_tokenizer`: ours and a third party's come in by the same door.
 
-A tokenizer is any class with the members of `Tokenizer`, named in the entry-point group `arbench.tokenizers` or given
-as `module:Class`. `tokenizers/README.md` writes one from nothing.
+A tokenizer is any class with the members of `arbench.protocols.Tokenizer`, named in the entry-point group
+`arbench.tokenizers` or given as `module:Class`. `tokenizers/README.md` writes one from nothing.
 """
 
 from __future__ import annotations
@@ -10,41 +10,16 @@ import functools
 import importlib
 import inspect
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from arbench.hardware import resolve_device
-from arbench.registry import tokenizer_entry_points, unknown_name
+from arbench.protocols import KINDS, TOKENIZER_MEMBERS, missing_members
+from arbench.registry import TOKENIZERS, unknown_name
 
 RANDOM = "random"
-PROTOCOL_MEMBERS = ("name", "kind", "downsample", "channels", "vocab_size", "scale", "encode", "decode")
-KINDS = ("continuous", "discrete")
-
-
-@runtime_checkable
-class Tokenizer(Protocol):
-    """Images to tokens and back.
-
-    `kind` is "continuous" (tokens are (latents − shift) · scale, (B, channels, h, w); both are a number or one a
-    channel, a tensor (channels,), and a missing `shift` is 0) or "discrete" (tokens are
-    ids (B, h, w) below `vocab_size`); `downsample` is image pixels per token side. Continuous tokenizers with a
-    posterior also have `moments(images)`, discrete ones `latents(images)`, `quantize(latents)` and `lookup(ids)`.
-    """
-
-    name: str
-    kind: str
-    downsample: int
-    channels: int
-    vocab_size: int | None
-    scale: float | Tensor
-
-    def encode(self, images: Tensor, *, rng: torch.Generator | None = None) -> Tensor:
-        """Images (B, 3, H, W) in [-1, 1] -> tokens; a posterior's mean, or a sample where `rng` is given."""
-
-    def decode(self, tokens: Tensor) -> Tensor:
-        """Tokens -> images (B, 3, H, W), about [-1, 1]."""
 
 
 def load_tokenizer(
@@ -66,7 +41,7 @@ def load_tokenizer(
     build = find_tokenizer(name)
     path = shipped_weights(build) if weights is None else None if str(weights) == RANDOM else Path(weights)
     tokenizer = _construct(build, name, path, config)
-    missing = missing_members(tokenizer)
+    missing = missing_members(tokenizer, TOKENIZER_MEMBERS)
     if missing:
         raise ValueError(f"tokenizer {name!r} lacks {', '.join(missing)}; see tokenizers/README.md for the protocol")
     if tokenizer.kind not in KINDS:
@@ -80,22 +55,13 @@ def find_tokenizer(name: str) -> Any:
     `adapter:ID` is an installed entry point with a classmethod `from_id`, bound to the id of a foreign model. Raises
     ValueError for an unknown name and for a plug-in that cannot be imported.
     """
-    installed = tokenizer_entry_points()
+    installed = TOKENIZERS.installed()
     first, _, rest = name.partition(":")
-    if name in installed:
-        return _import(name, installed[name].load)
-    if rest and first in installed:
-        adapter = _import(first, installed[first].load)
+    if name not in installed and rest and first in installed:
+        adapter = TOKENIZERS.find(first)
         if hasattr(adapter, "from_id"):
             return functools.partial(adapter.from_id, rest)
-    if first and rest:
-        return _import(name, lambda: _attribute(first, rest))
-    raise unknown_name("tokenizer", name, [*installed, "module:Class"])
-
-
-def missing_members(tokenizer: Any) -> list[str]:
-    """The protocol's members that `tokenizer` lacks."""
-    return [member for member in PROTOCOL_MEMBERS if not hasattr(tokenizer, member)]
+    return TOKENIZERS.find(name)
 
 
 def shipped_weights(build: Any) -> Path | None:
@@ -161,21 +127,6 @@ def _require_tensor(tokenizer: Any, member: str, value: Any, shape: tuple[int, .
     found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
     if found != shape:
         raise ValueError(f"tokenizer {tokenizer.name!r}: {member} returned {found}; expected a tensor of shape {shape}")
-
-
-def _import(name: str, load: Any) -> Any:
-    """Import a plug-in; whatever goes wrong in a stranger's module becomes one line that names it."""
-    try:
-        return load()
-    except Exception as error:  # a stranger's module may raise anything
-        raise ValueError(f"tokenizer {name!r} cannot be imported: {type(error).__name__}: {error}") from error
-
-
-def _attribute(module: str, attribute: str) -> Any:
-    value: Any = importlib.import_module(module)
-    for part in attribute.split("."):
-        value = getattr(value, part)
-    return value
 
 
 def _construct(build: Any, name: str, weights: Path | None, config: dict[str, Any]) -> Any:

@@ -29,7 +29,7 @@ from arbench.data import open_data
 from arbench.evaluation.extractors import load_extractor
 from arbench.evaluation.scores import label_accuracy, precision_recall
 from arbench.evaluation.statistics import FrechetStatistics
-from arbench.generators.presets import get_preset
+from arbench.generators.methods import get_preset
 from arbench.images import to_uint8
 from arbench.sampling.labels import make_labels
 

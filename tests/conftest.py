@@ -10,9 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from arbench.generators.ar import AR, ARConfig
-from arbench.generators.mar import MAR, MARConfig
-from arbench.generators.par import PAR, PARConfig
+from arbench.generators.ar.config import ARConfig
+from arbench.generators.ar.model import AR
+from arbench.generators.mar.config import MARConfig
+from arbench.generators.mar.model import MAR
+from arbench.generators.par.config import PARConfig
+from arbench.generators.par.model import PAR
 
 # One thread: float32 sums keep their order, and threads of a busy machine do not wait for each other.
 torch.set_num_threads(1)

@@ -20,9 +20,9 @@ from arbench.bench.generation import (
 from arbench.bench.measure import Timing, summary, time_alternately, time_batch
 from arbench.bench.roofline import Roofline
 from arbench.bench.table import quantity, render
-from arbench.bench.work import Peak, Work
 from arbench.parts import RANDOM, load_parts
 from arbench.sampling.loop import generate
+from arbench.work import Peak, Work
 
 CPU = torch.device("cpu")
 

@@ -9,10 +9,10 @@ from torch import nn
 
 from arbench.data import ImageData
 from arbench.images import to_float
+from arbench.recipe import Augmentation
 from arbench.tokenizer import scaled, unscaled
 from arbench.training import cache as cache_module
 from arbench.training.cache import TokenCache, build_cache, describe_cache, shard_name
-from arbench.training.config import Augmentation
 
 
 class Codes:

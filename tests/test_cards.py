@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from arbench.generators.presets import PRESETS
+from arbench.cards import weights_home
+from arbench.generators.methods import presets
 from arbench.registry import tokenizer_entry_points
-from arbench.weights.cards import CARDS, cards_for, find_weights, get_card, how_to_get, weights_home
-from arbench.weights.keys import SIGNATURES
+from arbench.weights.cards import all_cards, cards_for, find_weights, get_card, how_to_get
+from arbench.weights.keys import families
 
 RELEASED = (
     "mar-b mar-l mar-h kl16 llamagen-vq ar-b ar-l ar-l-384 ar-xl-384 ar-xxl-384 ar-3b-384 "
@@ -17,29 +18,28 @@ RELEASED = (
 
 def test_every_released_file_has_a_card_under_the_name_that_loads_it() -> None:
     for name in RELEASED.split():
-        assert name in CARDS[name].loads
+        assert name in all_cards()[name].loads
 
 
 def test_cards_name_what_exists() -> None:
-    families = {family for family, *_ in SIGNATURES}
-    for card in CARDS.values():
-        assert card.family in families
-        assert all(name in PRESETS or name in tokenizer_entry_points() for name in card.loads), card.name
+    for card in all_cards().values():
+        assert card.family in families()
+        assert all(name in presets() or name in tokenizer_entry_points() for name in card.loads), card.name
         assert card.source.startswith("https://")
         assert card.licence
         assert card.sha256 is None or len(card.sha256) == 64
-    assert len({card.file for card in CARDS.values()}) == len(CARDS)
+    assert len({card.file for card in all_cards().values()}) == len(all_cards())
 
 
 def test_a_preset_and_its_card_are_of_one_method() -> None:
-    for preset in PRESETS.values():
+    for preset in presets().values():
         assert all(card.family == preset.method for card in cards_for(preset.name))
 
 
 def test_par_has_no_licence_and_the_card_says_so() -> None:
-    licences = {card.licence for card in CARDS.values() if card.family == "par"}
+    licences = {card.licence for card in all_cards().values() if card.family == "par"}
     assert licences == {"none stated (all rights reserved)"}
-    assert {card.licence for card in CARDS.values() if card.family != "par"} == {"MIT"}
+    assert {card.licence for card in all_cards().values() if card.family != "par"} == {"MIT"}
 
 
 def test_addresses_follow_the_hub_and_its_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,8 +68,8 @@ def test_files_lie_in_the_folder_that_the_variable_names(monkeypatch: pytest.Mon
 
 def test_how_to_get_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ARBENCH_WEIGHTS", "/data")
-    assert how_to_get(CARDS["mar-b"]) == "arbench weights get mar-b"
-    assert how_to_get(CARDS["mar-h-pth"]) == (
+    assert how_to_get(all_cards()["mar-b"]) == "arbench weights get mar-b"
+    assert how_to_get(all_cards()["mar-h-pth"]) == (
         "download checkpoint-last.pth by hand from https://github.com/LTH14/mar to /data/mar_huge/checkpoint-last.pth"
     )
 

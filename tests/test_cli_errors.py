@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from arbench import cli
+from arbench.generators.methods import method_names
 from arbench.heads.solvers import SOLVERS
-from arbench.parts import METHODS
 from arbench.sampling import loop
 
 RANDOM = ("--weights", "random")
@@ -147,7 +147,7 @@ def test_help_shows_the_closed_choices(capsys, every_command, command):
     text = capsys.readouterr().out
     shown = {words[0]: words[1] for words in map(str.split, text.splitlines()) if len(words) > 1}
     methods, samplers = shown["--method"].split("|"), shown["--head-sampler"].split("|")
-    assert set(methods) == set(METHODS)
+    assert set(methods) == set(method_names())
     assert tuple(samplers) == tuple(SOLVERS)
 
 

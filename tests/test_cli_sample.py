@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from arbench import cli
-from arbench.generators.presets import PRESETS, Preset
+from arbench.generators.methods import _given, get_method
+from arbench.generators.spec import Preset
 from arbench.images import resize_bicubic, to_uint8
 from arbench.parts import load_parts
 from arbench.running.samples import parse_labels, sample_rows
@@ -64,7 +66,8 @@ def tiny_presets(monkeypatch):
             sampling=sampling,
             evaluated_at=None if method == "mar" else 32,
         )
-        monkeypatch.setitem(PRESETS, preset.name, preset)
+        spec = get_method(method)
+        monkeypatch.setitem(_given, method, replace(spec, presets=(*spec.presets, preset)))
 
 
 @pytest.mark.parametrize("method", SIZES)

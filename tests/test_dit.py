@@ -10,9 +10,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from arbench.bench.roofline import roofline
-from arbench.generators.base import patchify
-from arbench.generators.dit import DiT, DiTConfig, JointSampling
-from arbench.generators.layers import grid_sinusoids
+from arbench.generators.common.layers import grid_sinusoids
+from arbench.generators.common.tokens import patchify
+from arbench.generators.dit.config import DiTConfig, JointSampling
+from arbench.generators.dit.model import DiT
 from arbench.heads.diffusion import time_embedding
 from arbench.heads.schedule import Diffusion
 from arbench.noise import FixedNoise

@@ -8,7 +8,7 @@ import pytest
 
 from arbench import cli
 from arbench.evaluation.reference_cards import REFERENCES
-from arbench.generators.presets import PRESETS
+from arbench.generators.methods import presets
 from arbench.inventory import MISSING, PRESENT, PROBLEM, inventory
 from arbench.weights.cards import get_card
 from arbench.weights.download import partial_path
@@ -38,7 +38,7 @@ def test_an_empty_machine_has_the_digits_and_is_told_how_to_get_the_rest(tmp_pat
 
 def test_every_preset_and_reference_is_told_about():
     names = [fact.name for fact in inventory()]
-    assert set(names).issuperset((*PRESETS, *REFERENCES))
+    assert set(names).issuperset((*presets(), *REFERENCES))
 
 
 def test_a_preset_is_here_when_both_its_files_are():
@@ -67,17 +67,12 @@ def test_files_that_are_there_are_found():
     assert facts()["references", "adm-train-256"].state == PRESENT
 
 
-def test_a_broken_plug_in_is_a_problem_of_its_own_only(monkeypatch):
-    import arbench.inventory
-    from arbench.registry import tokenizer_entry_points
-
-    real = dict(tokenizer_entry_points())
-    broken = type(next(iter(real.values())))(
-        name="broken", value="not_installed_anywhere:X", group="arbench.tokenizers"
-    )
-    points = {**real, "broken": broken}
-    monkeypatch.setattr(arbench.inventory, "tokenizer_entry_points", lambda: points)
-    monkeypatch.setattr("arbench.tokenizer.tokenizer_entry_points", lambda: points)
+def test_a_broken_plug_in_is_a_problem_of_its_own_only(monkeypatch, tmp_path):
+    package = tmp_path / "broken-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[arbench.tokenizers]\nbroken = not_installed_anywhere:X\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
     found = facts()
     assert found["tokenizers", "broken"].state == PROBLEM
     assert found["tokenizers", "digits-kl"].state == PRESENT

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from arbench.cards import WeightsCard
 from arbench.files import file_sha256
-from arbench.weights.cards import CARDS, WeightsCard, find_weights
+from arbench.weights.cards import all_cards, find_weights
 from arbench.weights.download import Download, Expected, get_weights, recorded_sha256, verify_present
 
 CONTENT = bytes(range(256)) * 40
@@ -134,7 +135,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
 @pytest.fixture
 def card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> WeightsCard:
     monkeypatch.setenv("ARBENCH_WEIGHTS", str(tmp_path))
-    return CARDS["mar-b"]
+    return all_cards()["mar-b"]
 
 
 def get(
@@ -331,7 +332,7 @@ def test_a_file_to_fetch_by_hand_says_from_where(tmp_path: Path, monkeypatch: py
     with pytest.raises(
         ValueError, match=r"download kl16\.ckpt by hand from https://github\.com/LTH14/mar to .*kl16\.ckpt"
     ):
-        get_weights(CARDS["kl16"])
+        get_weights(all_cards()["kl16"])
 
 
 def test_too_little_room_is_told_before_the_first_byte(

@@ -146,35 +146,25 @@ def test_a_row_needs_a_known_task():
 @pytest.mark.parametrize("name", experiment_names())
 def test_rows_fit_the_generators_they_name(name):
     """Presets exist, configurations are of their method, and every sampling setting is one of the head's."""
-    from arbench import settings as base
-    from arbench.generators.dit import JointSampling
-    from arbench.generators.presets import get_preset
-    from arbench.weights.load import FAMILIES
+    from arbench.generators.methods import get_preset
+    from arbench.settings import make_settings
+    from arbench.weights.load import load_generator
 
-    settings = {
-        ("mar", "diffusion"): base.MaskedDiffusionSampling,
-        ("mar", "categorical"): base.MaskedCategoricalSampling,
-        ("ar", "diffusion"): base.DiffusionSampling,
-        ("ar", "categorical"): base.CategoricalSampling,
-        ("par", "categorical"): base.CategoricalSampling,
-        ("dit", "joint"): JointSampling,
-    }
     for row in load_experiment(name).rows:
         if row.model is None:
             continue
         preset = get_preset(row.model)
         assert preset.method == row.method
-        config = FAMILIES[preset.method][1](**{**preset.config, **row.config})
-        base.make_settings(settings[preset.method, config.head], dict(row.sampling))
+        generator = load_generator(row.model, weights="random", device="meta", **row.config)
+        make_settings(generator.sampling_type, dict(row.sampling))
 
 
 @pytest.mark.parametrize("name", ["par/table2", "par/table4", "par/table7", "par/fig2"])
 def test_rows_take_the_number_of_steps_that_is_printed(name):
     """The schedule that a row's configuration gives, as long as the paper says; small weights, the paper's grid."""
-    from arbench.generators.presets import get_preset
+    from arbench.generators.methods import get_method, get_preset
     from arbench.report.published import published_row
     from arbench.sampling.schedules import sequential_sizes
-    from arbench.weights.load import FAMILIES
 
     small = {"width": 32, "depth": 1, "heads": 2, "num_classes": 2, "vocab_size": 3}
     checked = 0
@@ -183,8 +173,8 @@ def test_rows_take_the_number_of_steps_that_is_printed(name):
         if row.model is None or "steps" not in printed:
             continue
         preset = get_preset(row.model)
-        build, config = FAMILIES[preset.method]
-        generator = build(config(**{**preset.config, **row.config, **small}))
+        method = get_method(preset.method)
+        generator = method.model(method.config(**{**preset.config, **row.config, **small}))
         sizes = sequential_sizes(generator.num_tokens, generator.singles, generator.parallel)
         assert sum(sizes) == generator.num_tokens
         assert len(sizes) == int(printed["steps"].value), row.name
@@ -194,12 +184,12 @@ def test_rows_take_the_number_of_steps_that_is_printed(name):
 
 @pytest.mark.parametrize("name", sorted(NAMED))
 def test_settings_of_rows_are_those_that_are_printed(name):
-    from arbench.generators.presets import PRESETS
+    from arbench.generators.methods import presets
     from arbench.report.published import published_row
 
     for row in load_experiment(name).rows:
         printed = {metric: value.number for metric, value in published_row(row.published).items()}
-        preset = PRESETS[row.model].config if row.model in PRESETS else {}
+        preset = presets()[row.model].config if row.model in presets() else {}
         config = {**preset, **row.config}
         grid = config.get("grid")
         ours = {

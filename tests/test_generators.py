@@ -6,12 +6,15 @@ from conftest import COMBINATIONS, Parity, make_generator, make_tokens, relative
 from scipy import stats
 from torch.nn import functional as F
 
-from arbench.generators.ar import AR, ARConfig
-from arbench.generators.base import patchify, unpatchify
-from arbench.generators.causal import group_mask
-from arbench.generators.layers import rotary_table, swiglu_width
-from arbench.generators.mar import MAR, MARConfig, truncated_normal
-from arbench.generators.par import PAR, PARConfig
+from arbench.generators.ar.config import ARConfig
+from arbench.generators.ar.model import AR
+from arbench.generators.common.causal import group_mask
+from arbench.generators.common.layers import rotary_table, swiglu_width
+from arbench.generators.common.tokens import patchify, unpatchify
+from arbench.generators.mar.config import MARConfig
+from arbench.generators.mar.model import MAR, truncated_normal
+from arbench.generators.par.config import PARConfig
+from arbench.generators.par.model import PAR
 from arbench.heads.schedule import Diffusion
 from arbench.heads.variational import noise_and_variance_loss
 from arbench.noise import FixedNoise

@@ -2,7 +2,7 @@
 
 import pytest
 
-from arbench.weights.keys import EMBEDDINGS, detect_family, find_family, is_linear_weight, read_config, strip_prefixes
+from arbench.weights.keys import detect_family, embeddings, find_family, is_linear_weight, read_config, strip_prefixes
 
 AR = {
     "cls_embedding.embedding_table.weight": (11, 64),
@@ -117,7 +117,7 @@ def test_a_prefix_that_some_names_lack_stays() -> None:
 def test_linear_weights() -> None:
     assert is_linear_weight("diffloss.net.cond_embed.weight", 2)
     assert is_linear_weight("decoder_embed.weight", 2)
-    assert not any(is_linear_weight(name, 2) for name in EMBEDDINGS)
+    assert not any(is_linear_weight(name, 2) for name in embeddings())
     assert not is_linear_weight("fake_latent", 2)
     assert not is_linear_weight("quant_conv.weight", 4)
     assert not is_linear_weight("encoder_norm.weight", 1)

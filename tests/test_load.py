@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import arbench
-from arbench.generators.presets import PRESETS
+from arbench.generators.methods import presets
 from arbench.weights.configure import build_generator
 from arbench.weights.paddle import write_pdparams
 from arbench.weights.read import read_tensors
@@ -191,12 +191,12 @@ def test_presets_of_the_same_shape_tell_heads_and_grid(tmp_path: Path) -> None:
 
 def save_digits_of(num_classes: int, path: Path) -> None:
     """Weights of ar-digits but for the number of classes."""
-    config = {**PRESETS["ar-digits"].config, "num_classes": num_classes}
+    config = {**presets()["ar-digits"].config, "num_classes": num_classes}
     save_file(build_generator("ar", config).state_dict(), path)
 
 
 def test_a_preset_s_defaults_have_to_agree_as_well(tmp_path: Path) -> None:
-    causal = build_generator("ar", {**PRESETS["ar-digits"].config, "order": "random"})
+    causal = build_generator("ar", {**presets()["ar-digits"].config, "order": "random"})
     save_file(causal.state_dict(), tmp_path / "x.safetensors")
     with pytest.raises(ValueError, match="its tensors say order random, not raster"):
         arbench.load_generator("ar-digits", weights=tmp_path / "x.safetensors")
@@ -270,7 +270,7 @@ def test_random_weights_come_from_the_global_seed() -> None:
     torch.manual_seed(3)
     first = arbench.load_generator("ar-digits", weights="random").state_dict()
     torch.manual_seed(3)
-    second = build_generator("ar", dict(PRESETS["ar-digits"].config)).state_dict()
+    second = build_generator("ar", dict(presets()["ar-digits"].config)).state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 

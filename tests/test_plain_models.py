@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from test_load import GIVEN, PARITY, load
 from torch import Tensor
 
-from arbench.generators.base import patchify
+from arbench.generators.common.tokens import patchify
 from arbench.noise import FixedNoise
 from arbench.sampling.loop import generate
 

@@ -145,13 +145,13 @@ def test_a_single_point_and_models_that_are_no_curve_have_no_line():
 
 
 def test_a_method_looks_the_same_in_every_figure():
-    from arbench.report.plots import METHOD_LOOKS, _looks
+    from arbench.report.plots import _looks, method_looks
 
     names = ["others", "AR", "MAR, guidance 1", "MAR, guidance 2", "PAR par-xl-4x"]
     looks = _looks([Curve(name=name, points=()) for name in names])
-    assert looks["AR"] == METHOD_LOOKS["AR"]
-    assert looks["MAR, guidance 1"] == METHOD_LOOKS["MAR"]
-    assert looks["PAR par-xl-4x"] == METHOD_LOOKS["PAR"]
+    assert looks["AR"] == method_looks()["AR"]
+    assert looks["MAR, guidance 1"] == method_looks()["MAR"]
+    assert looks["PAR par-xl-4x"] == method_looks()["PAR"]
     assert len(set(looks.values())) == len(names)
 
 

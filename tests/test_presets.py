@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from arbench import cli
-from arbench.generators.presets import PRESETS, get_preset
+from arbench.generators.methods import _given, get_method, get_preset, presets
 from arbench.settings import HEAD_SAMPLERS, make_settings
 from arbench.weights.cards import cards_for
 from arbench.weights.load import count_parameters, load_generator
@@ -34,7 +34,7 @@ PRINTED = {
 }
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", presets())
 def test_preset_builds_with_settings_that_it_has(name: str) -> None:
     preset = get_preset(name)
     model = load_generator(name, weights="random", device="meta")
@@ -59,7 +59,7 @@ def test_the_command_lists_every_preset(capsys: pytest.CaptureFixture[str], monk
     monkeypatch.setattr(cli, "COMMAND_MODULES", ("models", "doctor"))
     assert cli.run_command(["models"]) == 0
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
-    assert lines.keys() >= PRESETS.keys()
+    assert lines.keys() >= presets().keys()
     assert lines["mar-h"].split()[1:8] == ["mar", "942.4", "256", "kl16", "mar-h", "1.55", "303.7"]
     assert lines["mar-h"].endswith("--num-iter 256 --cfg-scale 3.2 --cfg-schedule linear --head-steps 100")
     assert cli.run_command(["models", "--json"]) == 0
@@ -82,7 +82,8 @@ def test_models_explains_the_samplers_that_it_names(
 ) -> None:
     monkeypatch.setattr(cli, "COMMAND_MODULES", ("models", "doctor"))
     trimmed = dataclasses.replace(get_preset("mar-digits"), sampling={"head_sampler": "ddpm-trimmed"})
-    monkeypatch.setitem(PRESETS, "mar-digits", trimmed)
+    spec = dataclasses.replace(get_method("mar"), presets=(trimmed, get_preset("mar-b")))
+    monkeypatch.setitem(_given, "mar", spec)
     for pattern, told in (("mar-digits", True), ("mar-b", False)):
         assert cli.run_command(["models", pattern]) == 0
         assert (HEAD_SAMPLERS["ddpm-trimmed"] in capsys.readouterr().out) == told
@@ -96,7 +97,7 @@ def test_names_and_shapes_are_the_releases(path: Path) -> None:
 
 
 def test_released_presets_are_those_with_a_card() -> None:
-    for preset in PRESETS.values():
+    for preset in presets().values():
         cards = {card.name for card in cards_for(preset.name)}
         assert preset.weights in cards if preset.weights else not cards
 
@@ -113,7 +114,7 @@ def test_published_values_are_those_of_the_tables() -> None:
             rows += list(csv.DictReader(lines))
     fids = {row["value"].rstrip("0") for row in rows if row["metric"] == "fid"}
     scores = {row["value"].rstrip("0") for row in rows if row["metric"] == "is_mean"}
-    for preset in PRESETS.values():
+    for preset in presets().values():
         if preset.published is not None:
             assert str(preset.published.fid).rstrip("0") in fids
             assert str(preset.published.inception_score).rstrip("0") in scores

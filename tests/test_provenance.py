@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import arbench
-from arbench.generators.presets import PRESETS
+from arbench.generators.methods import presets
 from arbench.parts import load_parts
 from arbench.tokenizer import find_tokenizer, shipped_weights
 from arbench.training.recipes import DIGITS
@@ -49,12 +49,12 @@ class Painted:
 
 @pytest.mark.parametrize("name", GENERATORS)
 def test_shipped_generators_say_what_they_are(name):
-    told = read_provenance(shipped_generator(PRESETS[name]))
-    assert (told.name, told.method) == (name, PRESETS[name].method)
+    told = read_provenance(shipped_generator(presets()[name]))
+    assert (told.name, told.method) == (name, presets()[name].method)
     assert told.config == vars(load_generator(name, weights="random").config)
-    tokenizer, recorded = arbench.load_tokenizer(PRESETS[name].tokenizer), told.tokenizer
-    file = shipped_weights(find_tokenizer(PRESETS[name].tokenizer))
-    assert recorded == describe_tokenizer(PRESETS[name].tokenizer, tokenizer, file, {})
+    tokenizer, recorded = arbench.load_tokenizer(presets()[name].tokenizer), told.tokenizer
+    file = shipped_weights(find_tokenizer(presets()[name].tokenizer))
+    assert recorded == describe_tokenizer(presets()[name].tokenizer, tokenizer, file, {})
 
 
 @pytest.mark.parametrize("name", ["digits-kl", "digits-vq"])
@@ -100,7 +100,7 @@ def test_a_file_alone_is_enough(tmp_path):
     save_narrow(path)
     parts = load_parts(weights=path, device=CPU)
     assert (parts.model, parts.tokenizer_name, parts.generator.num_classes) == ("ar-digits", "digits-vq", 2)
-    assert parts.sampling["cfg_scale"] == PRESETS["ar-digits"].sampling["cfg_scale"]
+    assert parts.sampling["cfg_scale"] == presets()["ar-digits"].sampling["cfg_scale"]
     assert load_parts("ar", weights=path, device=CPU).generator.config == parts.generator.config
     assert load_generator("ar", weights=path).config == parts.generator.config
     assert load_generator("ar", weights=path, kv_cache=False).config.kv_cache is False

@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from arbench.cards import HOME_VARIABLE
 from arbench.cli import reproduce as cli
 from arbench.evaluation import reference_cards
 from arbench.experiment import experiment_names, load_experiment
@@ -23,7 +24,7 @@ PRINTED = {"fid": 2.31, "is_mean": 281.7, "precision": 0.82, "recall": 0.57}
 
 @pytest.fixture(autouse=True)
 def empty_machine(tmp_path, monkeypatch):
-    monkeypatch.setenv(cards.HOME_VARIABLE, str(tmp_path / "weights"))
+    monkeypatch.setenv(HOME_VARIABLE, str(tmp_path / "weights"))
     monkeypatch.setenv(reference_cards.HOME_VARIABLE, str(tmp_path / "references"))
     monkeypatch.chdir(tmp_path)
 

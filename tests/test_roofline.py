@@ -9,12 +9,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from arbench.bench.decoder import decoder_work
 from arbench.bench.roofline import planned_steps, roofline
 from arbench.bench.tiers import TIERS, describe_tier, find_tier
-from arbench.bench.work import GPU_PEAKS, Peak, Work, device_peak, gpu_peak
-from arbench.generators.presets import PRESETS, get_preset
+from arbench.bench.work import GPU_PEAKS, device_peak, gpu_peak
+from arbench.generators.methods import get_preset, presets
 from arbench.sampling.loop import generate
 from arbench.settings import make_settings
 from arbench.tokenizer import load_tokenizer
 from arbench.weights.load import load_generator
+from arbench.work import Peak, Work
 
 META = torch.device("meta")
 # The devices as the speed floors have them; ours are the data sheets'.
@@ -186,7 +187,7 @@ def test_the_peak_of_a_cpu_is_measured():
     ],
 )
 def test_the_tier_says_what_may_have_changed(changes, dtype, expected):
-    preset = PRESETS["mar-b"]
+    preset = presets()["mar-b"]
     sampling_type = load_generator("mar-b", weights="random", device="meta").sampling_type
     resolved = vars(make_settings(sampling_type, {**preset.sampling, **changes}))
     assert find_tier(resolved, sampling_type, preset.sampling, dtype) == expected

@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import COMBINATIONS, make_generator, relative_error
 
-from arbench.generators.presets import get_preset
+from arbench.generators.methods import get_preset
 from arbench.parts import load_parts
 from arbench.sampling.labels import make_labels
 from arbench.sampling.loop import generate

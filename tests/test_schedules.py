@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import Parity, make_generator
 
-from arbench.generators.par import regions_order
+from arbench.generators.par.model import regions_order
 from arbench.heads.schedule import Diffusion, kept_timesteps
 from arbench.noise import ImageNoise
 from arbench.sampling.guidance import guidance_scale

@@ -9,7 +9,8 @@ from arbench_tokenizers.quantize import VectorQuantizer, nearest_code
 from torch import nn
 
 import arbench
-from arbench.tokenizer import Tokenizer, decode_tokens, encode_images
+from arbench.protocols import Tokenizer
+from arbench.tokenizer import decode_tokens, encode_images
 
 # Float32 convolutions in another blocking; measured about 1e-6 of the largest value.
 BLOCKING = 1e-5

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from arbench.recipe import Augmentation, TrainConfig
 from arbench.training.augment import augment
 from arbench.training.checkpoint import FILE_NAME, load_checkpoint
-from arbench.training.config import Augmentation, TrainConfig
 from arbench.training.data import batch_indices
 from arbench.training.loop import LOG_NAME, train
 

@@ -12,31 +12,31 @@ from scipy.spatial.distance import cdist, pdist
 import arbench
 from arbench.data import open_data
 from arbench.evaluation.digits_cnn import DigitsCNN
-from arbench.generators.presets import get_preset
+from arbench.generators.methods import get_preset
 from arbench.images import to_float, to_uint8
 from arbench.sampling.labels import make_labels
-from arbench.training.recipes import DIGITS, KINDS, get_recipe
+from arbench.training.recipes import KINDS, digits_recipes, get_recipe
 
 ROOT = Path(__file__).parent.parent
 LARGEST_TOTAL = 16_000_000  # bytes, of the seven files that travel with the package
 
 
 def asset(target):
-    return ROOT / DIGITS[target].asset
+    return ROOT / digits_recipes()[target].asset
 
 
 def test_recipes_are_complete():
-    for target, recipe in DIGITS.items():
+    for target, recipe in digits_recipes().items():
         assert recipe.target == target
         assert recipe.kind in KINDS
-        assert (recipe.tokenizer in DIGITS) == (recipe.kind == "generator")
+        assert (recipe.tokenizer in digits_recipes()) == (recipe.kind == "generator")
     with pytest.raises(ValueError, match="did you mean 'mar-digits'"):
         get_recipe("mar-digit")
 
 
 def test_shipped_weights_are_small_and_float32():
-    assert sum(asset(target).stat().st_size for target in DIGITS) < LARGEST_TOTAL
-    for target in DIGITS:
+    assert sum(asset(target).stat().st_size for target in digits_recipes()) < LARGEST_TOTAL
+    for target in digits_recipes():
         assert {value.dtype for value in load_file(asset(target)).values()} == {torch.float32}
         with safe_open(asset(target), "pt") as file:
             assert file.metadata()["target"] == target

@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 from arbench.cli.train import register
 from arbench.evaluation.digits_cnn import DigitsCNN
 from arbench.experiment import load_experiment
+from arbench.recipe import TrainConfig
 from arbench.reproduction.training import training_job
 from arbench.training.checkpoint import load_checkpoint
-from arbench.training.config import TrainConfig
 from arbench.training.jobs import Job, digits_job, method_job, run_job, with_settings
-from arbench.training.recipes import DIGITS
+from arbench.training.recipes import digits_recipes
 from arbench.weights.load import load_generator
 
 QUICK = ["--steps", "2", "--batch-size", "4", "--device", "cpu"]
@@ -171,7 +171,7 @@ def test_all_trains_generators_on_the_tokenizers_before_them():
 
     shared = {"data": "digits", "tokenizer": None, "tokenizer_weights": None, "device": "cpu"}
     jobs = plan_jobs("digits", "all", None, None, shared, Path("out"))
-    assert [job.target for job in jobs] == list(DIGITS)
+    assert [job.target for job in jobs] == list(digits_recipes())
     assert jobs[-1].tokenizer_weights == str(Path("out/digits-kl/digits-kl.safetensors"))
     assert jobs[0].tokenizer_weights is None
 
@@ -187,7 +187,7 @@ def test_given_settings_change_the_recipe_and_keep_the_warm_up_short():
     config = with_settings(digits_job("mar-digits").config, steps=100, learning_rate=None, seed=3)
     assert (config.steps, config.seed) == (100, 3)
     assert config.warmup_steps == 10
-    assert config.learning_rate == DIGITS["mar-digits"].config.learning_rate
+    assert config.learning_rate == digits_recipes()["mar-digits"].config.learning_rate
 
 
 @pytest.mark.parametrize("name", ["mar-digits", "ar-digits"])

@@ -6,8 +6,8 @@ import torch
 
 import arbench
 from arbench.data import ImageData
+from arbench.recipe import Augmentation, TrainConfig
 from arbench.training.cache import build_cache, describe_cache
-from arbench.training.config import Augmentation, TrainConfig
 from arbench.training.data import ImageBatches
 from arbench.training.loop import train
 from arbench.training.start import TABLE_DEVIATION, start_positions

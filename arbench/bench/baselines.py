@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from arbench.generators.common.causal import CausalBackbone
 from arbench.heads.diffusion import DiffusionHead, respaced
 from arbench.heads.solvers import SOLVERS, run_solver
 
@@ -82,8 +83,8 @@ class Rival:
 def find_rivals(generator: Any) -> list[Rival]:
     """What `generator` can be measured against; empty where none of its parts has a plain counterpart here."""
     rivals = []
-    if generator.config.head == "diffusion":
+    if isinstance(generator.draw_head(), DiffusionHead):
         rivals.append(Rival(name="the plain diffusion head", generator=PlainHeadGenerator(generator)))
-    if generator.schedule == "sequential" and generator.kv_cache:
+    if isinstance(generator, CausalBackbone) and generator.kv_cache:
         rivals.append(Rival(name="no KV cache", generator=Uncached(generator)))
     return rivals

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from arbench.bench.work import Work
+from arbench.work import Work
 
 # What a tokenizer's configuration has to say for its decoder to be known.
 DECODER_FIELDS = ("widths", "num_res_blocks", "decoder_attention", "attends", "channels", "latent_channels")

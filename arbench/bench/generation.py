@@ -16,11 +16,11 @@ import torch
 
 from arbench.bench.baselines import find_rivals
 from arbench.bench.measure import Timing, summary, time_alternately, time_batch
-from arbench.bench.roofline import Roofline, roofline
+from arbench.bench.roofline import Roofline, num_passes, roofline
 from arbench.bench.tiers import describe_tier, find_tier
 from arbench.bench.timing import PhaseTimer
-from arbench.bench.work import Peak, device_peak
-from arbench.generators.presets import PRESETS
+from arbench.bench.work import device_peak
+from arbench.generators.methods import presets
 from arbench.hardware import describe_hardware, versions
 from arbench.parts import RANDOM, Parts, find_tokenizer_weights
 from arbench.sampling.labels import make_labels
@@ -30,6 +30,7 @@ from arbench.sampling.produce import Pipeline
 from arbench.weights.cards import find_weights
 from arbench.weights.load import shipped_weights
 from arbench.weights.provenance import Provenance
+from arbench.work import Peak
 
 INCLUDES = "labels to uint8 images in host memory, guidance and decode included"
 EXCLUDES = "loading, the warm-up batch (told apart), writing images"
@@ -44,9 +45,12 @@ class Bounds:
     generator: Peak | None
     decoder: Peak | None
 
-    def beside(self, work: Roofline, timing: Timing) -> dict[str, float | None]:
-        """The floor in seconds per image, and the shares of peak and of floor that were reached (1 is all of it)."""
-        if self.generator is None or self.decoder is None:
+    def beside(self, work: Roofline | None, timing: Timing) -> dict[str, float | None]:
+        """The floor in seconds per image, and the shares of peak and of floor that were reached (1 is all of it).
+
+        All None where the work or a peak is unknown.
+        """
+        if work is None or self.generator is None or self.decoder is None:
             return {"floor_seconds_per_image": None, "share_of_peak": None, "share_of_floor": None}
         peaks = {name: self.decoder if name == "decode" else self.generator for name in work.phases}
         at_peak = sum(work.phase_flops(name) / peak.flops for name, peak in peaks.items())
@@ -60,7 +64,7 @@ class Bounds:
 
 def weights_or_random(model: str) -> Path | str:
     """The weights of `model` on this machine, "random" where there are none: speed hardly depends on them."""
-    preset = PRESETS.get(model)
+    preset = presets().get(model)
     found = shipped_weights(preset) if preset and preset.shipped else find_weights(model)
     return found if found is not None and found.is_file() else RANDOM
 
@@ -69,15 +73,18 @@ def tokenizer_weights_or_random(tokenizer: str | None, model: str, told: Provena
     """The weights of `tokenizer`, or of the one that belongs to the generator's file (`told`) or to `model`; "random"
     where they are not here. None leaves it to what the file says."""
     own = told.tokenizer.name if told is not None and told.tokenizer is not None else None
-    name = tokenizer or own or (PRESETS[model].tokenizer if model in PRESETS else None)
+    preset = presets().get(model)
+    name = tokenizer or own or (None if preset is None else preset.tokenizer)
     if name is None or (told is not None and name == own and told.tokenizer_file is not None):
         return None
     return find_tokenizer_weights(name, may_be_random=True)
 
 
 def native_size(tokenizer: str) -> int:
-    """Pixels a side of the images of the first preset that uses `tokenizer`."""
-    return next((preset.image_size for preset in PRESETS.values() if preset.tokenizer == tokenizer), DEFAULT_SIZE)
+    """Pixels a side of the smallest images of the presets that use `tokenizer`."""
+    return min(
+        (preset.image_size for preset in presets().values() if preset.tokenizer == tokenizer), default=DEFAULT_SIZE
+    )
 
 
 def bench_generation(
@@ -106,7 +113,7 @@ def bench_generation(
         timing = time_batch(make_draw(parts, size, seed), size, parts.device, repeats)
         measured[size] = {**summary(timing), **bounds.beside(work, timing)}
     return {
-        **describe(parts, work, bounds, seed),
+        **describe(parts, work, num_passes(parts.generator, settings), bounds, seed),
         "latency": measured[1],
         "throughput": measured[batch],
         "compare": compare_rivals(parts, batch, repeats, seed, say) if compare else [],
@@ -181,7 +188,7 @@ def make_generation(parts: Parts, generator: Any, batch_size: int, seed: int) ->
     return lambda timer: generate(generator, labels, seed=seed, timer=timer, **parts.sampling)
 
 
-def describe(parts: Parts, work: Roofline, bounds: Bounds, seed: int) -> dict[str, Any]:
+def describe(parts: Parts, work: Roofline | None, steps: int, bounds: Bounds, seed: int) -> dict[str, Any]:
     """What was measured, on what, and its operations."""
     dtype = dtype_of(parts.generator)
     own = parts.preset.sampling if parts.preset else {}
@@ -197,11 +204,11 @@ def describe(parts: Parts, work: Roofline, bounds: Bounds, seed: int) -> dict[st
         "sampling": parts.sampling,
         "seed": seed,
         "image_size": parts.image_size,
-        "steps": work.steps,
+        "steps": steps,
         "tier": tier,
         "tier_meaning": describe_tier(tier),
-        "flops_per_image": work.flops_per_image,
-        "flops_per_image_by_phase": {name: work.phase_flops(name) for name in work.phases},
+        "flops_per_image": work and work.flops_per_image,
+        "flops_per_image_by_phase": work and {name: work.phase_flops(name) for name in work.phases},
         "peak": peak and {"flops_per_second": peak.flops, "bytes_per_second": peak.bandwidth, "source": peak.source},
         "hardware": {**describe_hardware(parts.device), "dtype": str(dtype).removeprefix("torch.")},
         "versions": versions(),

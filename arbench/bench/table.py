@@ -40,12 +40,15 @@ def heading(result: Mapping[str, Any]) -> list[str]:
     chosen = ", ".join(f"{name} {value}" for name, value in settings.items())
     weights = result["weights"]["file"]
     peak = result["peak"]
+    work = "no roofline for this method"
+    if result["flops_per_image"] is not None:
+        work = f"{quantity(result['flops_per_image'])}FLOP an image"
     bound = f"peak {quantity(peak['flops_per_second'])}FLOP/s ({peak['source']})" if peak else "peak unknown"
     return [
         f"{result['model']} ({result['params_m']:.1f} M parameters, weights: {weights}) with {result['tokenizer']}, "
         f"{result['image_size']} px; {chosen}",
         f"{hardware['name']}, {hardware['dtype']}, {hardware['threads']} threads; {bound}; "
-        f"{quantity(result['flops_per_image'])}FLOP an image in {result['steps']} steps",
+        f"{work} in {result['steps']} steps",
         f"tier {result['tier']}: {result['tier_meaning']}",
     ]
 

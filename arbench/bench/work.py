@@ -1,41 +1,18 @@
-"""Work and the device that does it: operations, bytes, and how fast either can go at most."""
+"""How fast a device can go at most: data sheets of GPUs, and a measurement of this CPU."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 
 from arbench.hardware import cpu_name, num_cores
+from arbench.work import Peak
 
 MATMUL_SIDE = 512  # of the product that measures a CPU: near its peak, yet seconds long where a dtype has no fast path
 COPY_FLOATS = 1 << 25  # 128 MiB: more than a last-level cache
 ATTEMPTS = 7  # the best of as many counts
-
-
-@dataclass(frozen=True, kw_only=True)
-class Peak:
-    """The most that a device can do in one dtype: operations and bytes a second, and where the figures are from."""
-
-    device: str
-    flops: float
-    bandwidth: float
-    source: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """Operations and compulsory bytes that may overlap; done `repeats` times one after another."""
-
-    flops: float
-    bytes: float
-    repeats: int = 1
-
-    def seconds(self, peak: Peak) -> float:
-        """The longer of arithmetic and traffic, for all repeats."""
-        return self.repeats * max(self.flops / peak.flops, self.bytes / peak.bandwidth)
 
 
 # NVIDIA's data sheets, SXM modules, dense: operations a second in half precision, in float32 (as TF32, so that the

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 if TYPE_CHECKING:
-    from arbench.generators.presets import Preset
+    from arbench.generators.spec import Preset
 
 EXAMPLES = """Examples:
 
@@ -56,13 +56,14 @@ def models(patterns: Patterns = None, as_json: AsJson = False) -> None:
 
 def matching(patterns: Sequence[str]) -> list[Preset]:
     """The presets whose name any of the shell patterns fits, in their order. ValueError for one that fits none."""
-    from arbench.generators.presets import PRESETS
+    from arbench.generators.methods import presets
     from arbench.registry import unknown_name
 
+    known = presets()
     for pattern in patterns:
-        if not fnmatch.filter(PRESETS, pattern):
-            raise unknown_name("model or pattern", pattern, PRESETS)
-    return [preset for name, preset in PRESETS.items() if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
+        if not fnmatch.filter(known, pattern):
+            raise unknown_name("model or pattern", pattern, known)
+    return [preset for name, preset in known.items() if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
 
 
 def sampler_notes(presets: Iterable[Preset]) -> str:

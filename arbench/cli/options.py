@@ -10,10 +10,10 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from arbench.generators.presets import PRESETS
+from arbench.generators.methods import method_names
 from arbench.settings import SETTINGS, Setting
 
-METHODS = "|".join(dict.fromkeys(preset.method for preset in PRESETS.values()))
+METHODS = "|".join(method_names())
 
 Method = Annotated[Optional[str], typer.Option("--method", metavar=METHODS, help="What draws (run: also all).")]
 Model = Annotated[Optional[str], typer.Option("--model", help="Generator preset, e.g. mar-b.")]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
@@ -36,7 +38,6 @@ CACHE_EXAMPLES = """Examples:
   arbench cache --tokenizer kl16 --tokenizer-weights kl16.ckpt --data DIR --size 256 --flip --views 2 --out DIR
 """
 DEFAULT_OUT = Path("runs/train")
-DIGITS_MODELS = {"ar": "ar-digits", "par": "par-digits", "mar": "mar-digits", "dit": "dit-digits"}
 
 ExperimentName = Annotated[
     Optional[str], typer.Option("--experiment", help="A paper's table, e.g. mar/table1, or a file: my.yaml.")
@@ -114,7 +115,7 @@ def train(
         # The rows of a table share their models' names; `row_job` has found both.
         folder = folder / load_experiment(str(experiment)).name / str(row)
     else:
-        jobs = plan_jobs(config, target, method, model, shared, folder)
+        jobs = plan_jobs(config, target, method, model, shared, folder, changes)
     run_jobs(jobs, folder, resume, changes)
 
 
@@ -132,7 +133,8 @@ def repeated_job(config: str, others: tuple[str | None, ...], shared: dict[str, 
 def row_job(experiment: str | None, row: str | None, others: tuple[str | None, ...], shared: dict[str, Any]) -> Job:
     """The job of a table's row. Raises ValueError where it is not named, or something else is asked for as well."""
     from arbench.experiment import load_experiment
-    from arbench.generators.presets import get_preset
+    from arbench.generators.methods import get_preset
+    from arbench.generators.spec import DIGITS
     from arbench.reproduction.training import training_job
 
     if experiment is None or row is None:
@@ -141,7 +143,7 @@ def row_job(experiment: str | None, row: str | None, others: tuple[str | None, .
         raise ValueError(f"--row {row} says what is trained; expected no --config, --target, --method or --model")
     given = {name: value for name, value in shared.items() if value is not None}
     job = training_job(load_experiment(experiment).row(row), seed=0, **given)
-    if shared["data"] is None and not get_preset(job.target).shipped:
+    if shared["data"] is None and get_preset(job.target).data != DIGITS:
         raise ValueError(f"row {row} is of ImageNet; expected --data DIR with a folder of images a class")
     return job
 
@@ -152,12 +154,13 @@ def run_jobs(jobs: list[Job], folder: Path, resume: bool, changes: dict[str, Any
 
     from arbench.distributed import processes
     from arbench.training.jobs import run_job, with_settings
-    from arbench.training.recipes import DIGITS
+    from arbench.training.recipes import digits_recipes
 
+    recipes = digits_recipes()
     say = typer.echo if processes().is_first else lambda line: None
     begun = [job.target for job in jobs if job.checkpoint_path(folder).exists()]
     for job in jobs:
-        job = replace(job, config=with_settings(job.config, scale_rate=job.target not in DIGITS, **changes))
+        job = replace(job, config=with_settings(job.config, scale_rate=job.target not in recipes, **changes))
         # Of several jobs, those after the interrupted one have nothing to resume yet.
         go_on = resume and (job.target in begun or not begun)
         path = run_job(job, folder, resume=go_on, progress=progress_bar, say=say)
@@ -165,40 +168,46 @@ def run_jobs(jobs: list[Job], folder: Path, resume: bool, changes: dict[str, Any
 
 
 def plan_jobs(
-    config: str | None, target: str | None, method: str | None, model: str | None, shared: dict[str, Any], out: Path
+    config: str | None,
+    target: str | None,
+    method: str | None,
+    model: str | None,
+    shared: dict[str, Any],
+    out: Path,
+    changes: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[Job]:
-    """The jobs a command line asks for, in the order they need each other.
+    """The jobs a command line asks for, in the order they need each other; `changes` stand in for a missing recipe.
 
     Raises ValueError where it does not say what to train.
     """
-    from arbench.generators.presets import get_preset
+    from arbench.generators.methods import get_preset
+    from arbench.parts import choose_model
     from arbench.registry import unknown_name
-    from arbench.training.jobs import check_method, digits_job, method_job
-    from arbench.training.recipes import CONFIGS, DIGITS
+    from arbench.training.jobs import digits_job, method_job
+    from arbench.training.recipes import CONFIGS, digits_recipes
 
+    recipes = digits_recipes()
     if config is not None and config not in CONFIGS:
         raise unknown_name("training config", config, CONFIGS)
     if target is None:
         if method is None and model is None:
-            raise ValueError(f"nothing to train: give --target ({', '.join(DIGITS)} or all), or --method and --model")
-        target = model or DIGITS_MODELS.get(str(method), f"{method}-digits")
-        if method is not None:
-            check_method(method, target)
+            raise ValueError(f"nothing to train: give --target ({', '.join(recipes)} or all), or --method and --model")
+        target = model = choose_model(method, model)
     if target == "all":
-        return [digits_job(name, **_fresh_tokenizer(name, shared, out)) for name in DIGITS]
-    if target in DIGITS:
+        return [digits_job(name, **_fresh_tokenizer(name, shared, out)) for name in recipes]
+    if target in recipes:
         return [digits_job(target, **shared)]
     if model is None:
-        raise unknown_name("training target", target, [*DIGITS, "all"])
-    return [method_job(method or get_preset(model).method, model, **shared)]
+        raise unknown_name("training target", target, [*recipes, "all"])
+    return [method_job(method or get_preset(model).method, model, given=changes, **shared)]
 
 
 def _fresh_tokenizer(name: str, shared: dict[str, Any], out: Path) -> dict[str, Any]:
     """Settings of one target of `all`: generators are trained on the tokenizer that was trained just before."""
     from arbench.training.jobs import digits_job
-    from arbench.training.recipes import DIGITS
+    from arbench.training.recipes import get_recipe
 
-    tokenizer = DIGITS[name].tokenizer
+    tokenizer = get_recipe(name).tokenizer
     if tokenizer is None or shared["tokenizer_weights"] is not None:
         return shared
     return {**shared, "tokenizer_weights": str(digits_job(tokenizer).weights_path(out))}
@@ -218,7 +227,7 @@ def cache(
     """Compute the latents or codes of a data set once; training and later commands find them by their hash."""
     from arbench.data import open_data
     from arbench.noise import check_seed
-    from arbench.training.config import Augmentation
+    from arbench.recipe import Augmentation
     from arbench.training.jobs import CACHE_FOLDER, open_cache, open_tokenizer
 
     check_seed(seed)

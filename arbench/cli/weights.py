@@ -12,7 +12,7 @@ import typer
 from arbench.cli import options
 
 if TYPE_CHECKING:
-    from arbench.weights.cards import WeightsCard
+    from arbench.cards import WeightsCard
     from arbench.weights.contents import Contents
 
 LIST_EXAMPLES = """Examples:
@@ -71,16 +71,17 @@ def list_weights(context: typer.Context) -> None:
     """List the known weights: source, size, licence, SHA-256, and which are on this machine."""
     if context.invoked_subcommand is not None:
         return
-    from arbench.weights.cards import CARDS, weights_home
+    from arbench.cards import weights_home
+    from arbench.weights.cards import all_cards
 
-    rows = [_card_row(card) for card in CARDS.values()]
+    rows = [_card_row(card) for card in all_cards().values()]
     headings = ("name", "here", "file", "size", "licence", "SHA-256", "source")
     widths = [max(len(row[column]) for row in (headings, *rows)) for column in range(len(headings))]
     for row in (headings, *rows):
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     typer.echo()
-    for note in dict.fromkeys(card.note for card in CARDS.values() if card.note):
-        typer.echo(f"{', '.join(card.name for card in CARDS.values() if card.note == note)}: {note}.")
+    for note in dict.fromkeys(card.note for card in all_cards().values() if card.note):
+        typer.echo(f"{', '.join(card.name for card in all_cards().values() if card.note == note)}: {note}.")
     typer.echo(f"\nFiles lie in {weights_home()} ($ARBENCH_WEIGHTS). {LEGEND}")
 
 
@@ -103,12 +104,12 @@ def _card_row(card: WeightsCard) -> tuple[str, ...]:
 
 def _size_of_card(card: WeightsCard) -> str:
     """A file's size beforehand: published, else what a generator's parameters take, else unknown."""
-    from arbench.generators.presets import PRESETS
+    from arbench.generators.methods import presets
     from arbench.weights.load import count_parameters
 
     if card.size is not None:
         return _size(card.size)
-    preset = PRESETS.get(card.loads[0])
+    preset = presets().get(card.loads[0])
     return "-" if preset is None else f"~{_size(FLOAT32_BYTES * count_parameters(preset))}"
 
 
@@ -188,14 +189,14 @@ def _require_sound(contents: Contents) -> None:
 def _find(source: str) -> Path:
     """The file that is meant: a path, or a card's file where no such path exists. ValueError where neither is there."""
     from arbench.registry import unknown_name
-    from arbench.weights.cards import CARDS, how_to_get
+    from arbench.weights.cards import all_cards, how_to_get
 
     path = Path(source)
     if path.exists() or path.suffix:
         return path
-    if source not in CARDS:
-        raise unknown_name("file or weights card", source, CARDS)
-    card = CARDS[source]
+    if source not in all_cards():
+        raise unknown_name("file or weights card", source, all_cards())
+    card = all_cards()[source]
     if not card.path.is_file():
         raise ValueError(f"{source} is not on this machine: {how_to_get(card)}")
     return card.path
@@ -207,10 +208,10 @@ def _config(config: dict[str, Any]) -> str:
 
 def _known(contents: Contents) -> str:
     """Whether the hash is the one that a card or a download's record tells."""
-    from arbench.weights.cards import CARDS
+    from arbench.weights.cards import all_cards
     from arbench.weights.download import recorded_sha256
 
-    card = next((card.name for card in CARDS.values() if card.sha256 == contents.sha256), None)
+    card = next((card.name for card in all_cards().values() if card.sha256 == contents.sha256), None)
     recorded = recorded_sha256(contents.path)
     if card is not None:
         return f" (that of {card})"

@@ -16,7 +16,8 @@ from arbench.evaluation.metrics import evaluate
 from arbench.evaluation.reference import Reference
 from arbench.evaluation.sources import ImageSource
 from arbench.images import to_float, to_uint8
-from arbench.tokenizer import Tokenizer, decode_tokens, encode_images
+from arbench.protocols import Tokenizer
+from arbench.tokenizer import decode_tokens, encode_images
 
 LEVELS = 255.0
 IDENTICAL_DB = 100.0  # PSNR given to an image that comes back exactly

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arbench.files import whole_file
+from arbench.generators.methods import methods
 from arbench.registry import unknown_name
 from arbench.report.curves import Curve, axis_head, record_curves
 from arbench.report.labels import Label, place_labels
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".svg", ".pdf")
 # Okabe and Ito's colours, told apart by colour-blind readers (their yellow is lost on paper), each with its marker, so
-# that a curve is known in print without colour too.
-METHOD_LOOKS = {"MAR": ("#0072B2", "o"), "PAR": ("#D55E00", "s"), "AR": ("#009E73", "^"), "DiT": ("#E69F00", "P")}
+# that a curve is known in print without colour too. Those of the methods stand in their specs.
 OTHER_LOOKS = (("#CC79A7", "D"), ("#56B4E9", "v"), ("#000000", "X"), ("#7F7F7F", "<"))
 LONG_LEGEND = 4  # curves; a longer legend stands beside the axes
 TITLE_WIDTH, NOTE_WIDTH, LEGEND_WIDTH = 62, 130, 26  # characters a line
@@ -134,15 +134,21 @@ def _label_points(figure: Figure, axes: Axes, curves: Sequence[Curve], looks: di
     place_labels(figure, axes, labels, lines)
 
 
+def method_looks() -> dict[str, tuple[str, str]]:
+    """Colour and marker of each method that has its own, by its label."""
+    return {m.label: (m.colour, m.marker) for m in methods().values() if m.colour is not None and m.marker is not None}
+
+
 def _looks(curves: Sequence[Curve]) -> dict[str, tuple[str, str]]:
     """Colour and marker of each name: the first curve of a method looks the same in every figure."""
+    known = method_looks()
     looks: dict[str, tuple[str, str]] = {}
     names = list(dict.fromkeys(curve.name for curve in curves))
     for name in names:
-        own = METHOD_LOOKS.get(name.replace(",", " ").split()[0])  # "MAR, guidance 2" and "MAR mar-b" are of MAR
+        own = known.get(name.replace(",", " ").split()[0])  # "MAR, guidance 2" and "MAR mar-b" are of MAR
         if own is not None and own not in looks.values():
             looks[name] = own
-    free = [look for look in (*OTHER_LOOKS, *METHOD_LOOKS.values()) if look not in looks.values()]
+    free = [look for look in (*OTHER_LOOKS, *known.values()) if look not in looks.values()]
     others = [name for name in names if name not in looks]
     return looks | {name: free[i % len(free)] for i, name in enumerate(others)}
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from arbench.evaluation.table import heads
+from arbench.generators.methods import methods
 from arbench.registry import unknown_name
 from arbench.report.record import Record
 from arbench.settings import SETTINGS
@@ -102,7 +103,6 @@ QUANTITIES: dict[str, Quantity] = {
 SHORT_NAMES = {"is": "is_mean"}  # as `--metrics` has them, where records say more
 # Entries of metric_protocol that tell what one evaluation found, not how scores are made.
 OF_ONE_RUN = ("measured", "warnings", "fid_name")
-METHOD_NAMES = {"dit": "DiT"}  # those that are not written in capitals
 TIMED = ("seconds_per_image", "images_per_second", "generator", "head", "decode", "peak_memory_gib")
 
 
@@ -148,8 +148,9 @@ def scores_of(record: Mapping[str, Any], extractor: str | None = None) -> Mappin
 
 
 def method_name(method: str) -> str:
-    """A method as it is written: MAR, PAR, AR, DiT."""
-    return METHOD_NAMES.get(method, method.upper())
+    """A method as it is written: MAR, PAR, AR, DiT; in capitals where it is not installed here."""
+    known = methods().get(method)
+    return method.upper() if known is None else known.label
 
 
 def lookup(record: Mapping[str, Any], name: str) -> Any:

@@ -11,7 +11,7 @@ import torch
 
 from arbench.bench.roofline import latent_size, roofline
 from arbench.bench.work import gpu_peak
-from arbench.generators.presets import PRESETS
+from arbench.generators.methods import get_preset
 from arbench.hardware import resolve_dtype
 from arbench.registry import tokenizer_entry_points
 from arbench.sampling.memory import estimate_memory
@@ -26,14 +26,19 @@ SHARE_OF_BOUND = 0.25
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Operations and estimated seconds of one image on one A100, and GiB that a batch needs."""
+    """Operations and estimated seconds of one image on one A100, and GiB that a batch needs.
 
-    flops_per_image: float
-    seconds_per_image: float
-    memory_gib: float
+    None is what the method does not tell.
+    """
 
-    def hours(self, num_images: int) -> float:
+    flops_per_image: float | None
+    seconds_per_image: float | None
+    memory_gib: float | None
+
+    def hours(self, num_images: int) -> float | None:
         """Hours for so many images."""
+        if self.seconds_per_image is None:
+            return None
         return num_images * self.seconds_per_image / 3600
 
 
@@ -56,11 +61,12 @@ def estimate_cost(
     bound = roofline(generator, settings, decoder, batch_size=batch_size)
     peak = gpu_peak(DEVICE, resolve_dtype(dtype))
     assert peak is not None
-    side = PRESETS[model].image_size if decoder is None else latent_size(generator)[0] * decoder.downsample
+    side = get_preset(model).image_size if decoder is None else latent_size(generator)[0] * decoder.downsample
+    memory = estimate_memory(generator, decoder, side)
     return Cost(
-        flops_per_image=bound.flops_per_image,
-        seconds_per_image=sum(bound.floor(peak).values()) / SHARE_OF_BOUND,
-        memory_gib=estimate_memory(generator, decoder, side).gib(batch_size),
+        flops_per_image=None if bound is None else bound.flops_per_image,
+        seconds_per_image=None if bound is None else sum(bound.floor(peak).values()) / SHARE_OF_BOUND,
+        memory_gib=None if memory is None else memory.gib(batch_size),
     )
 
 

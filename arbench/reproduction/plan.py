@@ -10,14 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from arbench.cards import WeightsCard
 from arbench.evaluation.reference_cards import REFERENCES
 from arbench.experiment import RANDOM, SHIPPED, TRAINED, UNRELEASED, Experiment, Row
-from arbench.generators.presets import PRESETS
+from arbench.generators.methods import presets
+from arbench.generators.spec import DIGITS
 from arbench.registry import tokenizer_entry_points
 from arbench.report.published import PublishedValue, published_row
 from arbench.report.record import Record
 from arbench.report.values import group_seeds
-from arbench.weights.cards import CARDS, WeightsCard, cards_for, get_card, how_to_get
+from arbench.weights.cards import all_cards, cards_for, get_card, how_to_get
 
 if TYPE_CHECKING:
     from arbench.reproduction.cost import Cost
@@ -110,7 +112,7 @@ def row_needs(experiment: Experiment, row: Row) -> Iterable[Need]:
     """Everything that this machine lacks to run `row`, in the order in which one would get it."""
     if row.unsupported:
         yield Need(what=row.unsupported, how="nothing to get: not in this version of arbench")
-    if row.model and row.model not in PRESETS:
+    if row.model and row.model not in presets():
         yield Need(what=f"generator {row.model}", how="no such preset in this version of arbench")
     if row.tokenizer and row.tokenizer not in tokenizer_entry_points():
         yield Need(what=f"tokenizer {row.tokenizer}", how="no such plug-in is installed (arbench tokenizers)")
@@ -143,10 +145,10 @@ def weights_file(name: str) -> Path | str | None:
 
 
 def _file_needs(name: str) -> Iterable[Need]:
-    if name in CARDS and weights_file(name) is None:
+    if name in all_cards() and weights_file(name) is None:
         card = get_card(name)
         yield Need(what=f"weights {card.name} ({card.file})", how=_get_line(card))
-    elif name not in (*CARDS, SHIPPED, RANDOM, TRAINED):
+    elif name not in (*all_cards(), SHIPPED, RANDOM, TRAINED):
         get_card(name)  # tells the nearest
 
 
@@ -173,12 +175,13 @@ def row_command(experiment: Experiment, row: Row) -> str:
 
 def row_cost(row: Row) -> Cost | None:
     """What a row costs; None for the digits models, and for generators that are not in this version."""
-    if row.model is None or row.model not in PRESETS or PRESETS[row.model].shipped:
+    preset = presets().get(str(row.model))
+    if preset is None or preset.data == DIGITS:
         return None
     from arbench.reproduction.cost import estimate_cost
 
     batch_size = row.batch_size or DEFAULT_BATCH
-    return estimate_cost(row.model, dict(row.config), dict(row.sampling), row.tokenizer, row.dtype, batch_size)
+    return estimate_cost(preset.name, dict(row.config), dict(row.sampling), row.tokenizer, row.dtype, batch_size)
 
 
 def differences(experiment: Experiment, row: Row, records: Sequence[Record]) -> dict[str, Difference]:

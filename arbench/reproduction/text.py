@@ -111,7 +111,9 @@ def _cost_cells(plan: RowPlan) -> tuple[Cell, Cell]:
     return _number(plan.cost.hours(plan.row.num_images * len(plan.row.seeds))), _number(plan.cost.memory_gib)
 
 
-def _number(value: float) -> Cell:
+def _number(value: float | None) -> Cell:
+    if value is None:
+        return Cell(text="–")
     return Cell(text=f"{value:.2g}" if value < 10 else f"{value:.0f}", value=value)
 
 

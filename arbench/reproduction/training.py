@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from arbench.experiment import SHIPPED, UNRELEASED, Row
-from arbench.generators.presets import get_preset
+from arbench.recipe import TrainConfig
 from arbench.registry import unknown_name
 from arbench.reproduction.plan import weights_file
-from arbench.training.config import TrainConfig
 from arbench.training.jobs import Job, Progress, digits_job, method_job, no_progress, run_job, with_settings
 from arbench.training.loop import LOG_NAME
+from arbench.training.recipes import digits_recipes
 
 IMAGENET_IMAGES = 1_281_167  # of the ILSVRC-2012 training set
 
@@ -38,9 +38,11 @@ def training_job(row: Row, seed: int, **shared: Any) -> Job:
         settings["tokenizer_weights"] = settings.get("tokenizer_weights") or _tokenizer_file(row)
     else:  # another one is asked for, which the row's file and configuration are not of
         settings["tokenizer_config"] = {}
-    shipped = get_preset(row.model).shipped
-    job = digits_job(row.model, **settings) if shipped else method_job(row.method, row.model, **settings)
     given = dict(row.training)
+    if row.model in digits_recipes():
+        job = digits_job(row.model, **settings)
+    else:
+        job = method_job(row.method, row.model, given=given, **settings)
     known = [field.name for field in dataclasses.fields(TrainConfig)]
     for name, value in given.items():
         if name not in (*known, "epochs"):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from arbench.distributed import Processes, processes
-from arbench.generators.presets import DIGITS_PRESETS
+from arbench.generators.spec import DIGITS
 from arbench.hardware import resolve_device, resolve_dtype
 from arbench.noise import MOST_IMAGES, ImageNoise, check_seed
 from arbench.parts import Parts, load_parts
@@ -173,7 +173,7 @@ def evaluation_settings(request: RunRequest, parts: Parts) -> dict[str, Any] | N
     """
     if not request.evaluate:
         return None
-    own = DIGITS_EVALUATION if parts.preset in DIGITS_PRESETS else {}
+    own = DIGITS_EVALUATION if parts.preset is not None and parts.preset.data == DIGITS else {}
     reference = request.reference or own.get("reference")
     if reference is None:
         return None

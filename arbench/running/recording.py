@@ -109,10 +109,10 @@ def describe_source(job: Job, folder: RunFolder) -> dict[str, Any]:
 
 
 def flops_per_image(parts: Parts) -> float | None:
-    """Operations an image, counted from the shapes; None with a tokenizer whose decoder's are not known."""
+    """Operations an image, counted from the shapes; None where the method or the decoder does not tell."""
     settings = parts.generator.sampling_type(**parts.sampling)
     work = roofline(parts.generator, settings, parts.tokenizer)
-    return round(work.flops_per_image) if work.phases["decode"] else None
+    return round(work.flops_per_image) if work is not None and work.phases["decode"] else None
 
 
 def speed(folder: RunFolder) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from arbench.generators.base import Step
+from arbench.protocols import Step
 from arbench.settings import Guidance
 
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from arbench.images import check_finite
-from arbench.noise import ImageNoise, Noise
+from arbench.noise import ImageNoise
+from arbench.protocols import Noise
 from arbench.sampling.guidance import guidance_scale
 from arbench.sampling.schedules import make_schedule
 from arbench.settings import resolve_settings, warn_of_last_timesteps

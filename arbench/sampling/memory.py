@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from arbench.generators.methods import get_method
 from arbench.hardware import GIB, free_memory
+from arbench.protocols import Generator, Tokenizer
 
 SHARE_OF_FREE = 0.7  # of free memory; the rest is for fragments, workspaces and whoever else is there
 LARGEST_BATCH = {"cpu": 128, "mps": 64, "cuda": 256}  # past these, images per second no longer grow
@@ -16,9 +18,8 @@ RUNTIME = GIB // 2  # Python with PyTorch loaded; the context of a CUDA device i
 # Widest feature map of the convolutional decoders, in floats per output pixel: 128 channels (LDM's base width), held
 # about four times at once (input, normalised, convolved, skip).
 DECODER_FLOATS_PER_PIXEL = 4 * 128
-# Live activations of one transformer block in floats per token and unit of width: residual, normalised input,
-# fused q k v, attention output, and an MLP four times as wide.
-BLOCK_FLOATS = 16
+# Where nothing is known of what an image takes; a batch that does not fit is halved.
+TRIAL_BATCH = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,22 +33,18 @@ class MemoryEstimate:
         return (self.fixed + batch_size * self.per_image) / GIB
 
 
-def estimate_memory(generator: Any, tokenizer: Any, image_size: int) -> MemoryEstimate:
-    """First-principles estimate for guided sampling (two rows an image) of images decoded at `image_size` a side."""
-    config = generator.config
-    item = next(generator.parameters()).element_size() if isinstance(generator, nn.Module) else 4
-    rows, columns = generator.grid
-    tokens = rows * columns
-    width = max(getattr(config, name, 0) or 0 for name in ("width", "encoder_width", "decoder_width"))
-    sequence = tokens + (getattr(config, "buffer_size", 0) or 0)
-    activations = 2 * BLOCK_FLOATS * sequence * width * item
-    cached = config.depth if getattr(config, "kv_cache", False) else 0  # layers
-    key_value_cache = 2 * 2 * cached * tokens * width * item  # guidance × (keys, values)
-    logits = 3 * 2 * 4 * (getattr(generator, "vocab_size", 0) or 0)  # float32: raw, guided, sorted for top-k
+def estimate_memory(generator: Generator, tokenizer: Tokenizer | None, image_size: int) -> MemoryEstimate | None:
+    """First-principles estimate for guided sampling of images decoded at `image_size` a side.
+
+    None where the method does not say what an image takes.
+    """
+    memory = get_method(generator.method).memory
+    if memory is None:
+        return None
     decoding = DECODER_FLOATS_PER_PIXEL * image_size**2 * 4
     return MemoryEstimate(
         fixed=RUNTIME + _weight_bytes(generator) + _weight_bytes(tokenizer),
-        per_image=max(activations + key_value_cache + logits, decoding) + 16 * image_size**2,
+        per_image=max(memory(generator), decoding) + 16 * image_size**2,
     )
 
 
@@ -57,11 +54,13 @@ def _weight_bytes(part: Any) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in (*part.parameters(), *part.buffers()))
 
 
-def automatic_batch(estimate: MemoryEstimate, device: torch.device, num_images: int) -> int:
-    """The largest batch that the estimate lets into the free memory of `device`, at least 1.
+def automatic_batch(estimate: MemoryEstimate | None, device: torch.device, num_images: int) -> int:
+    """The largest batch that the estimate lets into the free memory of `device`, at least 1; a small one without any.
 
     What is fixed is loaded already, so only what an image adds counts.
     """
+    if estimate is None:
+        return min(TRIAL_BATCH, num_images)
     fits = int(SHARE_OF_FREE * free_memory(device)) // estimate.per_image
     return max(1, min(fits, LARGEST_BATCH[device.type], num_images))
 

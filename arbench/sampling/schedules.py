@@ -1,42 +1,17 @@
-"""Schedules as data: an order of the tokens and how many of them each step reveals."""
+"""The shipped schedules: an order of the tokens, and how many of them each step reveals."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from arbench.generators.base import Generator, Step
-from arbench.noise import Noise
-
-
-@dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """`order` (B, N): raster index of the k-th revealed token; `sizes`: tokens a step, adding up to N; `clocks`: what
-    `cfg_interval` is compared with at each step; `passes`: how often a step runs the network."""
-
-    order: Tensor
-    sizes: list[int]
-    clocks: list[int]
-    passes: int = 1
-
-    def __iter__(self) -> Iterator[Step]:
-        known, total = 0, self.order.shape[1]
-        for size, clock in zip(self.sizes, self.clocks, strict=True):
-            yield Step(positions=self.order[:, known : known + size], known=known, total=total, clock=clock)
-            known += size
-
-    def __len__(self) -> int:
-        return len(self.sizes)
-
-    @property
-    def num_passes(self) -> int:
-        """What a table calls steps: passes of the network through one image."""
-        return len(self) * self.passes
+from arbench.generators.methods import get_method
+from arbench.generators.spec import MakeSchedule
+from arbench.protocols import Generator, Noise, Schedule
+from arbench.registry import unknown_name
 
 
 def sequential_sizes(num_tokens: int, singles: int, parallel: int) -> list[int]:
@@ -73,32 +48,40 @@ def masked_sizes(num_tokens: int, num_iter: int) -> list[int]:
     return [*sizes, hidden]
 
 
-def sequential(generator: Any, settings: Any, noise: Noise, batch: int, like: Tensor) -> Schedule:
+def sequential(generator: Any, settings: Any, noise: Noise, labels: Tensor) -> Schedule:
     """The generator's own order, or a random one for each image, with groups of `generator.parallel`."""
     total = generator.num_tokens
     fixed = generator.order
-    order = noise.orders(total).to(like.device) if fixed is None else fixed.to(like.device).expand(batch, -1)
+    order = noise.orders(total).to(labels.device) if fixed is None else fixed.to(labels.device).expand(len(labels), -1)
     groups = (total, generator.singles, generator.parallel)
     return Schedule(order=order, sizes=sequential_sizes(*groups), clocks=sequential_clocks(*groups))
 
 
-def masked(generator: Any, settings: Any, noise: Noise, batch: int, like: Tensor) -> Schedule:
+def masked(generator: Any, settings: Any, noise: Noise, labels: Tensor) -> Schedule:
     """A random order for each image, whose last entries are revealed first (MAR release)."""
     sizes = masked_sizes(generator.num_tokens, settings.num_iter)
-    order = noise.orders(generator.num_tokens).to(like.device).flip(1)
+    order = noise.orders(generator.num_tokens).to(labels.device).flip(1)
     return Schedule(order=order, sizes=sizes, clocks=list(range(-1, len(sizes) - 1)))
 
 
-def joint(generator: Any, settings: Any, noise: Noise, batch: int, like: Tensor) -> Schedule:
+def joint(generator: Any, settings: Any, noise: Noise, labels: Tensor) -> Schedule:
     """All tokens in one step, in raster order, by as many passes as there are denoising steps."""
     total = generator.num_tokens
-    order = torch.arange(total, device=like.device).expand(batch, -1)
+    order = torch.arange(total, device=labels.device).expand(len(labels), -1)
     return Schedule(order=order, sizes=[total], clocks=[-1], passes=settings.head_steps)
 
 
-SCHEDULES = {"sequential": sequential, "masked": masked, "joint": joint}
+SCHEDULES: dict[str, MakeSchedule] = {"sequential": sequential, "masked": masked, "joint": joint}
 
 
 def make_schedule(generator: Generator, settings: Any, noise: Noise, labels: Tensor) -> Schedule:
-    """The schedule of `generator` under its sampling `settings` for a batch of `labels` (B,)."""
-    return SCHEDULES[generator.schedule](generator, settings, noise, len(labels), labels)
+    """The schedule of `generator` under its sampling `settings` for a batch of `labels` (B,): that of its method.
+
+    Raises ValueError where the method names a schedule that is not shipped.
+    """
+    schedule = get_method(generator.method).schedule
+    if isinstance(schedule, str):
+        if schedule not in SCHEDULES:
+            raise unknown_name(f"schedule of method {generator.method!r}", schedule, SCHEDULES)
+        schedule = SCHEDULES[schedule]
+    return schedule(generator, settings, noise, labels)

@@ -22,13 +22,13 @@ from torch import Tensor, nn
 
 from arbench.files import whole_file, write_whole
 from arbench.images import to_float
+from arbench.recipe import Augmentation
 from arbench.tokenizer import encode_images, scaled, shift_and_scale, unscaled
 from arbench.training.augment import augment
-from arbench.training.config import Augmentation
 
 if TYPE_CHECKING:
     from arbench.data import ImageData
-    from arbench.tokenizer import Tokenizer
+    from arbench.protocols import Tokenizer
 
 IMAGES_PER_SHARD = 4096
 SPEC_NAME = "cache.json"  # written last: its presence says that the cache is complete

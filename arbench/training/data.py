@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from arbench.images import to_float
+from arbench.recipe import Augmentation
 from arbench.training.augment import augment
-from arbench.training.config import Augmentation
 
 if TYPE_CHECKING:
     from arbench.data import ImageData

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from arbench.files import whole_file
-from arbench.training.config import TrainConfig
+from arbench.recipe import TrainConfig
 from arbench.weights.write import write_safetensors
 
 

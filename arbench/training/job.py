@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from arbench.files import write_whole
+from arbench.recipe import Augmentation, TrainConfig
 from arbench.registry import unknown_name
 from arbench.training.checkpoint import FILE_NAME
-from arbench.training.config import Augmentation, TrainConfig
 
 SETTINGS_NAME = "config.yaml"
 TRAINING = "training"  # the part of that file that holds the `TrainConfig`

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from arbench.training.config import Augmentation, TrainConfig
+from arbench.generators.methods import get_method, get_preset
+from arbench.generators.spec import DIGITS
+from arbench.recipe import Augmentation, TrainConfig
 from arbench.training.job import Job, write_job
-from arbench.training.recipes import METHODS, get_recipe
+from arbench.training.recipes import get_recipe
 
 if TYPE_CHECKING:
     from arbench.data import ImageData
@@ -46,25 +48,40 @@ def digits_job(target: str, *, size: int | None = None, tokenizer: str | None = 
 
 
 def method_job(
-    method: str, model: str, *, size: int | None = None, tokenizer: str | None = None, **options: Any
+    method: str,
+    model: str,
+    *,
+    size: int | None = None,
+    tokenizer: str | None = None,
+    given: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> Job:
-    """A generator on one's own data with its paper's recipe; ValueError where method and model disagree."""
-    from arbench.generators.presets import get_preset
+    """A generator on one's own data with its paper's recipe, where it has one.
 
+    `given` are settings that take the place of a recipe. Raises ValueError where method and model disagree, and where
+    neither the method nor `given` says how to train.
+    """
     check_method(method, model)
-    preset = get_preset(model)
-    options.setdefault("config", METHODS[method])
+    preset, spec = get_preset(model), get_method(method)
+    recipe = spec.digits_recipe if preset.data == DIGITS else spec.recipe
+    options.setdefault("config", recipe or plain_recipe(method, given or {}))
     tokenizer = tokenizer or preset.tokenizer
     return Job(target=model, kind="generator", size=_checked(size) or preset.image_size, tokenizer=tokenizer, **options)
 
 
+def plain_recipe(method: str, given: Mapping[str, Any]) -> TrainConfig:
+    """How a method without a recipe is trained: by what every training needs. ValueError where `given` lacks any."""
+    needed = {name: given.get(name) for name in ("steps", "batch_size", "learning_rate")}
+    lacking = [name for name, value in needed.items() if value is None]
+    if lacking:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in lacking)
+        raise ValueError(f"method {method!r} has no training recipe; expected {options} with it")
+    return TrainConfig(**needed)  # type: ignore[arg-type]
+
+
 def check_method(method: str, model: str) -> None:
     """Raise ValueError where there is no such method or model, or the model is of another method."""
-    from arbench.generators.presets import get_preset
-    from arbench.registry import unknown_name
-
-    if method not in METHODS:
-        raise unknown_name("method", method, METHODS)
+    get_method(method)
     found = get_preset(model).method
     if found != method:
         raise ValueError(f"model {model!r} is of method {found!r}, not {method!r}; expected --method {found}")

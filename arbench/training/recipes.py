@@ -1,18 +1,20 @@
-"""The recipes: what is trained on what, with which settings, as a table.
+"""The recipes of the digits: what is trained on what, with which settings; a generator's is that of its method.
 
-The digits rows made the weights that ship, on two CPU cores, each by one command:
+They made the weights that ship, on two CPU cores, each by one command:
 
-    arbench train --config digits --target NAME        (and --target all: its rows in this order)
+    arbench train --config digits --target NAME        (and --target all: in this order)
 
-and each result was copied from `runs/train/NAME/NAME.safetensors` to the path in its `asset` column.
+and each result was copied from `runs/train/NAME/NAME.safetensors` to the path in its `asset`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from arbench.generators.methods import methods
+from arbench.generators.spec import DIGITS
+from arbench.recipe import Augmentation, TrainConfig
 from arbench.registry import unknown_name
-from arbench.training.config import Augmentation, TrainConfig
 
 KINDS = ("classifier", "tokenizer", "generator")
 
@@ -20,8 +22,6 @@ KINDS = ("classifier", "tokenizer", "generator")
 ROUGH = Augmentation(shift=2.5, rotation=12, scale=0.12, shear=0.15, contrast=0.15, noise=0.15)
 # What a tokenizer must be able to reconstruct: a little more than generators are trained on.
 MIXED = Augmentation(shift=1.5, rotation=8, scale=0.08, shear=0.08, contrast=0.05)
-# Mild enough that the views of a digit have the distribution of digits.
-MILD = Augmentation(shift=0.7, rotation=4, scale=0.03, shear=0.03)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class Recipe:
     asset: str | None = None
 
 
-DIGITS: dict[str, Recipe] = {
+BEFORE_GENERATORS: dict[str, Recipe] = {
     recipe.target: recipe
     for recipe in (
         Recipe(
@@ -63,77 +63,30 @@ DIGITS: dict[str, Recipe] = {
                 steps=3000, batch_size=32, learning_rate=2e-3, betas=(0.9, 0.99), ema_rate=0.998, augmentation=MIXED,
             ),
         ),
-        Recipe(
-            target="ar-digits",
-            kind="generator",
-            tokenizer="digits-vq",
-            asset="arbench/assets/ar-digits.safetensors",
-            config=TrainConfig(
-                steps=3000, batch_size=64, learning_rate=1e-3, weight_decay=0.05, ema_rate=0.998, views=32,
-                augmentation=MILD,
-            ),
-        ),
-        Recipe(
-            target="par-digits",
-            kind="generator",
-            tokenizer="digits-vq",
-            asset="arbench/assets/par-digits.safetensors",
-            config=TrainConfig(
-                steps=3000, batch_size=64, learning_rate=1e-3, weight_decay=0.05, ema_rate=0.998, views=32,
-                augmentation=MILD,
-            ),
-        ),
-        Recipe(
-            target="mar-digits",
-            kind="generator",
-            tokenizer="digits-kl",
-            asset="arbench/assets/mar-digits.safetensors",
-            config=TrainConfig(
-                steps=6000, batch_size=32, learning_rate=1e-3, weight_decay=0.02, clip_norm=3.0, ema_rate=0.999,
-                views=32, augmentation=MILD, sinusoidal_positions=True, read_out_weight=1.0,
-            ),
-        ),
-        Recipe(
-            target="dit-digits",
-            kind="generator",
-            tokenizer="digits-kl",
-            asset="arbench/assets/dit-digits.safetensors",
-            config=TrainConfig(
-                steps=6000, batch_size=32, learning_rate=1e-3, ema_rate=0.999, views=32,
-                augmentation=MILD,
-            ),
-        ),
     )
-}  # fmt: skip
-
-# Recipes of the papers for one's own data, by method; steps are those of ImageNet.
-# MAR (arXiv:2406.11838, appendix): 400 epochs, batch 2048, rate 8e-4 constant after 100 epochs, decay 0.02, EMA 0.9999,
-# flips. AR and PAR (arXiv:2406.06525, section 3; arXiv:2412.15119, section 4): 300 epochs, rate 1e-4 a batch of 256,
-# decay 0.05. DiT (arXiv:2212.09748, section 4): 400k steps, batch 256, constant rate 1e-4, no decay, EMA 0.9999, flips.
-METHODS: dict[str, TrainConfig] = {
-    "ar": TrainConfig(
-        steps=1_500_000, batch_size=256, learning_rate=1e-4, warmup_steps=0, schedule="constant", weight_decay=0.05,
-        ema_rate=0.9999, views=10, augmentation=Augmentation(flip=True), checkpoint_every=5000,
-    ),
-    "par": TrainConfig(
-        steps=1_500_000, batch_size=256, learning_rate=1e-4, warmup_steps=0, schedule="constant", weight_decay=0.05,
-        ema_rate=0.9999, views=10, augmentation=Augmentation(flip=True), checkpoint_every=5000,
-    ),
-    "mar": TrainConfig(
-        steps=250_000, batch_size=2048, learning_rate=8e-4, warmup_steps=62_500, schedule="constant",
-        weight_decay=0.02, clip_norm=3.0, ema_rate=0.9999, views=2, augmentation=Augmentation(flip=True),
-        checkpoint_every=5000,
-    ),
-    "dit": TrainConfig(
-        steps=400_000, batch_size=256, learning_rate=1e-4, warmup_steps=0, schedule="constant", ema_rate=0.9999,
-        views=2, augmentation=Augmentation(flip=True), checkpoint_every=5000,
-    ),
 }  # fmt: skip
 CONFIGS = ("digits",)
 
 
+def digits_recipes() -> dict[str, Recipe]:
+    """The recipes of the digits by target, in the order in which they need each other: generators come last."""
+    recipes = dict(BEFORE_GENERATORS)
+    for method in methods().values():
+        preset = method.default_preset
+        if method.digits_recipe is not None and preset is not None and preset.data == DIGITS:
+            recipes[preset.name] = Recipe(
+                target=preset.name,
+                kind="generator",
+                tokenizer=preset.tokenizer,
+                asset=f"{method.package}/assets/{preset.name}.safetensors" if preset.shipped else None,
+                config=method.digits_recipe,
+            )
+    return recipes
+
+
 def get_recipe(target: str) -> Recipe:
     """The digits recipe named `target`; ValueError with the nearest name where there is none."""
-    if target not in DIGITS:
-        raise unknown_name("training target", target, [*DIGITS, "all"])
-    return DIGITS[target]
+    recipes = digits_recipes()
+    if target not in recipes:
+        raise unknown_name("training target", target, [*recipes, "all"])
+    return recipes[target]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from arbench.generators.layers import grid_sinusoids
+from arbench.generators.common.layers import grid_sinusoids
 
 TABLE_DEVIATION = 0.5  # beside embedded tokens of about unit deviation
 

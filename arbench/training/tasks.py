@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from arbench.heads.diffusion import TRAINING_ONLY
+from arbench.recipe import TrainConfig
 from arbench.training.cache import TokenCache
-from arbench.training.config import TrainConfig
 from arbench.training.data import ImageBatches
 from arbench.training.start import start_positions
 from arbench.weights.provenance import TokenizerFacts

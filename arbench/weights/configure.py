@@ -6,64 +6,56 @@ import dataclasses
 from math import isqrt, prod
 from typing import Any
 
-from arbench.generators.ar import AR, ARConfig
-from arbench.generators.base import as_grid
-from arbench.generators.dit import DiT, DiTConfig
-from arbench.generators.mar import MAR, MARConfig
-from arbench.generators.par import PAR, PARConfig
-from arbench.generators.presets import PRESETS, Preset
+from arbench.generators.common.config import as_grid
+from arbench.generators.methods import get_method, presets
+from arbench.generators.spec import Preset
+from arbench.protocols import GENERATOR_MEMBERS, Generator, missing_members
 from arbench.registry import unknown_name
 
-FAMILIES: dict[str, tuple[type, type]] = {
-    "ar": (AR, ARConfig),
-    "par": (PAR, PARConfig),
-    "mar": (MAR, MARConfig),
-    "dit": (DiT, DiTConfig),
-}
-
-# For MAR these stand for the encoder's and the decoder's alike.
-BOTH_PARTS = ("width", "depth", "heads")
 # What a state dict tells in place of names of the configuration.
 DERIVED = ("num_tokens", "token_width")
 MAY_BE_ZERO = ("buffer_size", "dropout")
 
 
-def build_generator(method: str, config: dict[str, Any]) -> Any:
+def build_generator(method: str, config: dict[str, Any]) -> Generator:
     """A generator of `method` with random weights from `torch.manual_seed`.
 
-    Raises ValueError for unknown, missing and impossible configuration values.
+    Raises ValueError for unknown, missing and impossible configuration values, and for a plug-in that lacks a member.
     """
-    generator_type, config_type = FAMILIES[method]
-    config = expand_config(method, config)
-    fields = dataclasses.fields(config_type)
-    missing = [field.name for field in fields if field.default is dataclasses.MISSING and field.name not in config]
+    spec, config = get_method(method), expand_config(method, config)
+    fields = dataclasses.fields(spec.config)
+    required = [f.name for f in fields if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+    missing = [name for name in required if name not in config]
     if missing:
         raise ValueError(f"{method}: needs {', '.join(missing)}; give them, a preset's name, or a weights file")
-    return generator_type(config_type(**config))
+    generator = spec.model(spec.config(**config))
+    lacking = missing_members(generator, GENERATOR_MEMBERS)
+    if lacking:
+        raise ValueError(f"method {method!r}: its model lacks {', '.join(lacking)}; see arbench.protocols.Generator")
+    return generator
 
 
 def full_config(preset: Preset) -> dict[str, Any]:
     """The configuration of a preset with what it leaves to the defaults: a file has to agree with that as well."""
-    return dataclasses.asdict(FAMILIES[preset.method][1](**preset.config))
+    return dataclasses.asdict(get_method(preset.method).config(**preset.config))
 
 
 def expand_config(method: str, config: dict[str, Any]) -> dict[str, Any]:
-    """`config` with MAR's `width`, `depth` and `heads` spelled out for encoder and decoder.
+    """`config` with the method's shorthands, as MAR's `width`, spelled out.
 
     Raises ValueError for an unknown name, a value of another type and a part that contradicts its shorthand.
     """
-    config = dict(config)
-    for key in BOTH_PARTS if method == "mar" else ():
+    spec, config = get_method(method), dict(config)
+    for key, parts in spec.shorthands.items():
         if key in config:
             value = config.pop(key)
-            for part in (f"encoder_{key}", f"decoder_{key}"):
+            for part in parts:
                 if config.setdefault(part, value) != value:
                     raise ValueError(f"{part} {config[part]} contradicts {key} {value}, which stands for both parts")
-    fields = {field.name: field for field in dataclasses.fields(FAMILIES[method][1])}
+    fields = {field.name: field for field in dataclasses.fields(spec.config)}
     for name, value in config.items():
         if name not in fields:
-            shorthand = BOTH_PARTS if method == "mar" else ()
-            raise unknown_name(f"configuration name of {method}", name, [*fields, *shorthand])
+            raise unknown_name(f"configuration name of {method}", name, [*fields, *spec.shorthands])
         _check_value(name, value, str(fields[name].type))
     return config
 
@@ -95,8 +87,14 @@ def merge_config(method: str, told: dict[str, Any], given: dict[str, Any], where
     if "token_width" in told:
         config.update(_split_token(told["token_width"], config, where))
     config["grid"] = _find_grid(method, told, config, where)
-    heads = ("encoder_heads", "decoder_heads") if method == "mar" else ("heads",)
-    return {**config, **{name: _find_untold(name, method, told, config, where) for name in heads}}
+    untold = {name: _find_untold(name, method, told, config, where) for name in untold_names(method)}
+    return {**config, **untold}
+
+
+def untold_names(method: str) -> tuple[str, ...]:
+    """The names of a method's configuration that no tensor tells, the grid aside."""
+    release = get_method(method).release
+    return () if release is None else release.untold
 
 
 def _split_token(token_width: int, config: dict[str, Any], where: str) -> dict[str, int]:
@@ -131,7 +129,8 @@ def _find_untold(name: str, method: str, told: dict[str, Any], config: dict[str,
     """What no tensor tells: as given, or as all presets of this very shape have it."""
     if name in config:
         return config[name]
-    fitting = {preset: PRESETS[preset].config[name] for preset in fitting_presets(method, told)}
+    known = presets()
+    fitting = {preset: known[preset].config[name] for preset in fitting_presets(method, told)}
     if len(set(fitting.values())) == 1:
         return next(iter(fitting.values()))
     choices = ", ".join(f"{value} fits {preset}" for preset, value in fitting.items())
@@ -141,14 +140,12 @@ def _find_untold(name: str, method: str, told: dict[str, Any], config: dict[str,
 def fitting_presets(method: str, told: dict[str, Any]) -> list[str]:
     """The presets of a method whose configuration agrees with all that the tensors tell."""
     names = []
-    for preset in PRESETS.values():
+    for preset in presets().values():
         if preset.method == method:
             full = full_config(preset)
             full["num_tokens"] = prod(as_grid(full["grid"]))
-            full["token_width"] = full["channels"] * full["patch_size"] ** 2
-            if all(full[name] == value for name, value in told.items()):
+            if "channels" in full:
+                full["token_width"] = full["channels"] * full.get("patch_size", 1) ** 2
+            if all(full.get(name) == value for name, value in told.items()):
                 names.append(preset.name)
     return names
-
-
-__all__ = ["FAMILIES", "build_generator", "expand_config", "fitting_presets", "full_config", "merge_config"]

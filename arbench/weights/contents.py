@@ -13,7 +13,7 @@ from arbench.files import file_sha256
 from arbench.registry import tokenizer_entry_points
 from arbench.tokenizer import load_tokenizer
 from arbench.weights.configure import fitting_presets
-from arbench.weights.keys import GENERATORS, detect_family, read_config, release_names
+from arbench.weights.keys import detect_family, read_config, release_names, releases
 from arbench.weights.load import check_complete, require_floats
 from arbench.weights.read import Checkpoint, read_tensors
 
@@ -69,7 +69,7 @@ def describe(path: str | Path, *, which: str = "ema") -> Contents:
     tensors = release_names(checkpoint.tensors(which))
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     family = detect_family(shapes, str(path))
-    if family in GENERATORS:
+    if family in releases():
         told = read_config(family, shapes)
         check_complete(family, told, shapes, str(path))
         require_floats(tensors, str(path))

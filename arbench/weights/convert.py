@@ -11,7 +11,7 @@ from torch import Tensor
 
 from arbench.files import whole_file
 from arbench.registry import nearest, unknown_name
-from arbench.weights.keys import detect_family, release_names
+from arbench.weights.keys import detect_family, find_layout, release_names
 from arbench.weights.paddle import write_pdparams
 from arbench.weights.provenance import ORIGIN, own_entries
 from arbench.weights.read import Checkpoint, read_tensors
@@ -32,17 +32,6 @@ LAYOUTS: dict[str, Callable[[Tensors, Tensors], dict[str, Any]]] = {
 }
 
 BARE = "fsdp"  # the layout that is nothing but a state dict
-
-# The layout in which each family is released.
-RELEASED_LAYOUT = {
-    "ar": "ddp",
-    "par": "ddp",
-    "mar": "mar",
-    "dit": "ddp",  # none was released in arbench's names
-    "kl16": "ddp",
-    "vq16": "lightning",
-    "llamagen-vq": "ddp",
-}
 
 
 def convert(
@@ -67,7 +56,7 @@ def convert(
     checkpoint = read_tensors(source)
     ema = _released(checkpoint, which or "ema")
     family, origin = detect_family(ema, str(source)), own_entries(checkpoint.metadata)
-    chosen = layout or RELEASED_LAYOUT[family]
+    chosen = layout or find_layout(family)
     if target.suffix == ".pdparams":
         write_pdparams(ema, target)
         return family

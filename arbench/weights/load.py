@@ -7,20 +7,22 @@ where the format allows: the peak is about the size of the file, and of a copy w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from arbench.generators.presets import PRESETS, Preset
+from arbench.generators.methods import get_method, method_names, presets
+from arbench.generators.spec import Method, Preset, Shapes, same_name
+from arbench.protocols import Generator
 from arbench.registry import unknown_name
-from arbench.weights.configure import FAMILIES, build_generator, expand_config, full_config, merge_config
-from arbench.weights.keys import Shapes, detect_family, read_config, release_names, require_same
+from arbench.weights.configure import build_generator, expand_config, full_config, merge_config, untold_names
+from arbench.weights.keys import detect_family, read_config, release_names, require_same
 from arbench.weights.provenance import read_provenance
 from arbench.weights.read import read_tensors
 
@@ -28,8 +30,10 @@ RANDOM = "random"
 
 
 def shipped_weights(preset: Preset) -> Path:
-    """The file that travels with the package for `preset`."""
-    return Path(str(resources.files("arbench") / "assets" / f"{preset.name}.safetensors"))
+    """The file that travels with the package of its method for `preset`."""
+    package = get_method(preset.method).package
+    assert package is not None
+    return Path(str(resources.files(package) / "assets" / f"{preset.name}.safetensors"))
 
 
 def load_generator(
@@ -40,7 +44,7 @@ def load_generator(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     **config: Any,
-) -> Any:
+) -> Generator:
     """The generator called `name`, a preset or a family (ar, par, mar), in evaluation mode.
 
     `weights` is a file; None takes the file that ships with the preset, and random weights (from `torch.manual_seed`)
@@ -50,9 +54,9 @@ def load_generator(
     `generate` takes where it is told nothing else. Raises ValueError for unknown names, a broken or foreign file and a
     configuration that contradicts the file, OSError for a file that cannot be read.
     """
-    preset = PRESETS.get(name)
-    if preset is None and name not in FAMILIES:
-        raise unknown_name("model", name, [*PRESETS, *FAMILIES])
+    preset = presets().get(name)
+    if preset is None and name not in method_names():
+        raise unknown_name("model", name, [*presets(), *method_names()])
     method = preset.method if preset else name
     asked = expand_config(method, config)
     given = {**(full_config(preset) if preset else {}), **asked}
@@ -99,21 +103,35 @@ def count_parameters(preset: Preset) -> int:
     return sum(parameter.numel() for parameter in generator.parameters())
 
 
-def _from_file(method: str, given: dict[str, Any], path: Path, which: str) -> nn.Module:
-    """A generator that holds the file's tensors, on the CPU and in the file's own dtype."""
+def _from_file(method: str, given: dict[str, Any], path: Path, which: str) -> Generator:
+    """A generator that holds the file's tensors, on the CPU and in the file's own dtype.
+
+    Of a method without a release the file has to hold the very names of its modules.
+    """
     tensors = release_names(read_tensors(path).tensors(which))
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    family = detect_family(shapes, str(path))
-    if family != method and not (method == "par" and family == "ar" and given.get("parallel") == 1):
-        raise ValueError(f"{path}: holds {family} weights, not {method}")
-    config = merge_config(method, read_config(family, shapes), given, str(path))
-    generator = _empty_generator(method, config, shapes, str(path))
+    spec = get_method(method)
+    rename: Callable[[str], str] = same_name
+    config = given
+    if spec.release is not None:
+        family = detect_family(shapes, str(path))
+        if family != method and not _borrows(spec, family, given):
+            raise ValueError(f"{path}: holds {family} weights, not {method}")
+        config, rename = merge_config(method, read_config(family, shapes), given, str(path)), spec.release.rename
+    renamed = {rename(name): tensor for name, tensor in tensors.items()}
+    generator = _empty_generator(method, config, {rename(name): shape for name, shape in shapes.items()}, str(path))
     require_floats(tensors, str(path))
-    generator.load_state_dict(tensors, assign=True)
+    generator.load_state_dict(renamed, assign=True)
     return generator
 
 
-def _empty_generator(method: str, config: dict[str, Any], shapes: Shapes, where: str) -> nn.Module:
+def _borrows(spec: Method, family: str, given: dict[str, Any]) -> bool:
+    """Whether files of another `family` are weights of this method under the configuration `given`."""
+    wanted = spec.borrows.get(family)
+    return wanted is not None and all(given.get(name) == value for name, value in wanted.items())
+
+
+def _empty_generator(method: str, config: dict[str, Any], shapes: Shapes, where: str) -> Generator:
     """A generator without memory whose names and shapes are those of a file, else a ValueError with the lists."""
     with without_memory():
         generator = build_generator(method, config)
@@ -126,9 +144,12 @@ def check_complete(method: str, told: dict[str, Any], shapes: Shapes, where: str
 
     Heads and grid, which no tensor tells, are of no matter here.
     """
-    given = {"encoder_heads": 1, "decoder_heads": 1} if method == "mar" else {"heads": 1}
+    given = dict.fromkeys(untold_names(method), 1)
     grid = (1, told["num_tokens"]) if "num_tokens" in told else told.get("parallel", 1)
-    _empty_generator(method, merge_config(method, told, {**given, "grid": grid}, where), shapes, where)
+    release = get_method(method).release
+    assert release is not None
+    renamed = {release.rename(name): shape for name, shape in shapes.items()}
+    _empty_generator(method, merge_config(method, told, {**given, "grid": grid}, where), renamed, where)
 
 
 def require_floats(tensors: dict[str, Tensor], where: str) -> None:
@@ -136,15 +157,3 @@ def require_floats(tensors: dict[str, Tensor], where: str) -> None:
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
             raise ValueError(f"{where}: {name} holds {tensor.dtype}, expected floating-point weights")
-
-
-__all__ = [
-    "build_generator",
-    "check_complete",
-    "count_parameters",
-    "load_generator",
-    "require_floats",
-    "require_same",
-    "shipped_weights",
-    "without_memory",
-]

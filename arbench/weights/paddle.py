@@ -1,7 +1,7 @@
 """Paddle's `.pdparams`: a pickled dict of NumPy arrays, read without running anything that the pickle asks for.
 
 Paddle stores a linear layer's weight as (in, out), torch as (out, in): 2-D weights are transposed both ways, except
-embedding tables (`keys.EMBEDDINGS`); norms are 1-D. bfloat16 comes as uint16 arrays.
+embedding tables (`keys.embeddings`); norms are 1-D. bfloat16 comes as uint16 arrays.
 """
 
 from __future__ import annotations

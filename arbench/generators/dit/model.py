@@ -7,58 +7,21 @@ a head that denoises all tokens together. Blocks are modulated by time and class
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from arbench.generators.base import (
-    Step,
-    as_grid,
-    drop_labels,
-    patchify,
-    require,
-    unpatchify,
-)
-from arbench.generators.layers import BidirectionalAttention, Mlp, grid_sinusoids
+from arbench.generators.common.config import as_grid
+from arbench.generators.common.layers import BidirectionalAttention, Mlp, grid_sinusoids
+from arbench.generators.common.tokens import drop_labels, patchify, unpatchify
+from arbench.generators.dit.config import DiTConfig, JointSampling
 from arbench.heads.diffusion import FinalLayer, TimeEmbedder, guided_prediction, modulate, respaced, start_as_identity
 from arbench.heads.solvers import SOLVERS, run_solver
 from arbench.heads.variational import noise_and_variance_loss
-from arbench.settings import CFG_SCHEDULE, DiffusionSampling
+from arbench.protocols import Step
 
 EMBEDDING_STD = 0.02  # of the class table at the start
-
-
-@dataclass(frozen=True, kw_only=True)
-class JointSampling(DiffusionSampling):
-    """Settings of a DiT: those of a diffusion head; guidance is constant, for nothing is known before anything else."""
-
-    cfg_schedule: str = CFG_SCHEDULE.field("constant")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.cfg_schedule == "constant", f"cfg_schedule {self.cfg_schedule!r}: expected 'constant' for DiT")
-        require(self.cfg_interval == -1, f"cfg_interval {self.cfg_interval}: DiT has one step; expected -1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DiTConfig:
-    """Shape of a diffusion transformer over a token grid of `channels` latents in patches of `patch_size`."""
-
-    head: ClassVar[str] = "joint"  # how its tokens are drawn: all of them by one diffusion
-
-    width: int
-    depth: int
-    heads: int
-    num_classes: int = 1000
-    grid: int | tuple[int, int] = 16
-    channels: int = 16
-    patch_size: int = 1
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "grid", as_grid(self.grid))
-        require(self.width % self.heads == 0, f"width {self.width}: not a multiple of heads {self.heads}")
-        require(self.width % 4 == 0, f"width {self.width}: the positions need a multiple of 4")
 
 
 class ModulatedBlock(nn.Module):
@@ -161,7 +124,6 @@ class DiT(nn.Module):
 
     method = "dit"
     kind = "continuous"
-    schedule = "joint"
     sampling_type: type = JointSampling
 
     def __init__(self, config: DiTConfig) -> None:

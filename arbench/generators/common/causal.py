@@ -14,8 +14,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from arbench.generators.base import Step
-from arbench.generators.layers import CausalBlock, KVCache, RMSNorm, rotary_table
+from arbench.generators.common.layers import CausalBlock, KVCache, RMSNorm, rotary_table
+from arbench.protocols import Step
 
 INIT_STD = 0.02  # LlamaGen release
 

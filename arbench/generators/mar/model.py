@@ -4,29 +4,18 @@ cross-entropy (the paper's Table 1)."""
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from statistics import NormalDist
 
 import torch
 from torch import Tensor, nn
 
-from arbench.generators.base import (
-    HEADS,
-    as_grid,
-    drop_labels,
-    patchify,
-    require,
-    unpatchify,
-)
-from arbench.generators.masked import MaskedBackbone, MaskedState, rows_at
+from arbench.generators.common.config import as_grid, require
+from arbench.generators.common.masked import MaskedBackbone, MaskedState, rows_at
+from arbench.generators.common.tokens import drop_labels, patchify, unpatchify
+from arbench.generators.mar.config import MARConfig
 from arbench.heads.categorical import CategoricalHead
 from arbench.heads.diffusion import DiffusionHead
-from arbench.registry import unknown_name
 from arbench.settings import MaskedCategoricalSampling, MaskedDiffusionSampling
-
-# Share of hidden tokens in training: normal around 1, truncated at MIN_MASK_RATIO and 1 (MAR, section 3.3).
-MASK_RATIO_DEVIATION = 0.25
-MIN_MASK_RATIO = 0.7
 
 
 def truncated_normal(chance: float, deviation: float, low: float) -> float:
@@ -36,52 +25,10 @@ def truncated_normal(chance: float, deviation: float, low: float) -> float:
     return min(1.0, max(low, normal.inv_cdf(mass_below + chance * (0.5 - mass_below)))) if chance > 0 else low
 
 
-@dataclass(frozen=True, kw_only=True)
-class MARConfig:
-    """Shape of a masked generator. `channels`, `patch_size`, `head_depth`, `head_width` are for head "diffusion",
-    `vocab_size` is for head "categorical". `mask_ratio_deviation` and `min_mask_ratio` shape the share of tokens that
-    training hides: a normal around 1, truncated to [min_mask_ratio, 1]."""
-
-    encoder_width: int
-    encoder_depth: int
-    encoder_heads: int
-    decoder_width: int
-    decoder_depth: int
-    decoder_heads: int
-    num_classes: int = 1000
-    grid: int | tuple[int, int] = 16
-    buffer_size: int = 64
-    head: str = "diffusion"
-    channels: int = 16
-    patch_size: int = 1
-    head_depth: int = 6
-    head_width: int = 1024
-    vocab_size: int | None = None
-    diffusion_batch_mul: int = 4
-    dropout: float = 0.0
-    mask_ratio_deviation: float = MASK_RATIO_DEVIATION
-    min_mask_ratio: float = MIN_MASK_RATIO
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "grid", as_grid(self.grid))
-        for part in ("encoder", "decoder"):
-            width, heads = getattr(self, f"{part}_width"), getattr(self, f"{part}_heads")
-            require(width % heads == 0, f"{part}_width {width}: not a multiple of {part}_heads {heads}")
-        if self.head not in HEADS:
-            raise unknown_name("head", self.head, HEADS)
-        require(0 <= self.min_mask_ratio < 1, f"min_mask_ratio {self.min_mask_ratio}: expected 0 or more, below 1")
-        require(
-            self.mask_ratio_deviation > 0, f"mask_ratio_deviation {self.mask_ratio_deviation}: expected more than 0"
-        )
-        if self.head == "categorical":
-            require(bool(self.vocab_size), f"vocab_size {self.vocab_size}: a categorical head needs 1 or more")
-
-
 class MAR(MaskedBackbone):
     """Masked generator: random order, a set of tokens a step."""
 
     method = "mar"
-    schedule = "masked"
 
     def __init__(self, config: MARConfig) -> None:
         super().__init__(

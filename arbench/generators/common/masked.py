@@ -11,8 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from arbench.generators.base import Step, require, take
-from arbench.generators.layers import ViTBlock
+from arbench.generators.common.config import require
+from arbench.generators.common.layers import ViTBlock
+from arbench.generators.common.tokens import take
+from arbench.protocols import Step
 
 INIT_STD = 0.02  # MAR release
 

@@ -6,71 +6,22 @@ Table 1 (arXiv:2406.11838): AR with Diffusion Loss, and causal generation in ran
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
-from arbench.generators.base import (
-    HEADS,
-    as_grid,
-    drop_labels,
-    patchify,
-    require,
-    take,
-    unpatchify,
-)
-from arbench.generators.causal import CausalBackbone, CausalState
+from arbench.generators.ar.config import ARConfig
+from arbench.generators.common.causal import CausalBackbone, CausalState
+from arbench.generators.common.config import as_grid, require
+from arbench.generators.common.tokens import drop_labels, patchify, take, unpatchify
 from arbench.heads.categorical import CategoricalHead
 from arbench.heads.diffusion import DiffusionHead
-from arbench.registry import unknown_name
 from arbench.settings import CategoricalSampling, DiffusionSampling
-
-ORDERS = ("raster", "random")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ARConfig:
-    """Shape of a causal generator. `vocab_size` is for head "categorical"; `channels`, `patch_size`, `head_depth` and
-    `head_width` are for head "diffusion". Without `kv_cache` the same tokens are drawn, each step from the whole
-    sequence so far (MAR's Figure 6 has both)."""
-
-    width: int
-    depth: int
-    heads: int
-    num_classes: int = 1000
-    grid: int | tuple[int, int] = 16
-    vocab_size: int | None = 16384
-    order: str = "raster"
-    head: str = "categorical"
-    channels: int = 16
-    patch_size: int = 1
-    head_depth: int = 6
-    head_width: int = 1024
-    diffusion_batch_mul: int = 4
-    dropout: float = 0.0
-    kv_cache: bool = True
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "grid", as_grid(self.grid))
-        require(self.width % self.heads == 0, f"width {self.width}: not a multiple of heads {self.heads}")
-        require(
-            (self.width // self.heads) % 4 == 0,
-            f"width {self.width} over heads {self.heads}: 2-D rotary needs a multiple of 4 channels a head",
-        )
-        if self.order not in ORDERS:
-            raise unknown_name("order", self.order, ORDERS)
-        if self.head not in HEADS:
-            raise unknown_name("head", self.head, HEADS)
-        if self.head == "categorical":
-            require(bool(self.vocab_size), f"vocab_size {self.vocab_size}: a categorical head needs 1 or more")
 
 
 class AR(CausalBackbone):
     """Causal generator, one token a step."""
 
     method = "ar"
-    schedule = "sequential"
 
     def __init__(self, config: ARConfig, *, parallel: int = 1) -> None:
         grid = as_grid(config.grid)

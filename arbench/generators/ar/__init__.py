@@ -1,0 +1,34 @@
+"""AR: LlamaGen's GPT, one token a step (arXiv:2406.06525)."""
+
+from __future__ import annotations
+
+from arbench.generators.ar.config import ARConfig
+from arbench.generators.ar.presets import PRESETS
+from arbench.generators.ar.recipe import DIGITS_RECIPE, RECIPE
+from arbench.generators.ar.release import CARDS, RELEASE
+from arbench.generators.spec import Method
+from arbench.registry import lazy
+from arbench.settings import CategoricalSampling, DiffusionSampling
+
+METHOD = Method(
+    name="ar",
+    order=2,
+    colour="#009E73",
+    marker="^",
+    config=ARConfig,
+    model=lazy("arbench.generators.ar.model:AR"),
+    schedule="sequential",
+    sampling=(CategoricalSampling, DiffusionSampling),
+    presets=PRESETS,
+    package="arbench",
+    tiny={"width": 32, "depth": 2, "heads": 2, "num_classes": 5, "grid": 4, "vocab_size": 17},
+    release=RELEASE,
+    cards=CARDS,
+    recipe=RECIPE,
+    digits_recipe=DIGITS_RECIPE,
+    backbone_work=lazy("arbench.generators.common.work:causal_work"),
+    head_work=lazy("arbench.heads.work:head_work"),
+    memory=lazy("arbench.generators.common.work:causal_memory"),
+    # As many steps as it was trained for: it trades by how long guidance, which doubles the work, runs.
+    compared=({"cfg_interval": 8}, {"cfg_interval": 24}),
+)

@@ -1,0 +1,21 @@
+"""What configurations are made of: checked values, grids, and the kinds of head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+HEADS = ("categorical", "diffusion")
+
+
+def as_grid(grid: int | Sequence[int]) -> tuple[int, int]:
+    """A token grid as (rows, columns); an int is a square."""
+    sides = (grid, grid) if isinstance(grid, int) else tuple(int(side) for side in grid)
+    if len(sides) != 2 or min(sides) < 1:
+        raise ValueError(f"grid {grid!r}: expected a positive side or (rows, columns)")
+    return sides
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ValueError with `message` unless `condition` holds."""
+    if not condition:
+        raise ValueError(message)

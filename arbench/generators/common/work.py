@@ -1,0 +1,71 @@
+"""Operations of transformer backbones, and the memory that an image takes while it is drawn.
+
+Operations are two for each multiply-add; bytes are weights once and the filled part of the KV cache (see
+`arbench.bench.roofline`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from arbench.generators.common.layers import swiglu_width
+from arbench.heads.work import item_size
+from arbench.protocols import Generator
+from arbench.work import PlannedStep, Work
+
+# Live activations of one transformer block in floats per token and unit of width: residual, normalised input,
+# fused q k v, attention output, and an MLP four times as wide.
+BLOCK_FLOATS = 16
+ROWS = 2  # sequences an image under guidance
+
+
+def causal_work(generator: Generator, step: PlannedStep, batch_size: int) -> Work:
+    """One step of the GPT: as many places are fed as tokens are drawn, and look at the cache and each other.
+
+    Without a cache the whole sequence so far is fed, all of it looking at all of it.
+    """
+    config, item = generator.config, item_size(generator)
+    width, depth, rows = config.width, config.depth, batch_size * step.rows
+    weights = depth * (4 * width**2 + 3 * width * swiglu_width(width))
+    length = step.known + step.size
+    fed, embedded = (step.size, step.drawn_before) if config.kv_cache else (length, step.known)
+    flops = rows * fed * (2 * weights + 4 * depth * width * length)
+    embedding = embedded_channels(config) * width
+    flops += batch_size * embedded * 2 * embedding
+    cached = rows * depth * 2 * width * (length + step.size) if config.kv_cache else 0
+    return Work(flops=flops, bytes=(weights + embedding + cached) * item)
+
+
+def causal_memory(generator: Generator) -> int:
+    """Bytes an image takes in a GPT: activations, keys and values, logits."""
+    config, tokens = generator.config, num_tokens(generator)
+    cached = config.depth if config.kv_cache else 0  # layers
+    key_value_cache = ROWS * 2 * cached * tokens * config.width * item_size(generator)
+    return activation_bytes(generator, tokens, config.width) + key_value_cache + logit_bytes(generator)
+
+
+def block_flops(width: int, queries: int, keys: int) -> float:
+    """One ViT block whose output is wanted at `queries` of `keys` places, for one sequence."""
+    projections = 2 * width**2 * (2 * queries + 2 * keys)  # query and output; key and value
+    return projections + 16 * width**2 * queries + 4 * width * queries * keys
+
+
+def activation_bytes(generator: Generator, length: int, width: int) -> int:
+    """Activations of one block over sequences of `length` tokens, of one image."""
+    return ROWS * BLOCK_FLOATS * length * width * item_size(generator)
+
+
+def logit_bytes(generator: Generator) -> int:
+    """Logits of one token in float32, of one image: raw, guided, sorted for top-k; none of a continuous token."""
+    codes = generator.config.vocab_size if generator.kind == "discrete" else 0
+    return 3 * ROWS * 4 * codes
+
+
+def embedded_channels(config: Any) -> int:
+    """Channels of a continuous token that goes in; 0 for codes, whose embedding is a look-up."""
+    return 0 if config.head == "categorical" else config.channels * config.patch_size**2
+
+
+def num_tokens(generator: Generator) -> int:
+    """Tokens of an image."""
+    return generator.grid[0] * generator.grid[1]

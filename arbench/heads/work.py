@@ -1,0 +1,60 @@
+"""Operations and compulsory bytes of drawing from a head: what a step's tokens cost beside the backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from arbench.heads.categorical import CategoricalHead
+from arbench.heads.diffusion import TIME_CHANNELS, DiffusionHead, respaced
+from arbench.heads.solvers import SOLVERS
+from arbench.protocols import Generator
+from arbench.work import PlannedStep, Work
+
+LOGIT_BYTES = 4  # logits are float32 whatever the network runs in
+
+
+def head_work(generator: Generator, settings: Any, step: PlannedStep, batch_size: int) -> Iterator[Work]:
+    """The work of drawing a step's tokens of a batch by a categorical or a diffusion head."""
+    head, rows = generator.draw_head(), batch_size * step.head_rows * step.size
+    if isinstance(head, CategoricalHead):
+        yield from categorical_work(head, rows)
+    else:
+        assert isinstance(head, DiffusionHead)
+        yield from diffusion_work(head, settings, rows)
+
+
+def categorical_work(head: CategoricalHead, rows: int) -> Iterator[Work]:
+    """One product with the codebook; the logits are written and read once."""
+    weights = head.in_features * head.out_features
+    traffic = weights * item_size(head) + 2 * rows * head.out_features * LOGIT_BYTES
+    yield Work(flops=rows * 2 * weights, bytes=traffic)
+
+
+def diffusion_work(head: DiffusionHead, settings: Any, rows: int) -> Iterator[Work]:
+    """The modulations of all blocks and denoising steps in one product, then step after step what depends on x."""
+    net, item = head.net, item_size(head)
+    inner, depth, channels = net.width, net.depth, net.channels
+    visited = num_visited(settings)
+    condition, time = net.cond_embed.in_features * inner, TIME_CHANNELS * inner + inner**2
+    modulations = (3 * depth + 2) * inner  # values a row and step
+    table = visited * rows * modulations
+    yield Work(
+        flops=2 * (table * inner + rows * condition + visited * time),
+        bytes=(modulations * inner + condition + time + 2 * table) * item,
+    )
+    sequential = 2 * depth * inner**2 + 3 * channels * inner
+    yield Work(flops=rows * 2 * sequential, bytes=sequential * item, repeats=visited)
+
+
+def num_visited(settings: Any) -> int:
+    """How many denoising steps the solver of these settings takes."""
+    solver = SOLVERS[settings.head_sampler](respaced(settings.head_steps), temperature=settings.temperature)
+    return len(solver.visited)
+
+
+def item_size(module: Generator | nn.Module) -> int:
+    """Bytes of one weight."""
+    return next(iter(module.parameters())).element_size()

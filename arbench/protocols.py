@@ -1,0 +1,181 @@
+"""All that a plug-in has to know: the members that generators, heads, schedules, tokenizers, noise and timers have.
+
+Nothing here is imported to be inherited from: a class that has the members is one. Shapes: B images, N tokens an image
+on a raster grid (h, w), n of them revealed by a step, D the width of a condition, C the channels of a continuous token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One step of a schedule: which tokens are revealed, and where the generation stands."""
+
+    positions: Tensor  # (B, n) raster indices revealed now
+    known: int  # tokens revealed before this step
+    total: int  # tokens of an image
+    clock: int  # what `cfg_interval` is compared with; below 0 guidance always holds
+
+    @property
+    def size(self) -> int:
+        return self.positions.shape[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """`order` (B, N): raster index of the k-th revealed token; `sizes`: tokens a step, adding up to N; `clocks`: what
+    `cfg_interval` is compared with at each step; `passes`: how often a step runs the network."""
+
+    order: Tensor
+    sizes: list[int]
+    clocks: list[int]
+    passes: int = 1
+
+    def __iter__(self) -> Iterator[Step]:
+        known, total = 0, self.order.shape[1]
+        for size, clock in zip(self.sizes, self.clocks, strict=True):
+            yield Step(positions=self.order[:, known : known + size], known=known, total=total, clock=clock)
+            known += size
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    @property
+    def num_passes(self) -> int:
+        """What a table calls steps: passes of the network through one image."""
+        return len(self) * self.passes
+
+
+class Noise(Protocol):
+    """Where the sampler's random numbers come from."""
+
+    def orders(self, num_tokens: int) -> Tensor:
+        """A random permutation of the raster indices for each image: (B, N) int64."""
+
+    def uniform(self, positions: Tensor) -> Tensor:
+        """One number in (0, 1) for each image and raster position (B, n): (B, n) float64."""
+
+    def gaussian(self, step: int, positions: Tensor, channels: int) -> Tensor:
+        """Standard normals (B, n, channels) float32; step 0 starts a token, step 1 + k is for denoising step k."""
+
+
+class Timer(Protocol):
+    """Told which phase is running, so that it can be timed apart: generator, head, decode."""
+
+    def phase(self, name: str) -> AbstractContextManager[None]:
+        """Count the time inside the `with` block as `name`."""
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds by phase so far."""
+
+
+class Head(Protocol):
+    """From conditions to drawn tokens. Where it has parameters, a NaN among them is found and told."""
+
+    def draw(
+        self,
+        condition: Tensor,
+        unconditional: Tensor | None,
+        scale: float,
+        settings: Any,
+        noise: Noise,
+        positions: Tensor,
+    ) -> Tensor:
+        """Codes (B, n) int64 or continuous tokens (B, n, C) for the raster `positions` (B, n).
+
+        `condition` is (B, n, D), `unconditional` likewise where guidance of `scale` is asked for, else None; `settings`
+        is an object of the generator's `sampling_type`. All randomness comes from `noise`.
+        """
+
+
+class Generator(Protocol):
+    """What a method's `model` builds from its configuration: a torch module with these members.
+
+    One that is "discrete" has `vocab_size`, one that is "continuous" has `channels` as well: what its tokenizer has.
+    """
+
+    method: str  # the name of its `Method`
+    kind: str  # "discrete" or "continuous": the tokens it makes
+    grid: tuple[int, int]  # rows and columns of tokens
+    num_classes: int  # label `num_classes` means unconditional
+    config: Any  # a dataclass; `patch_size`, where it has one, is the side of a token in latents
+    sampling_type: type  # a dataclass of sampling settings with `guided`, `cfg_scale`, `cfg_schedule`, `cfg_interval`
+    default_sampling: Mapping[str, Any]  # what its preset sets; `load_generator` gives it
+    training: bool
+
+    def draw_head(self) -> Head:
+        """What draws its tokens."""
+
+    def begin(self, labels: Tensor, guided: bool, reveal_order: Tensor) -> Any:
+        """The state of a generation with nothing revealed; `labels` (B,), `reveal_order` (B, N)."""
+
+    def conditions(self, state: Any, step: Step, guided: bool) -> tuple[Tensor, Tensor | None]:
+        """Condition vectors (B, n, D) of the step's positions, and the unconditional ones where guided."""
+
+    def reveal(self, state: Any, step: Step, tokens: Tensor) -> None:
+        """Take in the tokens drawn for the step's positions: (B, n) codes or (B, n, C) continuous."""
+
+    def result(self, state: Any) -> Tensor:
+        """All tokens: ids (B, h, w), or scaled latents (B, C, H, W)."""
+
+    def loss(self, tokens: Tensor, labels: Tensor, *, rng: torch.Generator | None = None) -> Tensor:
+        """Scalar training loss of tokens as `result` gives them; in training mode labels drop for guidance."""
+
+    # Those of torch.nn.Module that are used.
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any: ...
+
+    def eval(self) -> Any: ...
+
+    def train(self, mode: bool = True) -> Any: ...
+
+    def to(self, *, device: Any = None, dtype: Any = None) -> Any: ...
+
+
+GENERATOR_MEMBERS = (
+    *("method", "kind", "grid", "num_classes", "config", "sampling_type"),
+    *("draw_head", "begin", "conditions", "reveal", "result", "loss"),
+)
+TOKENIZER_MEMBERS = ("name", "kind", "downsample", "channels", "vocab_size", "scale", "encode", "decode")
+KINDS = ("continuous", "discrete")
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """Images to tokens and back.
+
+    `kind` is "continuous" (tokens are (latents − shift) · scale, (B, channels, h, w); both are a number or one a
+    channel, a tensor (channels,), and a missing `shift` is 0) or "discrete" (tokens are
+    ids (B, h, w) below `vocab_size`); `downsample` is image pixels per token side. Continuous tokenizers with a
+    posterior also have `moments(images)`, discrete ones `latents(images)`, `quantize(latents)` and `lookup(ids)`.
+    """
+
+    name: str
+    kind: str
+    downsample: int
+    channels: int
+    vocab_size: int | None
+    scale: float | Tensor
+
+    def encode(self, images: Tensor, *, rng: torch.Generator | None = None) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1] -> tokens; a posterior's mean, or a sample where `rng` is given."""
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        """Tokens -> images (B, 3, H, W), about [-1, 1]."""
+
+
+def missing_members(plugin: object, members: Sequence[str]) -> list[str]:
+    """Those of `members` that a plug-in lacks."""
+    return [member for member in members if not hasattr(plugin, member)]
