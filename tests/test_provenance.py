@@ -17,7 +17,7 @@ import arbench
 from arbench.generators.methods import presets
 from arbench.parts import load_parts
 from arbench.tokenizer import find_tokenizer, shipped_weights
-from arbench.training.recipes import DIGITS
+from arbench.training.recipes import digits_recipes
 from arbench.weights.convert import convert
 from arbench.weights.load import load_generator
 from arbench.weights.load import shipped_weights as shipped_generator
@@ -32,7 +32,7 @@ from arbench.weights.provenance import (
 from arbench.weights.write import with_metadata, write_safetensors
 
 CPU = torch.device("cpu")
-GENERATORS = [name for name, recipe in DIGITS.items() if recipe.kind == "generator"]
+GENERATORS = [name for name, recipe in digits_recipes().items() if recipe.kind == "generator"]
 
 
 class Painted:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from arbench import cli
 from arbench.evaluation.digits_cnn import DigitsCNN
-from arbench.training.recipes import DIGITS
+from arbench.training.recipes import get_recipe
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -59,7 +59,7 @@ def test_python_draws_the_digits_that_were_asked_for(tmp_path, monkeypatch):
     assert images.min() >= DIGITS_RANGE[0]
     assert images.max() <= DIGITS_RANGE[1]
     classifier = DigitsCNN().eval()
-    classifier.load_state_dict(load_file(ROOT / DIGITS["digits-cnn"].asset))
+    classifier.load_state_dict(load_file(ROOT / get_recipe("digits-cnn").asset))
     with torch.inference_mode():
         assert classifier(images).argmax(1).tolist() == [3, 1, 4, 1, 5]
     assert [picture.size for picture in names["pictures"]] == [(32, 32)] * 5
