@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "load_tokenizer": "arbench.tokenizer",
+    "load_tokenizer": "arbench.tokenizer.load",
     "load_generator": "arbench.weights.load",
-    "generate": "arbench.sampling.loop",
+    "generate": "arbench.sampling.algorithm",
     "Method": "arbench.generators.spec",
     "Preset": "arbench.generators.spec",
-    "FixedNoise": "arbench.noise",
-    "to_pil": "arbench.images",
-    "run": "arbench.runner",
+    "FixedNoise": "arbench.sampling.noise",
+    "to_pil": "arbench.images.pixels",
+    "run": "arbench.runs.execute",
     "evaluate": "arbench.evaluation.metrics",
     "FrechetStatistics": "arbench.evaluation.statistics",
 }
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from arbench.evaluation.statistics import FrechetStatistics as FrechetStatistics
     from arbench.generators.spec import Method as Method
     from arbench.generators.spec import Preset as Preset
-    from arbench.images import to_pil as to_pil
-    from arbench.noise import FixedNoise as FixedNoise
-    from arbench.runner import run as run
-    from arbench.sampling.loop import generate as generate
-    from arbench.tokenizer import load_tokenizer as load_tokenizer
+    from arbench.images.pixels import to_pil as to_pil
+    from arbench.runs.execute import run as run
+    from arbench.sampling.algorithm import generate as generate
+    from arbench.sampling.noise import FixedNoise as FixedNoise
+    from arbench.tokenizer.load import load_tokenizer as load_tokenizer
     from arbench.weights.load import load_generator as load_generator
 
 

@@ -25,13 +25,13 @@ from scipy.spatial.distance import cdist, pdist
 from sklearn.svm import SVC
 
 import arbench
-from arbench.data import open_data
 from arbench.evaluation.extractors import load_extractor
 from arbench.evaluation.scores import label_accuracy, precision_recall
 from arbench.evaluation.statistics import FrechetStatistics
 from arbench.generators.methods import get_preset
-from arbench.images import to_uint8
-from arbench.sampling.labels import make_labels
+from arbench.images.data import open_data
+from arbench.images.pixels import to_uint8
+from arbench.runs.labels import make_labels
 
 NUM_CLASSES = 10
 LEVELS = 255 / 16  # the originals hold 0..16

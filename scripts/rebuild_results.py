@@ -17,9 +17,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from arbench.experiment import Experiment, experiment_names, load_experiment
-from arbench.report.collect import in_row_order, of_experiment
-from arbench.report.experiment_tables import experiment_table, printed_values, published_curves
+from arbench.papers.collect import in_row_order, of_experiment
+from arbench.papers.experiment import Experiment, experiment_names, load_experiment
+from arbench.papers.table import experiment_table, printed_values, published_curves
 from arbench.report.formats import render
 from arbench.report.plots import plot_records
 from arbench.report.record import Record, load_record

@@ -11,8 +11,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import arbench
-from arbench.files import write_whole
-from arbench.tokenizer import find_tokenizer, shipped_weights
+from arbench.machine.files import write_whole
+from arbench.tokenizer.load import find_tokenizer, shipped_weights
 from arbench.training.recipes import DIGITS
 from arbench.weights.provenance import describe_tokenizer, entries, tokenizer_entries
 from arbench.weights.write import with_metadata

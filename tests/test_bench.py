@@ -18,11 +18,11 @@ from arbench.bench.generation import (
     weights_or_random,
 )
 from arbench.bench.measure import Timing, summary, time_alternately, time_batch
-from arbench.bench.roofline import Roofline
 from arbench.bench.table import quantity, render
-from arbench.parts import RANDOM, load_parts
-from arbench.sampling.loop import generate
-from arbench.work import Peak, Work
+from arbench.machine.work import Peak, Work
+from arbench.runs.models import RANDOM, load_parts
+from arbench.runs.roofline import Roofline
+from arbench.sampling.algorithm import generate
 
 CPU = torch.device("cpu")
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from arbench.data import ImageData
-from arbench.images import to_float
-from arbench.recipe import Augmentation
-from arbench.tokenizer import scaled, unscaled
+from arbench.generators.recipe import Augmentation
+from arbench.images.data import ImageData
+from arbench.images.pixels import to_float
+from arbench.tokenizer.load import scaled, unscaled
 from arbench.training import cache as cache_module
 from arbench.training.cache import TokenCache, build_cache, describe_cache, shard_name
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from arbench.cards import weights_home
+from arbench.generators.cards import weights_home
 from arbench.generators.methods import presets
 from arbench.registry import tokenizer_entry_points
 from arbench.weights.cards import all_cards, cards_for, find_weights, get_card, how_to_get

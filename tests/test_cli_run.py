@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from tiny_runs import only_run
 
-from arbench import cli, comparison
+from arbench import cli
 from arbench.cli.run import build_request
-from arbench.experiment import load_experiment
+from arbench.papers.experiment import load_experiment
 from arbench.report.record import load_record
+from arbench.runs import compare as comparison
 
 QUICK = ("--weights", "random", "--num-images", "12")
 

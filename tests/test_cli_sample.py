@@ -14,12 +14,12 @@ from safetensors.torch import save_file
 from arbench import cli
 from arbench.generators.methods import _given, get_method
 from arbench.generators.spec import Preset
-from arbench.images import resize_bicubic, to_uint8
-from arbench.parts import load_parts
-from arbench.running.samples import parse_labels, sample_rows
-from arbench.sampling.grid import MARGIN, cell_size, draw_grid, fit_caption, shorten
-from arbench.sampling.loop import generate
-from arbench.tokenizer import decode_tokens
+from arbench.images.pixels import resize_bicubic, to_uint8
+from arbench.runs.grid import MARGIN, cell_size, draw_grid, fit_caption, shorten
+from arbench.runs.models import load_parts
+from arbench.runs.samples import parse_labels, sample_rows
+from arbench.sampling.algorithm import generate
+from arbench.tokenizer.load import decode_tokens
 from arbench.weights.load import load_generator
 
 
@@ -118,7 +118,7 @@ def drawn(monkeypatch):
         seen.append(tokens.clone())
         return decode_tokens(tokenizer, tokens)
 
-    monkeypatch.setattr("arbench.sampling.produce.decode_tokens", decode)
+    monkeypatch.setattr("arbench.runs.pipeline.decode_tokens", decode)
     return seen
 
 

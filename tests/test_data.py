@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 from sklearn.datasets import load_digits
 
-from arbench.data import center_crop, open_data, show_digits
+from arbench.images.data import center_crop, open_data, show_digits
 
 PARITY = Path(__file__).parent / "parity" / "images"
 

@@ -10,12 +10,12 @@ from subprocess import PIPE
 
 import pytest
 
-from arbench.distributed import Processes, processes, tell_all
+from arbench.machine.distributed import Processes, processes, tell_all
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RESTART_COUNT")
 SCRIPT = """
 import json, sys, torch
-from arbench.distributed import average, process_group, processes, tell_all
+from arbench.machine.distributed import average, process_group, processes, tell_all
 
 mine = processes()
 told = tell_all(mine, lambda: {"by": mine.rank})
@@ -30,7 +30,7 @@ print("RESULT " + json.dumps(result), flush=True)
 ALONE = """
 import sys, time
 from pathlib import Path
-from arbench.distributed import by_first, processes, tell_all
+from arbench.machine.distributed import by_first, processes, tell_all
 
 mine, done = processes(), Path(sys.argv[1])
 tell_all(mine, lambda: None)  # all have started

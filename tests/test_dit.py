@@ -9,15 +9,15 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from arbench.bench.roofline import roofline
 from arbench.generators.common.layers import grid_sinusoids
 from arbench.generators.common.tokens import patchify
 from arbench.generators.dit.config import DiTConfig, JointSampling
 from arbench.generators.dit.model import DiT
 from arbench.heads.diffusion import time_embedding
 from arbench.heads.schedule import Diffusion
-from arbench.noise import FixedNoise
-from arbench.sampling.loop import generate
+from arbench.runs.roofline import roofline
+from arbench.sampling.algorithm import generate
+from arbench.sampling.noise import FixedNoise
 from arbench.settings import make_settings
 from arbench.weights.load import load_generator
 

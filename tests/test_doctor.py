@@ -9,9 +9,9 @@ import pytest
 from arbench import cli
 from arbench.evaluation.reference_cards import REFERENCES
 from arbench.generators.methods import presets
-from arbench.inventory import MISSING, PRESENT, PROBLEM, inventory
 from arbench.weights.cards import get_card
 from arbench.weights.download import partial_path
+from arbench.weights.inventory import MISSING, PRESENT, PROBLEM, inventory
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from arbench.cards import WeightsCard
-from arbench.files import file_sha256
+from arbench.generators.cards import WeightsCard
+from arbench.machine.files import file_sha256
 from arbench.weights.cards import all_cards, find_weights
 from arbench.weights.download import Download, Expected, get_weights, recorded_sha256, verify_present
 
@@ -125,7 +125,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setattr("arbench.cards.HUB_MIRRORS", ())
+    monkeypatch.setattr("arbench.generators.cards.HUB_MIRRORS", ())
     yield script
     server.shutdown()
     server.server_close()
@@ -292,7 +292,7 @@ def test_a_part_that_does_not_join_is_not_taken(card: WeightsCard, script: Scrip
 
 
 def test_without_a_network_the_way_by_hand_is_told(card: WeightsCard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("arbench.cards.HUB_MIRRORS", ())
+    monkeypatch.setattr("arbench.generators.cards.HUB_MIRRORS", ())
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the discard port: nobody listens
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     by_hand = f"download {card.file} by hand from {card.source} to {card.path}"
@@ -311,7 +311,7 @@ def test_a_host_that_does_not_exist_is_not_asked_again(card: WeightsCard, monkey
     monkeypatch.setattr(socket, "getaddrinfo", no_such_host)
     monkeypatch.setenv("HF_ENDPOINT", "http://nowhere.invalid")
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr("arbench.cards.HUB_MIRRORS", ())
+    monkeypatch.setattr("arbench.generators.cards.HUB_MIRRORS", ())
     with pytest.raises(OSError, match=r"nowhere\.invalid: Name or service not known; without a network"):
         get_weights(card, first_wait=0.0)
     assert asked == ["nowhere.invalid"]
@@ -321,7 +321,7 @@ def test_mirrors_are_asked_in_turn(
     card: WeightsCard, script: Script, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     address = card.urls[0].removesuffix(f"/{card.hub}/resolve/main/{card.file}")
-    monkeypatch.setattr("arbench.cards.HUB_MIRRORS", (address,))
+    monkeypatch.setattr("arbench.generators.cards.HUB_MIRRORS", (address,))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     assert len(card.urls) == 2
     get(card, serve(), script=script)

@@ -19,7 +19,6 @@ from typer.testing import CliRunner
 
 import arbench
 from arbench.cli.evaluate import register
-from arbench.data import open_data
 from arbench.evaluation import scores
 from arbench.evaluation.digits_cnn import DigitsCNN
 from arbench.evaluation.extractors import load_extractor
@@ -28,8 +27,9 @@ from arbench.evaluation.metrics import evaluate
 from arbench.evaluation.networks import Digits
 from arbench.evaluation.sources import open_images
 from arbench.evaluation.statistics import FrechetStatistics
+from arbench.images.data import open_data
 from arbench.report.record import new_record
-from arbench.sampling.shards import Shards
+from arbench.runs.shards import Shards
 
 ALL = ("fid", "is", "precision", "recall", "kid", "label_accuracy")
 COUNT = 150

@@ -17,7 +17,7 @@ from arbench.evaluation.metrics import evaluate
 from arbench.evaluation.reference import make_reference
 from arbench.evaluation.sources import ImageSource, array_source
 from arbench.evaluation.statistics import FrechetStatistics
-from arbench.sampling.shards import SHARD_SIZE
+from arbench.runs.shards import SHARD_SIZE
 
 
 class Bank:
@@ -54,7 +54,7 @@ from arbench.evaluation.features import extract_features
 from arbench.evaluation.metrics import evaluate
 from arbench.evaluation.reference import Reference
 from arbench.evaluation.sources import array_source
-from arbench.hardware import peak_memory_gib
+from arbench.machine.hardware import peak_memory_gib
 images, bank = numbered_images(50_000), Bank()
 half = extract_features(array_source("half", images[:25_000]), bank, spatial=True, keep=False)
 start = time.process_time()

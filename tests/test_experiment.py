@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 
-from arbench import experiment as module
-from arbench.experiment import Row, build_experiment, experiment_names, load_experiment
+from arbench.papers import experiment as module
+from arbench.papers.experiment import Row, build_experiment, experiment_names, load_experiment
 
 NAMED = {
     *(f"mar/table{n}" for n in range(1, 7)),
@@ -163,7 +163,7 @@ def test_rows_fit_the_generators_they_name(name):
 def test_rows_take_the_number_of_steps_that_is_printed(name):
     """The schedule that a row's configuration gives, as long as the paper says; small weights, the paper's grid."""
     from arbench.generators.methods import get_method, get_preset
-    from arbench.report.published import published_row
+    from arbench.papers.published import published_row
     from arbench.sampling.schedules import sequential_sizes
 
     small = {"width": 32, "depth": 1, "heads": 2, "num_classes": 2, "vocab_size": 3}
@@ -185,7 +185,7 @@ def test_rows_take_the_number_of_steps_that_is_printed(name):
 @pytest.mark.parametrize("name", sorted(NAMED))
 def test_settings_of_rows_are_those_that_are_printed(name):
     from arbench.generators.methods import presets
-    from arbench.report.published import published_row
+    from arbench.papers.published import published_row
 
     for row in load_experiment(name).rows:
         printed = {metric: value.number for metric, value in published_row(row.published).items()}

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from arbench import yaml_file
 from arbench.cli import run_command
-from arbench.experiment import load_experiment
+from arbench.machine import yaml_file
+from arbench.papers.experiment import load_experiment
 from arbench.report.record import new_record, write_record
 
 MINE = """\
@@ -112,7 +112,7 @@ def test_run_takes_a_row_of_it():
 
 
 def test_reproduce_table_and_plot_take_it(folder, capsys, monkeypatch):
-    from arbench import runner
+    from arbench.runs import execute as runner
 
     def execute(request, say):
         path = folder / request.out / "mar-digits-0123456789"

@@ -18,11 +18,11 @@ from tiny_runs import only_run, tiny
 
 import arbench
 from arbench.cli import run_command
-from arbench.data import open_data
 from arbench.evaluation import table
 from arbench.evaluation.extractors import load_extractor
 from arbench.evaluation.metrics import evaluate
 from arbench.evaluation.networks import Digits
+from arbench.images.data import open_data
 from arbench.registry import EXTRACTORS
 from arbench.report.record import load_record
 from arbench.report.tables import render_table

@@ -15,7 +15,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from arbench.evaluation.digits_cnn import DigitsCNN
 from arbench.evaluation.extractors import load_extractor
 from arbench.evaluation.networks import Digits, Inception
-from arbench.files import file_sha256
+from arbench.machine.files import file_sha256
 
 
 def random_images(count: int, size: int, seed: int = 0) -> np.ndarray:

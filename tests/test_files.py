@@ -5,7 +5,15 @@ import os
 
 import pytest
 
-from arbench.files import checksum_line, checksum_path, file_sha256, is_intact, remove_partials, whole_file, write_whole
+from arbench.machine.files import (
+    checksum_line,
+    checksum_path,
+    file_sha256,
+    is_intact,
+    remove_partials,
+    whole_file,
+    write_whole,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):

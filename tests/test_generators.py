@@ -17,8 +17,8 @@ from arbench.generators.par.config import PARConfig
 from arbench.generators.par.model import PAR
 from arbench.heads.schedule import Diffusion
 from arbench.heads.variational import noise_and_variance_loss
-from arbench.noise import FixedNoise
-from arbench.sampling.loop import generate
+from arbench.sampling.algorithm import generate
+from arbench.sampling.noise import FixedNoise
 from arbench.weights.read import read_tensors
 
 PARITY_ERROR = 1e-4  # float32 against float32 of another implementation: sums in another order

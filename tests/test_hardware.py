@@ -11,12 +11,12 @@ import pytest
 import torch
 from tiny_runs import TINY_GPT
 
-from arbench import hardware
-from arbench.bench.timing import PhaseTimer
-from arbench.images import resize_bicubic, to_uint8
-from arbench.parts import load_parts
-from arbench.sampling import loop
-from arbench.sampling.produce import Pipeline
+from arbench.images.pixels import resize_bicubic, to_uint8
+from arbench.machine import hardware
+from arbench.machine.timing import PhaseTimer
+from arbench.runs.models import load_parts
+from arbench.runs.pipeline import Pipeline
+from arbench.sampling import algorithm as loop
 
 CPU = torch.device("cpu")
 
@@ -37,7 +37,7 @@ def test_a_device_that_is_not_here_is_told():
 
 PEAKS = """
 import numpy, torch
-from arbench import hardware
+from arbench.machine import hardware
 device = torch.device("cpu")
 hardware.reset_peak_memory(device)
 before = hardware.peak_memory_gib(device)
@@ -67,7 +67,7 @@ def test_exact_float32_gives_back_what_was_set():
 
 def test_an_inner_phase_is_not_counted_in_the_outer_one(monkeypatch):
     clock = iter([0.0, 1.0, 3.0, 10.0, 20.0, 50.0])
-    monkeypatch.setattr("arbench.bench.timing.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr("arbench.machine.timing.time", SimpleNamespace(perf_counter=lambda: next(clock)))
     timer = PhaseTimer(CPU)
     with timer.phase("generator"), timer.phase("head"):  # from 0 to 10, the inner one from 1 to 3
         pass

@@ -12,7 +12,7 @@ from arbench.heads.categorical import CategoricalHead, inverse_transform, keep_t
 from arbench.heads.diffusion import DiffusionHead
 from arbench.heads.schedule import Diffusion
 from arbench.heads.solvers import Ancestral, Deterministic
-from arbench.noise import FixedNoise, ImageNoise
+from arbench.sampling.noise import FixedNoise, ImageNoise
 
 FILTERS = {
     "k20": {"top_k": 20},

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from arbench.images import save_png
+from arbench.images.pixels import save_png
 from arbench.report.html import Entry, write_report
 from arbench.report.record import new_record
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from arbench.generators.imagenet import NUM_CLASSES, class_index, class_names, synsets
+from arbench.images.imagenet import NUM_CLASSES, class_index, class_names, synsets
 
 
 @pytest.mark.parametrize(

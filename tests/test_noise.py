@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from arbench.noise import FixedNoise, ImageNoise, check_seed, philox
+from arbench.sampling.noise import FixedNoise, ImageNoise, check_seed, philox
 
 IDS = torch.tensor([0, 7, 123_456])
 POSITIONS = torch.arange(16).expand(3, -1)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import arbench
-from arbench.images import to_float, to_uint8
+from arbench.images.pixels import to_float, to_uint8
 
 
 def test_floats_and_bytes_become_the_same_pictures():

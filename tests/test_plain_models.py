@@ -11,8 +11,8 @@ from test_load import GIVEN, PARITY, load
 from torch import Tensor
 
 from arbench.generators.common.tokens import patchify
-from arbench.noise import FixedNoise
-from arbench.sampling.loop import generate
+from arbench.sampling.algorithm import generate
+from arbench.sampling.noise import FixedNoise
 
 # float64 against float64: sums in another order, carried through the whole model or the whole generation.
 PLAIN_ERROR = 1e-9

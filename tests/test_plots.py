@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from arbench import cli
-from arbench.experiment import load_experiment
+from arbench.papers.experiment import load_experiment
 from arbench.report.curves import Curve, Point, axis_head, record_curves
 from arbench.report.plots import draw_curves, plot_records
 from arbench.report.protocols import record_marks
@@ -212,7 +212,7 @@ def test_two_tokenizers_are_two_curves():
 
 
 def test_what_an_experiment_changes_in_the_model_names_its_curve():
-    from arbench.report.collect import in_row_order
+    from arbench.papers.collect import in_row_order
 
     def row(name, steps):
         made = record("ar", steps, 0.01, 5.0)

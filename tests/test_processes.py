@@ -19,14 +19,14 @@ from tiny_runs import images_of, only_run, tiny
 
 import arbench
 from arbench.report.record import load_record
-from arbench.sampling import loop
+from arbench.sampling import algorithm as loop
 
 NUM_IMAGES = 320  # five shards
 SCRIPT = f"""
 import os, signal, sys
 import arbench
-from arbench.distributed import processes
-from arbench.sampling import loop
+from arbench.machine.distributed import processes
+from arbench.sampling import algorithm as loop
 from tiny_runs import tiny
 draw, calls = loop.generate, []
 def dying(*positional, **named):
@@ -49,7 +49,7 @@ arbench.run(
 HOLDER = """
 import sys
 from pathlib import Path
-from arbench.sampling.shards import Claims
+from arbench.runs.shards import Claims
 claims = Claims(Path(sys.argv[1]))
 assert claims.take(2)
 print("held", flush=True)

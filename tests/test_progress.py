@@ -9,12 +9,13 @@ import pytest
 import torch
 from tiny_runs import TINY, images_of, only_run, tiny
 
-from arbench import progress, runner
 from arbench.cli import run_command
-from arbench.data import open_data
 from arbench.evaluation.metrics import evaluate
-from arbench.parts import load_parts
-from arbench.running.samples import sample_rows
+from arbench.images.data import open_data
+from arbench.machine import progress
+from arbench.runs import execute as runner
+from arbench.runs.models import load_parts
+from arbench.runs.samples import sample_rows
 
 
 class Clock:

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 
 import arbench
 from arbench.generators.methods import presets
-from arbench.parts import load_parts
-from arbench.tokenizer import find_tokenizer, shipped_weights
+from arbench.runs.models import load_parts
+from arbench.tokenizer.load import find_tokenizer, shipped_weights
 from arbench.training.recipes import digits_recipes
 from arbench.weights.convert import convert
 from arbench.weights.load import load_generator

@@ -10,10 +10,10 @@ import re
 
 import pytest
 
-from arbench.experiment import experiment_names, load_experiment, package_folder
-from arbench.report.experiment_tables import experiment_table, printed_values, published_curves
+from arbench.papers.experiment import experiment_names, load_experiment, package_folder
+from arbench.papers.published import COLUMNS, published_row, published_values
+from arbench.papers.table import experiment_table, printed_values, published_curves
 from arbench.report.formats import LATEX, render
-from arbench.report.published import COLUMNS, published_row, published_values
 from arbench.report.record import new_record
 
 PAPER_TABLES = [name for name in experiment_names() if not name.startswith("digits/")]

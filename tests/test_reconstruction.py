@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import arbench
-from arbench.data import ImageData, open_data
-from arbench.evaluation.latents import latent_statistics
-from arbench.evaluation.reconstruction import CodeUsage, measure_reconstruction, psnr, ssim
-from arbench.images import to_float
+from arbench.images.data import ImageData, open_data
+from arbench.images.pixels import to_float
+from arbench.tokenizer.latents import latent_statistics
+from arbench.tokenizer.reconstruction import CodeUsage, measure_reconstruction, psnr, ssim
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (3, 16, 20, 3), dtype=np.uint8)

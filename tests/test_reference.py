@@ -12,13 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from arbench.data import center_crop, open_data
 from arbench.evaluation.digits_cnn import DigitsCNN
 from arbench.evaluation.networks import Digits
 from arbench.evaluation.reference import make_reference, open_reference
 from arbench.evaluation.reference_cards import HOME_VARIABLE, REFERENCES
 from arbench.evaluation.sources import ImageSource
 from arbench.evaluation.statistics import FrechetStatistics
+from arbench.images.data import center_crop, open_data
 
 
 @pytest.fixture(scope="module")

@@ -7,16 +7,16 @@ import re
 
 import pytest
 
-from arbench.cards import HOME_VARIABLE
 from arbench.cli import reproduce as cli
 from arbench.evaluation import reference_cards
-from arbench.experiment import experiment_names, load_experiment
-from arbench.report.collect import of_experiment
+from arbench.generators.cards import HOME_VARIABLE
+from arbench.papers import plan as plan_module
+from arbench.papers.collect import of_experiment
+from arbench.papers.cost import SHARE_OF_BOUND, Cost, estimate_cost
+from arbench.papers.experiment import experiment_names, load_experiment
+from arbench.papers.plan import differences, plan, plan_row, row_needs, weights_file
+from arbench.papers.text import render_plan
 from arbench.report.record import load_record, new_record, write_record
-from arbench.reproduction import plan as plan_module
-from arbench.reproduction.cost import SHARE_OF_BOUND, Cost, estimate_cost
-from arbench.reproduction.plan import differences, plan, plan_row, row_needs, weights_file
-from arbench.reproduction.text import render_plan
 from arbench.weights import cards
 
 PRINTED = {"fid": 2.31, "is_mean": 281.7, "precision": 0.82, "recall": 0.57}
@@ -134,11 +134,11 @@ def test_tolerance_holds_the_last_printed_digit():
 
 
 def test_yes_runs_each_seed_once_and_goes_on_where_it_stopped(full_machine, tmp_path, monkeypatch, capsys, priceless):
-    from arbench import runner
+    from arbench.runs import execute as runner
 
     row = dataclasses.replace(load_experiment("mar/table4").row("mar-b"), seeds=(0, 1), num_images=1000)
     experiment = dataclasses.replace(load_experiment("mar/table4"), rows=(row,))
-    monkeypatch.setattr("arbench.experiment.load_experiment", lambda name: experiment)
+    monkeypatch.setattr("arbench.papers.experiment.load_experiment", lambda name: experiment)
     requests = []
 
     def execute(request, say):
@@ -168,11 +168,11 @@ def test_yes_runs_each_seed_once_and_goes_on_where_it_stopped(full_machine, tmp_
 
 
 def test_again_measures_beside_what_there_is(full_machine, tmp_path, monkeypatch, capsys, priceless):
-    from arbench import runner
+    from arbench.runs import execute as runner
 
     row = dataclasses.replace(load_experiment("mar/table4").row("mar-b"), seeds=(0, 1), num_images=1000)
     experiment = dataclasses.replace(load_experiment("mar/table4"), rows=(row,))
-    monkeypatch.setattr("arbench.experiment.load_experiment", lambda name: experiment)
+    monkeypatch.setattr("arbench.papers.experiment.load_experiment", lambda name: experiment)
     requests = []
 
     def execute(request, say):
@@ -256,7 +256,7 @@ def test_another_grid_costs_more():
 
 
 def test_rows_that_differ_in_sampling_share_one_training():
-    from arbench.reproduction.training import training_digest
+    from arbench.papers.training import training_digest
 
     table = load_experiment("digits/mar-table1")
     one, guided = table.row("random-bidirect-one-diff"), table.row("random-bidirect-many-diff-no-cfg")
@@ -266,7 +266,7 @@ def test_rows_that_differ_in_sampling_share_one_training():
 
 @pytest.mark.slow
 def test_a_row_is_trained_once_with_its_own_settings(tmp_path):
-    from arbench.reproduction.training import trained_weights, training_facts, training_job
+    from arbench.papers.training import trained_weights, training_facts, training_job
     from arbench.weights.load import load_generator
 
     row = dataclasses.replace(
@@ -288,7 +288,7 @@ def test_a_row_is_trained_once_with_its_own_settings(tmp_path):
 
 
 def test_an_interrupted_training_goes_on_and_a_finished_one_stays(tmp_path, monkeypatch):
-    from arbench.reproduction import training
+    from arbench.papers import training
 
     row = load_experiment("digits/par-table4").row("c-causal")
     resumed = []
@@ -307,7 +307,7 @@ def test_an_interrupted_training_goes_on_and_a_finished_one_stays(tmp_path, monk
 
 
 def test_an_unknown_training_setting_is_an_error():
-    from arbench.reproduction.training import training_job
+    from arbench.papers.training import training_job
 
     row = dataclasses.replace(load_experiment("digits/par-table4").row("c-causal"), training={"stepps": 2})
     with pytest.raises(ValueError, match="unknown setting of training 'stepps'; did you mean 'steps'"):

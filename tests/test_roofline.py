@@ -6,16 +6,16 @@ from conftest import make_generator
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from arbench.bench.decoder import decoder_work
-from arbench.bench.roofline import planned_steps, roofline
 from arbench.bench.tiers import TIERS, describe_tier, find_tier
-from arbench.bench.work import GPU_PEAKS, device_peak, gpu_peak
 from arbench.generators.methods import get_preset, presets
-from arbench.sampling.loop import generate
+from arbench.machine.peak import GPU_PEAKS, device_peak, gpu_peak
+from arbench.machine.work import Peak, Work
+from arbench.runs.roofline import planned_steps, roofline
+from arbench.sampling.algorithm import generate
 from arbench.settings import make_settings
-from arbench.tokenizer import load_tokenizer
+from arbench.tokenizer.load import load_tokenizer
+from arbench.tokenizer.work import decoder_work
 from arbench.weights.load import load_generator
-from arbench.work import Peak, Work
 
 META = torch.device("meta")
 # The devices as the speed floors have them; ours are the data sheets'.

@@ -13,20 +13,21 @@ from safetensors.torch import save_file
 from tiny_runs import images_of, only_run, tiny
 
 import arbench
-import arbench.sampling.run_folder
+import arbench.runs.folder
 from arbench.evaluation.networks import Digits
-from arbench.parts import load_parts
 from arbench.report.record import load_record
-from arbench.runner import execute
-from arbench.running.job import RunRequest
-from arbench.sampling import loop, produce
-from arbench.sampling.memory import MemoryEstimate, automatic_batch, estimate_memory, is_out_of_memory
+from arbench.runs import pipeline as produce
+from arbench.runs.execute import execute
+from arbench.runs.memory import MemoryEstimate, automatic_batch, estimate_memory, is_out_of_memory
+from arbench.runs.models import load_parts
+from arbench.runs.request import RunRequest
+from arbench.sampling import algorithm as loop
 from arbench.weights.load import load_generator
 
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    monkeypatch.setattr(arbench.sampling.run_folder, "SHARD_SIZE", 4)
+    monkeypatch.setattr(arbench.runs.folder, "SHARD_SIZE", 4)
 
 
 def events(run, name):
@@ -137,7 +138,7 @@ def test_other_scores_of_finished_images_need_no_new_ones(tmp_path):
 
 
 def test_features_extracted_on_the_fly_give_the_same_scores(tmp_path, monkeypatch):
-    monkeypatch.setattr(arbench.sampling.run_folder, "SHARD_SIZE", 64)
+    monkeypatch.setattr(arbench.runs.folder, "SHARD_SIZE", 64)
     scored = {**tiny(num_images=150), "evaluate": True}
     afterwards = arbench.run(**scored, out=tmp_path / "afterwards")
     seen = []
@@ -243,7 +244,7 @@ def test_labels_may_be_given_one_by_one(tmp_path):
 
 
 def test_the_automatic_batch_fits_the_free_memory(monkeypatch):
-    monkeypatch.setattr("arbench.sampling.memory.free_memory", lambda device: 1000)
+    monkeypatch.setattr("arbench.runs.memory.free_memory", lambda device: 1000)
     estimate = MemoryEstimate(fixed=5000, per_image=100)
     assert automatic_batch(estimate, torch.device("cpu"), 50) == 7  # 0.7 of 1000 over 100
     assert automatic_batch(estimate, torch.device("cpu"), 3) == 3

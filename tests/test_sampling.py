@@ -6,9 +6,9 @@ import torch
 from conftest import COMBINATIONS, make_generator, relative_error
 
 from arbench.generators.methods import get_preset
-from arbench.parts import load_parts
-from arbench.sampling.labels import make_labels
-from arbench.sampling.loop import generate
+from arbench.runs.labels import make_labels
+from arbench.runs.models import load_parts
+from arbench.sampling.algorithm import generate
 from arbench.settings import SamplingWarning
 from arbench.weights.load import load_generator, shipped_weights
 

@@ -7,8 +7,8 @@ from conftest import Parity, make_generator
 
 from arbench.generators.par.model import regions_order
 from arbench.heads.schedule import Diffusion, kept_timesteps
-from arbench.noise import ImageNoise
 from arbench.sampling.guidance import guidance_scale
+from arbench.sampling.noise import ImageNoise
 from arbench.sampling.schedules import make_schedule, masked_sizes, sequential_clocks, sequential_sizes
 from arbench.settings import CategoricalSampling, MaskedDiffusionSampling
 

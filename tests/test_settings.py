@@ -10,7 +10,7 @@ import pytest
 from arbench import cli
 from arbench.heads.solvers import SOLVERS
 from arbench.report.values import quantity
-from arbench.running.job import RunRequest
+from arbench.runs.request import RunRequest
 from arbench.settings import (
     CFG_SCALE,
     HEAD_SAMPLERS,

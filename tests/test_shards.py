@@ -10,7 +10,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from arbench.sampling.shards import Assembly, Claims, Shards, ShardWriter, claim_unfinished
+from arbench.runs.shards import Assembly, Claims, Shards, ShardWriter, claim_unfinished
 
 
 def pictures(count: int, seed: int = 0) -> np.ndarray:

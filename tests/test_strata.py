@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from arbench.data import open_data
 from arbench.evaluation import scores
 from arbench.evaluation.extractors import load_extractor
 from arbench.evaluation.metrics import evaluate
 from arbench.evaluation.sources import array_source
 from arbench.evaluation.strata import SINGLE, Strata, strata_of
+from arbench.images.data import open_data
 
 SPLITS = 60
 PER_CLASS = 17  # of 35 to 37 held-out images: two disjoint sets of one split

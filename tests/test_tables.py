@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from arbench.report.collect import load_records
+from arbench.papers.collect import load_records
 from arbench.report.record import new_record, write_record
 from arbench.report.tables import render_table
 from arbench.report.values import group_seeds

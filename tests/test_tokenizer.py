@@ -10,7 +10,7 @@ from torch import nn
 
 import arbench
 from arbench.protocols import Tokenizer
-from arbench.tokenizer import decode_tokens, encode_images
+from arbench.tokenizer.load import decode_tokens, encode_images
 
 # Float32 convolutions in another blocking; measured about 1e-6 of the largest value.
 BLOCKING = 1e-5
@@ -23,8 +23,8 @@ def tokenizer(request):
 
 @pytest.fixture(scope="module")
 def digits():
-    from arbench.data import open_data
-    from arbench.images import to_float
+    from arbench.images.data import open_data
+    from arbench.images.pixels import to_float
 
     return to_float(open_data("digits", split="heldout").images(range(12)))
 

@@ -10,15 +10,15 @@ import pytest
 import torch
 
 import arbench
-from arbench.conformance import check_tokenizer
+from arbench.tokenizer.conformance import check_tokenizer
 
 PLUGIN = str(Path(__file__).parent / "plugins" / "quadrants")
 
 
 @pytest.fixture(scope="module")
 def images():
-    from arbench.data import open_data
-    from arbench.images import to_float
+    from arbench.images.data import open_data
+    from arbench.images.pixels import to_float
 
     return to_float(open_data("digits", split="heldout").images(range(3)))
 

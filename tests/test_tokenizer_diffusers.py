@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import arbench
-from arbench.conformance import check_tokenizer
+from arbench.tokenizer.conformance import check_tokenizer
 
 diffusers = pytest.importorskip("diffusers", reason="the extra arbench[diffusers] is not installed")
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from arbench.recipe import Augmentation, TrainConfig
+from arbench.generators.recipe import Augmentation, TrainConfig
 from arbench.training.augment import augment
 from arbench.training.checkpoint import FILE_NAME, load_checkpoint
 from arbench.training.data import batch_indices

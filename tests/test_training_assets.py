@@ -10,11 +10,11 @@ from safetensors.torch import load_file
 from scipy.spatial.distance import cdist, pdist
 
 import arbench
-from arbench.data import open_data
 from arbench.evaluation.digits_cnn import DigitsCNN
 from arbench.generators.methods import get_preset
-from arbench.images import to_float, to_uint8
-from arbench.sampling.labels import make_labels
+from arbench.images.data import open_data
+from arbench.images.pixels import to_float, to_uint8
+from arbench.runs.labels import make_labels
 from arbench.training.recipes import KINDS, digits_recipes, get_recipe
 
 ROOT = Path(__file__).parent.parent

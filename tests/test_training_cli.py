@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 
 from arbench.cli.train import register
 from arbench.evaluation.digits_cnn import DigitsCNN
-from arbench.experiment import load_experiment
-from arbench.recipe import TrainConfig
-from arbench.reproduction.training import training_job
+from arbench.generators.recipe import TrainConfig
+from arbench.papers.experiment import load_experiment
+from arbench.papers.training import training_job
 from arbench.training.checkpoint import load_checkpoint
 from arbench.training.jobs import Job, digits_job, method_job, run_job, with_settings
 from arbench.training.recipes import digits_recipes

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from arbench.cli import run_command
-from arbench.parts import load_parts
+from arbench.runs.models import load_parts
 from arbench.training.fit import fitted_config
 from arbench.training.job import read_job
 from arbench.weights.load import load_generator

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 import arbench
-from arbench.data import ImageData
-from arbench.recipe import Augmentation, TrainConfig
+from arbench.generators.recipe import Augmentation, TrainConfig
+from arbench.images.data import ImageData
 from arbench.training.cache import build_cache, describe_cache
 from arbench.training.data import ImageBatches
 from arbench.training.loop import train

@@ -16,21 +16,21 @@ import torch
 
 from arbench.bench.baselines import find_rivals
 from arbench.bench.measure import Timing, summary, time_alternately, time_batch
-from arbench.bench.roofline import Roofline, num_passes, roofline
 from arbench.bench.tiers import describe_tier, find_tier
-from arbench.bench.timing import PhaseTimer
-from arbench.bench.work import device_peak
 from arbench.generators.methods import presets
-from arbench.hardware import describe_hardware, versions
-from arbench.parts import RANDOM, Parts, find_tokenizer_weights
-from arbench.sampling.labels import make_labels
-from arbench.sampling.loop import generate
-from arbench.sampling.memory import LARGEST_BATCH, automatic_batch, estimate_memory
-from arbench.sampling.produce import Pipeline
+from arbench.machine.hardware import describe_hardware, versions
+from arbench.machine.peak import device_peak
+from arbench.machine.timing import PhaseTimer
+from arbench.machine.work import Peak
+from arbench.runs.labels import make_labels
+from arbench.runs.memory import LARGEST_BATCH, automatic_batch, estimate_memory
+from arbench.runs.models import RANDOM, Parts, find_tokenizer_weights
+from arbench.runs.pipeline import Pipeline
+from arbench.runs.roofline import Roofline, num_passes, roofline
+from arbench.sampling.algorithm import generate
 from arbench.weights.cards import find_weights
 from arbench.weights.load import shipped_weights
 from arbench.weights.provenance import Provenance
-from arbench.work import Peak
 
 INCLUDES = "labels to uint8 images in host memory, guidance and decode included"
 EXCLUDES = "loading, the warm-up batch (told apart), writing images"

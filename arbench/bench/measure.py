@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from arbench.bench.timing import PhaseTimer
-from arbench.hardware import peak_memory_gib, synchronize
-from arbench.sampling.memory import is_out_of_memory
+from arbench.machine.hardware import peak_memory_gib, synchronize
+from arbench.machine.timing import PhaseTimer
+from arbench.runs.memory import is_out_of_memory
 
 
 @dataclass(frozen=True, kw_only=True)

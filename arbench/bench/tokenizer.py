@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from arbench.allocator import keep_freed_memory
-from arbench.hardware import describe_hardware, peak_memory_gib, resolve_device, synchronize, versions
-from arbench.tokenizer import decode_tokens, encode_images, load_tokenizer
+from arbench.machine.allocator import keep_freed_memory
+from arbench.machine.hardware import describe_hardware, peak_memory_gib, resolve_device, synchronize, versions
+from arbench.tokenizer.load import decode_tokens, encode_images, load_tokenizer
 
 DEFAULT_SIZE = 256
 REPEATS = 5

@@ -17,7 +17,7 @@ from arbench.cli.run import given_options, parse_batch_size, say
 from arbench.settings import SETTINGS
 
 if TYPE_CHECKING:
-    from arbench.parts import Parts
+    from arbench.runs.models import Parts
 
 EXAMPLES = """Examples:
 
@@ -74,8 +74,8 @@ def bench(
     Weights that are not on this machine are replaced by random ones.
     """
     chosen = given_options(ctx)
-    from arbench.noise import check_seed
-    from arbench.running.job import require_batch_size, require_whole
+    from arbench.runs.request import require_batch_size, require_whole
+    from arbench.sampling.noise import check_seed
 
     batch = None if batch_size is None else parse_batch_size(batch_size)
     if batch is not None:
@@ -94,7 +94,7 @@ def bench(
 
 def tell(result: dict[str, Any], as_json: bool, out: Path | None) -> None:
     """The result as one line of JSON, where it is asked for, and in a file."""
-    from arbench.files import write_whole
+    from arbench.machine.files import write_whole
 
     line = json.dumps(result, allow_nan=False)
     if out is not None:
@@ -130,8 +130,8 @@ def time_tokenizer(name: str, batch: int | str | None, chosen: dict[str, Any]) -
     from arbench.bench.generation import native_size
     from arbench.bench.table import render_tokenizer
     from arbench.bench.tokenizer import bench_tokenizer
-    from arbench.hardware import resolve_dtype
-    from arbench.parts import find_tokenizer_weights
+    from arbench.machine.hardware import resolve_dtype
+    from arbench.runs.models import find_tokenizer_weights
 
     weights = chosen.get("tokenizer_weights") or find_tokenizer_weights(name, may_be_random=True)
     result = bench_tokenizer(
@@ -150,8 +150,8 @@ def time_tokenizer(name: str, batch: int | str | None, chosen: dict[str, Any]) -
 def load_for_speed(chosen: dict[str, Any]) -> Parts:
     """The models of the given options; whatever weights are missing are random."""
     from arbench.bench.generation import tokenizer_weights_or_random, weights_or_random
-    from arbench.hardware import resolve_device, resolve_dtype
-    from arbench.parts import choose_model, load_parts
+    from arbench.machine.hardware import resolve_device, resolve_dtype
+    from arbench.runs.models import choose_model, load_parts
     from arbench.weights.provenance import read_provenance
 
     told = read_provenance(chosen.get("weights"))

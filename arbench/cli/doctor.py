@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
 
 def doctor(as_json: AsJson = False) -> None:
     """Print versions, devices, memory, and which weights and references are here; exit 0 whatever is missing."""
-    from arbench.inventory import inventory
+    from arbench.weights.inventory import inventory
 
     facts = list(inventory())
     if as_json:

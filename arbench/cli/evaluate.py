@@ -96,8 +96,8 @@ def _evaluate(
     images: str, reference: str, num_images: int | None, device: str, settings: dict[str, Any]
 ) -> dict[str, Any]:
     from arbench.evaluation import metrics, sources
-    from arbench.hardware import resolve_device
-    from arbench.progress import image_progress
+    from arbench.machine.hardware import resolve_device
+    from arbench.machine.progress import image_progress
 
     source = sources.open_images(images).first(num_images)
     with image_progress("scoring", source.count, 0) as progress:
@@ -114,11 +114,11 @@ def _evaluate(
 def _make_reference(
     folder: Path, out: Path, extractor: str, weights: Path | None, device: str, settings: dict[str, Any]
 ) -> None:
-    from arbench.data import existing_folder, image_files
     from arbench.evaluation.extractors import load_extractor
     from arbench.evaluation.reference import make_reference
-    from arbench.hardware import resolve_device
-    from arbench.progress import image_progress
+    from arbench.images.data import existing_folder, image_files
+    from arbench.machine.hardware import resolve_device
+    from arbench.machine.progress import image_progress
 
     count = len(image_files(existing_folder(folder)))
     network = load_extractor(extractor, weights=weights, device=resolve_device(device))
@@ -175,6 +175,6 @@ def _write_json(out: Path, result: dict[str, Any]) -> None:
     import json
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    from arbench.files import write_whole
+    from arbench.machine.files import write_whole
 
     write_whole(out, json.dumps(result, indent=2) + "\n")

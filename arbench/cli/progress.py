@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from arbench.progress import SECONDS_A_LINE
+from arbench.machine.progress import SECONDS_A_LINE
 
 Advance = Callable[[int, Mapping[str, float]], None]
 

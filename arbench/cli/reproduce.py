@@ -12,8 +12,8 @@ import typer
 from arbench.cli import options
 
 if TYPE_CHECKING:
-    from arbench.experiment import Experiment, Row
-    from arbench.reproduction.plan import RowPlan
+    from arbench.papers.experiment import Experiment, Row
+    from arbench.papers.plan import RowPlan
 
 EXAMPLES = """Examples:
 
@@ -61,7 +61,7 @@ def reproduce(
     dtype: DtypeOption = None,
 ) -> None:
     """Print the plan of a paper's table: what is printed, measured, missing; with --yes or --again run what can run."""
-    from arbench.experiment import experiment_names, load_experiment
+    from arbench.papers.experiment import experiment_names, load_experiment
 
     if table is None:
         for name in experiment_names():
@@ -85,7 +85,7 @@ def reproduce(
 def print_plan(experiment: Experiment, plans: list[RowPlan]) -> None:
     """Print a plan; on a terminal that is too narrow for its table, the table broken into lines."""
     from arbench.cli.screen import is_wider_than_screen, show
-    from arbench.reproduction.text import plan_head, plan_notes, plan_table, render_plan
+    from arbench.papers.text import plan_head, plan_notes, plan_table, render_plan
 
     text = render_plan(experiment, plans)
     if is_wider_than_screen(text):
@@ -100,8 +100,8 @@ def make_plan(experiment: Experiment, names: list[str], out: Path, seeds: Sequen
 
     `seeds` stand in place of the rows' own where there are any.
     """
-    from arbench.report.collect import of_experiment, stored_records
-    from arbench.reproduction.plan import plan
+    from arbench.papers.collect import of_experiment, stored_records
+    from arbench.papers.plan import plan
 
     return plan(experiment, names, of_experiment(stored_records(out), experiment), seeds)
 
@@ -113,7 +113,7 @@ def run_rows(
 
     With `again`, rows that were measured already are measured once more, beside what there is.
     """
-    from arbench.reproduction.plan import measured_seeds, next_repeat
+    from arbench.papers.plan import measured_seeds, next_repeat
 
     ready = [plan for plan in plans if plan.state == "can run" or (again and plan.can_repeat)]
     for plan in ready:
@@ -131,12 +131,12 @@ def run_row(experiment: Experiment, row: Row, seed: int, out: Path, changes: dic
     from dataclasses import replace
 
     from arbench.cli.run import say
-    from arbench.experiment import SHIPPED, TRAINED
+    from arbench.papers.experiment import SHIPPED, TRAINED
+    from arbench.papers.plan import weights_file
+    from arbench.papers.training import training_facts
     from arbench.report.record import write_record
-    from arbench.reproduction.plan import weights_file
-    from arbench.reproduction.training import training_facts
-    from arbench.runner import execute
-    from arbench.running.job import RunRequest
+    from arbench.runs.execute import execute
+    from arbench.runs.request import RunRequest
 
     folder = out / experiment.name / row.name / (f"again-{again}" if again else "") / f"seed-{seed}"
     settings = {
@@ -162,7 +162,7 @@ def run_row(experiment: Experiment, row: Row, seed: int, out: Path, changes: dic
 def trained(row: Row, seed: int, out: Path) -> Path:
     """The weights of a row that is trained from scratch, trained now where they are not there yet."""
     from arbench.cli.progress import progress_bar
-    from arbench.reproduction.training import trained_weights
+    from arbench.papers.training import trained_weights
 
     return trained_weights(row, seed, out / "trained", progress_bar)
 

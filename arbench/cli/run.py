@@ -14,8 +14,8 @@ from arbench.cli import options
 from arbench.registry import unknown_name
 
 if TYPE_CHECKING:
-    from arbench.experiment import Experiment, Row
-    from arbench.running.job import RunRequest
+    from arbench.papers.experiment import Experiment, Row
+    from arbench.runs.request import RunRequest
 
 ALL = "all"
 EXAMPLES = """Examples:
@@ -88,7 +88,7 @@ def run(
         compare_methods({name: value for name, value in asked.items() if name != "method"})
         return
     request = build_request(asked)
-    from arbench.runner import execute
+    from arbench.runs.execute import execute
 
     path, record = execute(request, say=say)
     if record:
@@ -97,7 +97,6 @@ def run(
                 say(f"note: {warning}")
         from arbench.cli.screen import print_tables
         from arbench.report.tables import records_table
-
 
         print_tables([records_table([record])])
         print(f"\n{path}")
@@ -111,7 +110,7 @@ def given_options(ctx: typer.Context) -> dict[str, Any]:
 
 def build_request(asked: Mapping[str, Any]) -> RunRequest:
     """The request of the given options, over those of the experiment's row where one is named."""
-    from arbench.running.job import RunRequest
+    from arbench.runs.request import RunRequest
 
     settings = parsed(asked)
     table, name = settings.pop("experiment", None), settings.pop("row", None)
@@ -150,7 +149,7 @@ def find_row(experiment: str, name: str | None) -> tuple[Experiment, Row]:
 
     Raises ValueError for an unknown experiment or row, and for one that makes no images or cannot be run here.
     """
-    from arbench.experiment import load_experiment
+    from arbench.papers.experiment import load_experiment
 
     table = load_experiment(experiment)
     names = [row.name for row in table.rows if row.task == "generate"]
@@ -169,8 +168,8 @@ def row_files(row: Row, settings: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises ValueError for weights that nobody has released.
     """
-    from arbench.experiment import SHIPPED, TRAINED, UNRELEASED
-    from arbench.reproduction.plan import weights_file
+    from arbench.papers.experiment import SHIPPED, TRAINED, UNRELEASED
+    from arbench.papers.plan import weights_file
 
     files: dict[str, Any] = {}
     for option, name in (("weights", row.weights), ("tokenizer_weights", row.tokenizer_weights)):
@@ -187,7 +186,7 @@ def row_files(row: Row, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def compare_methods(asked: Mapping[str, Any]) -> None:
     """`--method all`: the three methods one after another, one table and one speed/accuracy plot."""
-    from arbench.comparison import compare
+    from arbench.runs.compare import compare
 
     table, files = compare(parsed(asked), say=say)
     if table:

@@ -61,13 +61,13 @@ def sample(
         per_class = DEFAULT_PER_CLASS if labels is None else 1
     chosen = given_options(ctx)
 
-    from arbench.hardware import resolve_device, resolve_dtype
-    from arbench.noise import check_seed
-    from arbench.parts import load_parts
-    from arbench.progress import image_progress
-    from arbench.running.job import AUTO, count_steps, require_batch_size, require_whole
-    from arbench.running.samples import parse_labels, sample_rows
-    from arbench.sampling.grid import MOST_ROWS, save_grid, save_singles
+    from arbench.machine.hardware import resolve_device, resolve_dtype
+    from arbench.machine.progress import image_progress
+    from arbench.runs.grid import MOST_ROWS, save_grid, save_singles
+    from arbench.runs.models import load_parts
+    from arbench.runs.request import AUTO, count_steps, require_batch_size, require_whole
+    from arbench.runs.samples import parse_labels, sample_rows
+    from arbench.sampling.noise import check_seed
 
     require_whole("per_class", per_class, 1)
     check_seed(seed)
@@ -104,7 +104,7 @@ def check_target(text: str) -> Path:
     A folder is one that exists or a name that ends in a slash. Raises ValueError for a suffix of no picture, OSError
     where nothing can be written.
     """
-    from arbench.sampling.grid import FORMATS
+    from arbench.runs.grid import FORMATS
 
     path = Path(text)
     if path.is_dir() or text.endswith("/"):

@@ -51,8 +51,8 @@ def register(app: typer.Typer) -> None:
 def table(sources: Sources = None, format: Format = "md", out: Output = None) -> None:
     """Print the table of stored records, or of a paper with what was measured; nothing is run."""
     from arbench.cli.screen import print_tables
-    from arbench.report.collect import RUNS, load_records, of_experiment, stored_records
-    from arbench.report.experiment_tables import experiment_table
+    from arbench.papers.collect import RUNS, load_records, of_experiment, stored_records
+    from arbench.papers.table import experiment_table
     from arbench.report.formats import render
     from arbench.report.tables import records_table
 
@@ -75,8 +75,8 @@ def plot(
     out: Annotated[Path, typer.Option("--out", "-o", help="PNG, SVG or PDF by suffix.")] = Path("curve.png"),
 ) -> None:
     """Draw curves of stored records, published points hollow; nothing is run."""
-    from arbench.report.collect import RUNS, in_row_order, load_records, stored_records
-    from arbench.report.experiment_tables import published_curves
+    from arbench.papers.collect import RUNS, in_row_order, load_records, stored_records
+    from arbench.papers.table import published_curves
     from arbench.report.plots import plot_records
     from arbench.report.values import quantity
 
@@ -105,7 +105,7 @@ def report(
     title: Annotated[str, typer.Option("--title", help="Heading of the page.")] = "arbench report",
 ) -> None:
     """Write one self-contained page: tables, curves, sample grids and protocols."""
-    from arbench.report.collect import RUNS, record_files
+    from arbench.papers.collect import RUNS, record_files
     from arbench.report.html import GRID_FILE, Entry, write_report
     from arbench.report.record import load_record
 
@@ -119,7 +119,7 @@ def report(
 
 def split_sources(sources: Sequence[str]) -> tuple[list, list[str]]:
     """Experiments among the given names, and the paths. ValueError for what is neither."""
-    from arbench.experiment import experiment_names, is_experiment_file, load_experiment
+    from arbench.papers.experiment import experiment_names, is_experiment_file, load_experiment
     from arbench.registry import unknown_name
 
     experiments, paths = [], []
@@ -139,7 +139,7 @@ def emit(text: str, out: Path | None) -> None:
         typer.echo(text, nl=False)
         return
     out.parent.mkdir(parents=True, exist_ok=True)
-    from arbench.files import write_whole
+    from arbench.machine.files import write_whole
 
     write_whole(out, text)
     typer.echo(str(out))

@@ -11,7 +11,7 @@ import typer
 from arbench.cli import options
 
 if TYPE_CHECKING:
-    from arbench.data import ImageData
+    from arbench.images.data import ImageData
 
 LIST_EXAMPLES = """Examples:
 
@@ -81,7 +81,7 @@ def list_tokenizers(context: typer.Context) -> None:
 
 def _describe(name: str, distribution: Any) -> tuple[str, ...]:
     """One row of the list; a plug-in that cannot be imported is told there and spoils no other row."""
-    from arbench.tokenizer import find_tokenizer
+    from arbench.tokenizer.load import find_tokenizer
 
     package = distribution.name if distribution is not None else "?"
     try:
@@ -104,7 +104,7 @@ def _plain(build: Any, member: str) -> Any:
 
 
 def _weights_state(name: str, build: Any) -> str:
-    from arbench.tokenizer import shipped_weights
+    from arbench.tokenizer.load import shipped_weights
     from arbench.weights.cards import cards_for, find_weights, how_to_get
 
     found = shipped_weights(build)
@@ -125,10 +125,10 @@ def check(
     dtype: options.Dtype = "float32",
 ) -> None:
     """Test a tokenizer against the protocol on a few real images, and print what passed."""
-    from arbench.conformance import check_tokenizer
-    from arbench.data import open_data
-    from arbench.hardware import resolve_device
-    from arbench.images import to_float
+    from arbench.images.data import open_data
+    from arbench.images.pixels import to_float
+    from arbench.machine.hardware import resolve_device
+    from arbench.tokenizer.conformance import check_tokenizer
 
     tokenizer, weights = _open(name, tokenizer_weights, device, dtype, random_allowed=True)
     side = size or TOKENS_A_SIDE * int(tokenizer.downsample)
@@ -161,10 +161,10 @@ def reconstruct(
 
     --out is the picture; the scores and their protocol lie beside it as JSON.
     """
-    from arbench.data import DIGITS
-    from arbench.evaluation.reconstruction import measure_reconstruction
-    from arbench.hardware import resolve_device
-    from arbench.progress import image_progress
+    from arbench.images.data import DIGITS
+    from arbench.machine.hardware import resolve_device
+    from arbench.machine.progress import image_progress
+    from arbench.tokenizer.reconstruction import measure_reconstruction
 
     place = resolve_device(device)
     tokenizer, weights = _open(name, tokenizer_weights, device, dtype)
@@ -183,7 +183,7 @@ def reconstruct(
     picture = out or Path(f"reconstruct-{name.replace(':', '-').replace('/', '-')}.png")
     _draw(picture, name, tokenizer, images, place)
     result = {"tokenizer": name, "weights": weights, "data": images.name, **scores}
-    from arbench.files import write_whole
+    from arbench.machine.files import write_whole
 
     write_whole(picture.with_suffix(".json"), json.dumps(result, indent=2) + "\n")
     _print_table([(key, _number(value)) for key, value in result.items() if not isinstance(value, dict)])
@@ -202,9 +202,9 @@ def stats(
     dtype: options.Dtype = "float32",
 ) -> None:
     """Measure mean and deviation of the latents, and the scale that brings them to unit deviation."""
-    from arbench.evaluation.latents import latent_statistics
-    from arbench.hardware import resolve_device
-    from arbench.progress import image_progress
+    from arbench.machine.hardware import resolve_device
+    from arbench.machine.progress import image_progress
+    from arbench.tokenizer.latents import latent_statistics
 
     tokenizer, _ = _open(name, tokenizer_weights, device, dtype)
     images = _data(data, split or "train", size, num_images)
@@ -225,10 +225,10 @@ def _open(name: str, weights: str | None, device: str, dtype: str, *, random_all
 
     Raises ValueError, with how to get them, where a released tokenizer has none here and `random_allowed` is not set.
     """
-    from arbench.allocator import keep_freed_memory
-    from arbench.hardware import resolve_dtype
-    from arbench.parts import find_tokenizer_weights
-    from arbench.tokenizer import load_tokenizer
+    from arbench.machine.allocator import keep_freed_memory
+    from arbench.machine.hardware import resolve_dtype
+    from arbench.runs.models import find_tokenizer_weights
+    from arbench.tokenizer.load import load_tokenizer
 
     keep_freed_memory()
     chosen = weights or find_tokenizer_weights(name, may_be_random=random_allowed)
@@ -240,7 +240,7 @@ def _data(source: str | None, split: str, size: int | None, num_images: int | No
     """The images asked for; of more than `num_images`, so many spread evenly over the classes' order."""
     import numpy as np
 
-    from arbench.data import DIGITS, ImageData, open_data
+    from arbench.images.data import DIGITS, ImageData, open_data
 
     if source in (None, DIGITS):
         images = open_data(DIGITS, split=split, size=size)
@@ -259,8 +259,8 @@ def _draw(path: Path, name: str, tokenizer: Any, images: ImageData, device: Any)
     """Originals, reconstructions and their difference as one picture."""
     import numpy as np
 
-    from arbench.evaluation.reconstruction import reconstruct as through
-    from arbench.sampling.grid import save_grid
+    from arbench.runs.grid import save_grid
+    from arbench.tokenizer.reconstruction import reconstruct as through
 
     shown = images.images(np.linspace(0, len(images) - 1, min(SHOWN_IMAGES, len(images))).round().astype(int))
     back, _ = through(tokenizer, shown, device)

@@ -87,7 +87,7 @@ def train(
 
     A generator takes channels, codes and grid from the tokenizer. config.yaml beside the weights repeats the training.
     """
-    from arbench.experiment import load_experiment
+    from arbench.papers.experiment import load_experiment
     from arbench.training.job import is_job_file
 
     changes = {
@@ -132,10 +132,10 @@ def repeated_job(config: str, others: tuple[str | None, ...], shared: dict[str, 
 
 def row_job(experiment: str | None, row: str | None, others: tuple[str | None, ...], shared: dict[str, Any]) -> Job:
     """The job of a table's row. Raises ValueError where it is not named, or something else is asked for as well."""
-    from arbench.experiment import load_experiment
     from arbench.generators.methods import get_preset
     from arbench.generators.spec import DIGITS
-    from arbench.reproduction.training import training_job
+    from arbench.papers.experiment import load_experiment
+    from arbench.papers.training import training_job
 
     if experiment is None or row is None:
         raise ValueError("a row to train is named by both: --experiment TABLE --row NAME")
@@ -152,7 +152,7 @@ def run_jobs(jobs: list[Job], folder: Path, resume: bool, changes: dict[str, Any
     """Train one after another with the recipes' settings changed by those of `changes` that are not None."""
     from dataclasses import replace
 
-    from arbench.distributed import processes
+    from arbench.machine.distributed import processes
     from arbench.training.jobs import run_job, with_settings
     from arbench.training.recipes import digits_recipes
 
@@ -181,8 +181,8 @@ def plan_jobs(
     Raises ValueError where it does not say what to train.
     """
     from arbench.generators.methods import get_preset
-    from arbench.parts import choose_model
     from arbench.registry import unknown_name
+    from arbench.runs.models import choose_model
     from arbench.training.jobs import digits_job, method_job
     from arbench.training.recipes import CONFIGS, digits_recipes
 
@@ -225,9 +225,9 @@ def cache(
     out: options.Out = None,
 ) -> None:
     """Compute the latents or codes of a data set once; training and later commands find them by their hash."""
-    from arbench.data import open_data
-    from arbench.noise import check_seed
-    from arbench.recipe import Augmentation
+    from arbench.generators.recipe import Augmentation
+    from arbench.images.data import open_data
+    from arbench.sampling.noise import check_seed
     from arbench.training.jobs import CACHE_FOLDER, open_cache, open_tokenizer
 
     check_seed(seed)

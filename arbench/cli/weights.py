@@ -12,7 +12,7 @@ import typer
 from arbench.cli import options
 
 if TYPE_CHECKING:
-    from arbench.cards import WeightsCard
+    from arbench.generators.cards import WeightsCard
     from arbench.weights.contents import Contents
 
 LIST_EXAMPLES = """Examples:
@@ -71,7 +71,7 @@ def list_weights(context: typer.Context) -> None:
     """List the known weights: source, size, licence, SHA-256, and which are on this machine."""
     if context.invoked_subcommand is not None:
         return
-    from arbench.cards import weights_home
+    from arbench.generators.cards import weights_home
     from arbench.weights.cards import all_cards
 
     rows = [_card_row(card) for card in all_cards().values()]

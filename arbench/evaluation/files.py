@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from arbench.files import whole_file
+from arbench.machine.files import whole_file
 
 # What unpickling a cut or foreign file raises, beside torch's refusal of anything but tensors.
 BROKEN_PICKLE = (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, pickle.UnpicklingError)

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from arbench.data import DIGITS_SIZE
 from arbench.evaluation.digits_cnn import FEATURE_WIDTH, NUM_CLASSES, DigitsCNN
 from arbench.evaluation.extractors import Extracted
 from arbench.evaluation.files import one_line, read_state
-from arbench.files import file_sha256
-from arbench.hardware import exact_float32
-from arbench.images import to_float
+from arbench.images.data import DIGITS_SIZE
+from arbench.images.pixels import to_float
+from arbench.machine.files import file_sha256
+from arbench.machine.hardware import exact_float32
 
 INCEPTION_WIDTH = 2048  # pool3
 SPATIAL_CHANNELS = 7  # ADM's sFID: the first channels of mixed_6/conv, 7 * 17 * 17 = 2023 features

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from arbench.data import CROPS, ImageData, folder_data, image_files, open_data
 from arbench.evaluation.extractors import Network
 from arbench.evaluation.features import extract_features
 from arbench.evaluation.files import load_npz, npz_names, one_line, read_torch, save_npz
@@ -20,7 +19,8 @@ from arbench.evaluation.moments import stored_count
 from arbench.evaluation.reference_cards import REFERENCES
 from arbench.evaluation.sources import READ, SHARDS, STRATIFIED, ImageSource, array_source, open_images
 from arbench.evaluation.statistics import FrechetStatistics
-from arbench.files import file_sha256
+from arbench.images.data import CROPS, ImageData, folder_data, image_files, open_data
+from arbench.machine.files import file_sha256
 from arbench.registry import nearest, unknown_name
 
 DIGITS = {"digits-train": "train", "digits-heldout": "heldout"}

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from arbench.data import image_files, read_image
-from arbench.files import is_intact
+from arbench.images.data import image_files, read_image
+from arbench.machine.files import is_intact
 
 LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp")
 READ = 256  # images read at once

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from arbench.cards import WeightsCard
+from arbench.generators.cards import WeightsCard
+from arbench.generators.recipe import TrainConfig
+from arbench.machine.work import PlannedStep, Work
 from arbench.protocols import Generator, Noise, Schedule
-from arbench.recipe import TrainConfig
-from arbench.work import PlannedStep, Work
 
 if TYPE_CHECKING:
     from torch import Tensor

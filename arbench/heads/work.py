@@ -10,8 +10,8 @@ from torch import nn
 from arbench.heads.categorical import CategoricalHead
 from arbench.heads.diffusion import TIME_CHANNELS, DiffusionHead, respaced
 from arbench.heads.solvers import SOLVERS
+from arbench.machine.work import PlannedStep, Work
 from arbench.protocols import Generator
-from arbench.work import PlannedStep, Work
 
 LOGIT_BYTES = 4  # logits are float32 whatever the network runs in
 

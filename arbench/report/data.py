@@ -13,8 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from arbench.evaluation.table import heads
-from arbench.experiment import Experiment, Row
-from arbench.report.published import PublishedValue
 from arbench.report.values import TIMED, SeedGroup, is_score, lookup, score_names, scores_of
 from arbench.settings import SETTINGS
 
@@ -78,28 +76,6 @@ def measured_data(group: SeedGroup) -> DataRow:
             for extractor in first["other_extractors"]
             for name in OF_OTHERS
         },
-    }
-
-
-def published_data(experiment: Experiment, row: Row, printed: Mapping[str, PublishedValue]) -> DataRow:
-    """The row of a paper's printed values, digit for digit."""
-    shown = {name: printed[name] for name in experiment.columns if name in printed}
-    timed = next((value for value in shown.values() if value.hardware), None)
-    return {
-        "experiment": experiment.name,
-        "row": row.name,
-        "group": row.group,
-        "label": row.label,
-        "kind": "published",
-        "source": experiment.source,
-        "method": row.method,
-        "model": row.model,
-        "tokenizer": row.tokenizer,
-        **row.sampling,
-        **{name: value.value for name, value in shown.items() if value.number is not None},
-        "hardware": timed.hardware if timed else None,
-        "batch_size": timed.batch if timed else None,
-        "bounds": ";".join(f"{name}{value.value}" for name, value in shown.items() if value.number is None),
     }
 
 

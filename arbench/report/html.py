@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from arbench.files import write_whole
+from arbench.machine.files import write_whole
 from arbench.report.formats import table_element
 from arbench.report.page import page
 from arbench.report.plots import plot_records

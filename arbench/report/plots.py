@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arbench.files import whole_file
 from arbench.generators.methods import methods
+from arbench.machine.files import whole_file
 from arbench.registry import unknown_name
 from arbench.report.curves import Curve, axis_head, record_curves
 from arbench.report.labels import Label, place_labels

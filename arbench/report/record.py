@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from arbench.evaluation.table import numbers
-from arbench.files import write_whole
+from arbench.machine.files import write_whole
 from arbench.registry import unknown_name
 
 SCHEMA_VERSION = 2  # 1 had one extractor a record

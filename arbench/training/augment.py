@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from arbench.recipe import Augmentation
+from arbench.generators.recipe import Augmentation
 
 
 def augment(images: Tensor, settings: Augmentation, rng: torch.Generator) -> Tensor:

@@ -20,14 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from arbench.files import whole_file, write_whole
-from arbench.images import to_float
-from arbench.recipe import Augmentation
-from arbench.tokenizer import encode_images, scaled, shift_and_scale, unscaled
+from arbench.generators.recipe import Augmentation
+from arbench.images.pixels import to_float
+from arbench.machine.files import whole_file, write_whole
+from arbench.tokenizer.load import encode_images, scaled, shift_and_scale, unscaled
 from arbench.training.augment import augment
 
 if TYPE_CHECKING:
-    from arbench.data import ImageData
+    from arbench.images.data import ImageData
     from arbench.protocols import Tokenizer
 
 IMAGES_PER_SHARD = 4096

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from arbench.files import whole_file
+from arbench.machine.files import whole_file
 
 FILE_NAME = "checkpoint.pt"
 

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from arbench.images import to_float
-from arbench.recipe import Augmentation
+from arbench.generators.recipe import Augmentation
+from arbench.images.pixels import to_float
 from arbench.training.augment import augment
 
 if TYPE_CHECKING:
-    from arbench.data import ImageData
+    from arbench.images.data import ImageData
 
 MAX_RESIDENT_IMAGES = 200_000_000  # bytes of uint8 pixels kept in memory; larger data sets are read batch by batch
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from arbench.files import whole_file
-from arbench.recipe import TrainConfig
+from arbench.generators.recipe import TrainConfig
+from arbench.machine.files import whole_file
 from arbench.weights.write import write_safetensors
 
 

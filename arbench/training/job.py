@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from arbench.files import write_whole
-from arbench.recipe import Augmentation, TrainConfig
+from arbench.generators.recipe import Augmentation, TrainConfig
+from arbench.machine.files import write_whole
 from arbench.registry import unknown_name
 from arbench.training.checkpoint import FILE_NAME
 

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from arbench.generators.methods import get_method, get_preset
+from arbench.generators.recipe import Augmentation, TrainConfig
 from arbench.generators.spec import DIGITS
-from arbench.recipe import Augmentation, TrainConfig
 from arbench.training.job import Job, write_job
 from arbench.training.recipes import get_recipe
 
 if TYPE_CHECKING:
-    from arbench.data import ImageData
-    from arbench.distributed import Processes
+    from arbench.images.data import ImageData
+    from arbench.machine.distributed import Processes
     from arbench.training.cache import CacheSpec, TokenCache
     from arbench.training.loop import Task, Trainer, Watcher
     from arbench.weights.provenance import TokenizerFacts
@@ -39,7 +39,7 @@ def _checked(size: int | None) -> int | None:
 
 def digits_job(target: str, *, size: int | None = None, tokenizer: str | None = None, **options: Any) -> Job:
     """The job of a digits recipe, also on other data; ValueError where there is no such target."""
-    from arbench.data import DIGITS_SIZE
+    from arbench.images.data import DIGITS_SIZE
 
     recipe = get_recipe(target)
     options.setdefault("config", recipe.config)
@@ -120,8 +120,8 @@ def run_job(
     Raises ValueError for what a user can have got wrong: unknown names, a tokenizer of the wrong kind, a run that is
     already there, a missing checkpoint; OSError for folders that cannot be read or written.
     """
-    from arbench.data import open_data
-    from arbench.distributed import process_group, processes
+    from arbench.images.data import open_data
+    from arbench.machine.distributed import process_group, processes
     from arbench.training.loop import refuse_overwriting
 
     mine = processes()
@@ -151,7 +151,7 @@ def _train(
     watch: Watcher,
     say: Callable[[str], None],
 ) -> Trainer:
-    from arbench.distributed import average
+    from arbench.machine.distributed import average
     from arbench.training.loop import train
 
     def begin() -> Task:
@@ -200,15 +200,15 @@ def _in_turn(mine: Processes, device: torch.device, prepare: Callable[[], Prepar
 
 def _meet(mine: Processes, device: torch.device) -> None:
     """Wait until every process is here."""
-    from arbench.distributed import average
+    from arbench.machine.distributed import average
 
     average([torch.zeros(1, device=device)], mine)
 
 
 def open_tokenizer(name: str | None, weights: str | None, device: torch.device | str, **config: Any) -> Any:
     """The frozen tokenizer whose tokens are cached; ValueError where its weights are neither given nor here."""
-    from arbench.parts import find_tokenizer_weights
-    from arbench.tokenizer import load_tokenizer
+    from arbench.runs.models import find_tokenizer_weights
+    from arbench.tokenizer.load import load_tokenizer
 
     if name is None:
         raise ValueError("no tokenizer named; expected --tokenizer NAME, see `arbench tokenizers`")
@@ -264,7 +264,7 @@ def _classifier_task(
 def _tokenizer_task(
     job: Job, data: ImageData, out: Path, device: torch.device, say: Callable[[str], None], progress: Progress
 ) -> Callable[[], Task]:
-    from arbench.tokenizer import load_tokenizer
+    from arbench.tokenizer.load import load_tokenizer
     from arbench.training.data import ImageBatches
     from arbench.training.tasks import TokenizerTask
 
@@ -310,7 +310,7 @@ def _generator_task(
 
 def open_described(job: Job, device: torch.device, folder: Path) -> tuple[Any, TokenizerFacts]:
     """The tokenizer of a generator's job, and what the weights in `folder` will say of it."""
-    from arbench.parts import RANDOM, find_tokenizer_weights
+    from arbench.runs.models import RANDOM, find_tokenizer_weights
     from arbench.weights.provenance import describe_tokenizer
 
     tokenizer = open_tokenizer(job.tokenizer, job.tokenizer_weights, device, **job.tokenizer_config)
@@ -341,7 +341,7 @@ TASKS = {"classifier": _classifier_task, "tokenizer": _tokenizer_task, "generato
 @torch.no_grad()
 def _measure_scale(tokenizer: Any, data: ImageData, device: torch.device) -> None:
     """Set a continuous tokenizer's scale to 1 / standard deviation of its posterior samples, as LDM does."""
-    from arbench.images import to_float
+    from arbench.images.pixels import to_float
 
     if tokenizer.kind != "continuous":
         return

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from arbench.recipe import TrainConfig, check_same_run, lengthened
+from arbench.generators.recipe import TrainConfig, check_same_run, lengthened
 from arbench.training.checkpoint import FILE_NAME, load_checkpoint, save_checkpoint
 from arbench.training.data import batch_indices
 from arbench.training.ema import EMA

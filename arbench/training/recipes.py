@@ -12,8 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from arbench.generators.methods import methods
+from arbench.generators.recipe import Augmentation, TrainConfig
 from arbench.generators.spec import DIGITS
-from arbench.recipe import Augmentation, TrainConfig
 from arbench.registry import unknown_name
 
 KINDS = ("classifier", "tokenizer", "generator")

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from arbench.generators.recipe import TrainConfig
 from arbench.heads.diffusion import TRAINING_ONLY
-from arbench.recipe import TrainConfig
 from arbench.training.cache import TokenCache
 from arbench.training.data import ImageBatches
 from arbench.training.start import start_positions

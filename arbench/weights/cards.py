@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from arbench.cards import MIT, WeightsCard, hand_card, hub_card
+from arbench.generators.cards import MIT, WeightsCard, hand_card, hub_card
 from arbench.generators.methods import methods
 from arbench.registry import unknown_name
 

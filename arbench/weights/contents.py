@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arbench.files import file_sha256
+from arbench.machine.files import file_sha256
 from arbench.registry import tokenizer_entry_points
-from arbench.tokenizer import load_tokenizer
+from arbench.tokenizer.load import load_tokenizer
 from arbench.weights.configure import fitting_presets
 from arbench.weights.keys import detect_family, read_config, release_names, releases
 from arbench.weights.load import check_complete, require_floats

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arbench.files import whole_file
+from arbench.machine.files import whole_file
 from arbench.registry import nearest, unknown_name
 from arbench.weights.keys import detect_family, find_layout, release_names
 from arbench.weights.paddle import write_pdparams

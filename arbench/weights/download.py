@@ -18,8 +18,8 @@ from ssl import SSLError
 from urllib.parse import urlsplit
 
 from arbench import __version__
-from arbench.cards import WeightsCard
-from arbench.files import checksum_path, file_sha256, sha256_line, write_whole
+from arbench.generators.cards import WeightsCard
+from arbench.machine.files import checksum_path, file_sha256, sha256_line, write_whole
 from arbench.weights.cards import by_hand, how_to_get
 
 CHUNK = 1 << 20

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from arbench.files import whole_file
+from arbench.machine.files import whole_file
 from arbench.weights.keys import is_linear_weight
 
 NAME_TABLE = "StructuredToParameterName@@"  # paddle.save adds it: structured name -> parameter name

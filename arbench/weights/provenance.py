@@ -19,8 +19,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from arbench.files import file_sha256
 from arbench.generators.common.config import as_grid
+from arbench.machine.files import file_sha256
 from arbench.registry import tokenizer_entry_points
 
 MODEL, TOKENIZER, WRITER = "model", "tokenizer", "arbench"  # the entries of a file

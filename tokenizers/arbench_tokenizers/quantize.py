@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from arbench.images import check_finite
+from arbench.images.pixels import check_finite
 
 CHUNK_SCORES = 2**24  # scores held at once (64 MiB of float32), so that memory does not grow with the batch
 ROUNDING = 64  # how far a score may stand from its true value, in units of the product's precision

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from arbench.generators.common.recipe import FLIPS, MILD
-from arbench.recipe import TrainConfig
+from arbench.generators.recipe import TrainConfig
 
 # arXiv:2406.06525, section 3: 300 epochs of ImageNet, rate 1e-4 a batch of 256, decay 0.05.
 RECIPE = TrainConfig(

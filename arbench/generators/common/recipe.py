@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from arbench.recipe import Augmentation
+from arbench.generators.recipe import Augmentation
 
 # Mild enough that the views of a digit have the distribution of digits.
 MILD = Augmentation(shift=0.7, rotation=4, scale=0.03, shear=0.03)

@@ -1,7 +1,7 @@
 """Operations of transformer backbones, and the memory that an image takes while it is drawn.
 
 Operations are two for each multiply-add; bytes are weights once and the filled part of the KV cache (see
-`arbench.bench.roofline`).
+`arbench.runs.roofline`).
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from typing import Any
 
 from arbench.generators.common.layers import swiglu_width
 from arbench.heads.work import item_size
+from arbench.machine.work import PlannedStep, Work
 from arbench.protocols import Generator
-from arbench.work import PlannedStep, Work
 
 # Live activations of one transformer block in floats per token and unit of width: residual, normalised input,
 # fused q k v, attention output, and an MLP four times as wide.

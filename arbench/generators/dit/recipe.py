@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from arbench.generators.common.recipe import FLIPS, MILD
-from arbench.recipe import TrainConfig
+from arbench.generators.recipe import TrainConfig
 
 # arXiv:2212.09748, section 4: 400k steps, batch 256, constant rate 1e-4, no decay, EMA 0.9999, flips.
 RECIPE = TrainConfig(

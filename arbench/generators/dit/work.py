@@ -8,8 +8,8 @@ from typing import Any
 from arbench.generators.common.work import activation_bytes, block_flops, num_tokens
 from arbench.heads.diffusion import TIME_CHANNELS
 from arbench.heads.work import item_size, num_visited
+from arbench.machine.work import PlannedStep, Work
 from arbench.protocols import Generator
-from arbench.work import PlannedStep, Work
 
 
 def class_work(generator: Generator, step: PlannedStep, batch_size: int) -> Work:

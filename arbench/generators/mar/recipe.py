@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from arbench.generators.common.recipe import FLIPS, MILD
-from arbench.recipe import TrainConfig
+from arbench.generators.recipe import TrainConfig
 
 # arXiv:2406.11838, appendix: 400 epochs of ImageNet, batch 2048, rate 8e-4 constant after 100 epochs, decay 0.02, EMA
 # 0.9999, flips.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from arbench.cards import MIT, hand_card, hub_card
+from arbench.generators.cards import MIT, hand_card, hub_card
 from arbench.generators.common.shapes import count_blocks, read_head, shape_of
 from arbench.generators.spec import Release, Shapes
 

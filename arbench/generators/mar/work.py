@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from arbench.generators.common.work import activation_bytes, block_flops, embedded_channels, logit_bytes, num_tokens
 from arbench.heads.work import item_size
+from arbench.machine.work import PlannedStep, Work
 from arbench.protocols import Generator
-from arbench.work import PlannedStep, Work
 
 
 def masked_work(generator: Generator, step: PlannedStep, batch_size: int) -> Work:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from arbench.cards import NO_LICENCE, hub_card
 from arbench.generators.ar import release as ar
+from arbench.generators.cards import NO_LICENCE, hub_card
 from arbench.generators.common.shapes import shape_of
 from arbench.generators.spec import Release, Shapes
 

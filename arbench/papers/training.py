@@ -1,0 +1,98 @@
+"""Weights of experiment rows that are trained from scratch: one training for all rows that differ in sampling only."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from arbench.generators.recipe import TrainConfig
+from arbench.papers.experiment import SHIPPED, UNRELEASED, Row
+from arbench.papers.plan import weights_file
+from arbench.registry import unknown_name
+from arbench.training.jobs import Job, Progress, digits_job, method_job, no_progress, run_job, with_settings
+from arbench.training.loop import LOG_NAME
+from arbench.training.recipes import digits_recipes
+
+IMAGENET_IMAGES = 1_281_167  # of the ILSVRC-2012 training set
+
+
+def training_job(row: Row, seed: int, **shared: Any) -> Job:
+    """The job that trains the generator of `row`: the recipe of its preset, with the row's own settings on top.
+
+    `training` of the row holds settings of the recipe (`steps`, `batch_size`, `learning_rate` …) or `epochs` of
+    ImageNet, `shared` those of a `Job` (`data`, `tokenizer_weights`, `device` …). Raises ValueError where the row has
+    no generator, its model no recipe, or a setting is not one.
+    """
+    if row.model is None or row.method is None:
+        raise ValueError(f"row {row.name!r} has no generator to train")
+    settings = {
+        "tokenizer": row.tokenizer,
+        "tokenizer_config": dict(row.tokenizer_config),
+        "model_config": dict(row.config),
+        **shared,
+    }
+    if settings["tokenizer"] == row.tokenizer:
+        settings["tokenizer_weights"] = settings.get("tokenizer_weights") or _tokenizer_file(row)
+    else:  # another one is asked for, which the row's file and configuration are not of
+        settings["tokenizer_config"] = {}
+    given = dict(row.training)
+    if row.model in digits_recipes():
+        job = digits_job(row.model, **settings)
+    else:
+        job = method_job(row.method, row.model, given=given, **settings)
+    known = [field.name for field in dataclasses.fields(TrainConfig)]
+    for name, value in given.items():
+        if name not in (*known, "epochs"):
+            raise ValueError(f"row {row.name!r}: {unknown_name('setting of training', name, (*known, 'epochs'))}")
+        if not isinstance(value, (int, float)):
+            raise ValueError(f"row {row.name!r}: {name} of its training is {value!r}; expected a number, true or false")
+    if "epochs" in given:  # as the papers count
+        batch_size = given.get("batch_size", job.config.batch_size)
+        given["steps"] = round(given.pop("epochs") * IMAGENET_IMAGES / batch_size)
+    config = with_settings(job.config, **given, seed=seed)
+    return Job(**{**vars(job), "config": config})
+
+
+def _tokenizer_file(row: Row) -> str | None:
+    """The file of the row's tokenizer on this machine; None leaves it to the tokenizer's name.
+
+    Raises ValueError where the row's own weights are not here.
+    """
+    if row.tokenizer_weights in (None, SHIPPED):
+        return None
+    file = None if row.tokenizer_weights == UNRELEASED else weights_file(str(row.tokenizer_weights))
+    if file is None:
+        told = "not released" if row.tokenizer_weights == UNRELEASED else f"not here ({row.tokenizer_weights})"
+        raise ValueError(f"row {row.name!r}: its tokenizer's weights are {told}; expected --tokenizer-weights FILE")
+    return str(file)
+
+
+def trained_weights(row: Row, seed: int, out: Path, progress: Progress = no_progress) -> Path:
+    """The weights of `row` for one seed, trained now unless they lie under `out`; an interrupted training goes on."""
+    job = training_job(row, seed)
+    folder = out / f"{row.model}-{training_digest(row)}" / f"seed-{seed}"
+    if job.weights_path(folder).is_file():
+        return job.weights_path(folder)
+    return run_job(job, folder, resume=job.checkpoint_path(folder).exists(), progress=progress)
+
+
+def training_facts(row: Row, seed: int, out: Path) -> dict[str, float]:
+    """What a record tells of the training of `row` for one seed under `out`: its steps, and the time they took.
+
+    Raises OSError where the row was not trained there.
+    """
+    folder = out / f"{row.model}-{training_digest(row)}" / f"seed-{seed}"
+    log = training_job(row, seed).checkpoint_path(folder).with_name(LOG_NAME)
+    last = json.loads(log.read_text(encoding="utf-8").splitlines()[-1])
+    suffix = "_per_step"
+    times = {name.removesuffix(suffix): last["step"] * last[name] for name in last if name.endswith(suffix)}
+    return {"steps": last["step"], **{name: round(value, 1) for name, value in times.items()}}
+
+
+def training_digest(row: Row) -> str:
+    """Eight hexadecimal digits that rows share whose generators are trained alike."""
+    deciding = [row.model, dict(row.config), row.tokenizer, dict(row.tokenizer_config), dict(row.training)]
+    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:8]

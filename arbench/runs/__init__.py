@@ -1,0 +1,1 @@
+"""One run: request, models, pipeline, shards, folder, record; and several runs side by side."""

@@ -1,0 +1,149 @@
+"""One run: models → images in a run folder → scores → record. What `arbench run` and `arbench.run` do."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from arbench.machine.distributed import by_first, tell_all
+from arbench.machine.hardware import peak_memory_gib, reset_peak_memory
+from arbench.machine.progress import image_progress
+from arbench.machine.timing import PhaseTimer
+from arbench.report.notebook import RunRecord
+from arbench.report.record import Record, load_record, write_record
+from arbench.runs.folder import RunFolder, resume_run, same_runs, start_run
+from arbench.runs.grid import class_rows, save_grid
+from arbench.runs.memory import automatic_batch, estimate_memory
+from arbench.runs.models import RANDOM, class_names
+from arbench.runs.pipeline import Pipeline, Worker
+from arbench.runs.record import FEATURES, feature_observer, is_scored, make_record, score
+from arbench.runs.request import AUTO, IF_STARTED, Job, RunRequest, check_evaluation, prepare
+
+WARM_UP_IMAGES = 8  # on the CPU; on a GPU a whole batch, whose shape decides which kernels are chosen
+
+
+def run(**request: Any) -> RunRecord:
+    """Sample, evaluate, write a run folder; returns the record that its record.json holds, a dict with its `folder`.
+
+    Keywords, all optional: `method` ("mar", "par", "ar") or `model` (a preset, or a family with `weights` and
+    `tokenizer`) say what runs, alone the embedded digits default; `weights`, `tokenizer_weights` (a file, or "random"),
+    `which` ("ema", "raw"), `config` and `tokenizer_config` (fields of the models' configurations). `num_images` (500)
+    are asked for `labels`, or for classes by `label_mode` ("balanced", "random"), from `seed`. `out` ("runs") is where
+    the run folder goes, `resume` continues it. `batch_size` is a number or "auto"; `device`, `dtype` are names.
+    `reference`, `extractor`, `metrics`, `inception_weights` are those of `arbench.evaluate`; `evaluate=False` only
+    samples; `on_the_fly` lets every process extract features while it samples, not the first one afterwards;
+    `export_npz` also writes samples.npz. Every other keyword is a sampling setting (`num_iter` …).
+
+    The folder is `<out>/<model>-<hash of what decides the images>`; a finished run is never overwritten (the next one
+    of the same settings gets `-2`), an unfinished one must be resumed. Under `torchrun` all processes share the work
+    and those other than the first return an empty dict. Raises ValueError or OSError for a user's mistake.
+    """
+    folder, record = execute(RunRequest.of(**request))
+    return RunRecord(record, folder if record else None)
+
+
+def execute(request: RunRequest, *, say: Callable[[str], None] = lambda line: None) -> tuple[Path, Record]:
+    """Do what `request` asks; returns the run folder and the record (empty on any process but the first).
+
+    `say` is given lines for the user: what is about to run, and how much memory it takes.
+    """
+    job = prepare(request)
+    folder = open_folder(job)
+    try:
+        sample(job, folder, say if job.mine.is_first else lambda line: None)
+        return folder.path, by_first(job.mine, lambda: finish(job, folder)) or {}
+    except KeyboardInterrupt:
+        written = folder.shards.num_written()
+        folder.log("interrupted", images_present=written)
+        raise KeyboardInterrupt(
+            f"{written} of {request.num_images} images are safe in {folder.path}; "
+            "give the same command with --resume to go on"
+        ) from None
+
+
+def open_folder(job: Job) -> RunFolder:
+    """The run folder, opened by the first process for all of them."""
+    out, model = Path(job.request.out), job.parts.model
+    opened = tell_all(job.mine, lambda: _opened(out, model, job))
+    settings = {**job.settings, "shard_size": opened["shard_size"]}
+    return RunFolder(Path(opened["path"]), settings, job.mine.rank)
+
+
+def _opened(out: Path, model: str, job: Job) -> dict[str, Any]:
+    try:
+        check_evaluation(job.settings["evaluation"])
+    except (ValueError, OSError) as error:
+        if str(job.request.weights) != RANDOM:
+            raise
+        raise ValueError(f"{error}; or, to try random weights without scores: --no-evaluate") from error
+    resumes = job.request.resume
+    if resumes == IF_STARTED or job.mine.restarts > 0:  # torchrun restarts a group with the command it began with
+        resumes = bool(same_runs(out, model, job.settings))
+    folder = (resume_run if resumes else start_run)(out, model, job.settings)
+    folder.write_labels(job.labels)
+    return {"path": str(folder.path), "shard_size": folder.shards.size}
+
+
+def sample(job: Job, folder: RunFolder, say: Callable[[str], None]) -> None:
+    """Draw what is missing; the first process returns when all images are there, the others when nothing is free."""
+    if not folder.shards.unfinished():
+        return
+    parts, count = job.parts, job.mine.count
+    observe = feature_observer(job, folder)  # loads the extractor before free memory is looked at
+    estimate = estimate_memory(parts.generator, parts.tokenizer, parts.decoded_size)
+    most = -(-job.request.num_images // count)  # images of one process
+    batch_size = job.request.batch_size
+    if batch_size == AUTO:
+        batch_size = automatic_batch(estimate, parts.device, most)
+    assert isinstance(batch_size, int)
+    batch_size = min(batch_size, most)
+    memory = None if estimate is None else round(estimate.gib(batch_size), 2)
+    folder.log("sampling", batch_size=batch_size, estimated_memory_gib=memory, processes=count)
+    told = "" if memory is None else f", about {memory:.1f} GiB each"
+    say(
+        f"{parts.model}: {parts.params_m:.1f} M parameters, {job.request.num_images} images in batches of {batch_size} "
+        f"on {count} × {parts.device.type}{told}; {folder.path}"
+    )
+    pipeline = Pipeline(
+        generator=parts.generator,
+        tokenizer=parts.tokenizer,
+        labels=job.labels,
+        sampling=parts.sampling,
+        seed=job.request.seed,
+        device=parts.device,
+        image_size=parts.image_size,
+    )
+    written = folder.shards.num_written()
+    reset_peak_memory(parts.device)
+    shown, total = job.mine.is_first, job.request.num_images
+    with image_progress(parts.model, total, written, shown=shown, steps=job.steps) as progress:
+        worker = Worker(
+            pipeline=pipeline,
+            folder=folder,
+            batch_size=batch_size,
+            make_timer=lambda: PhaseTimer(parts.device),
+            progress=progress,
+            step=progress.step,
+            observe=observe,
+        )
+        worker.warm_up(batch_size if parts.device.type == "cuda" else WARM_UP_IMAGES)
+        worker.work(wait=job.mine.is_first)
+    parts.require_unchanged()
+    folder.log("sampled", peak_memory_gib=round(peak_memory_gib(parts.device), 3))
+
+
+def finish(job: Job, folder: RunFolder) -> Record:
+    """Grid, scores, record and, where asked for, samples.npz of a run whose images are all there."""
+    if job.request.export_npz:
+        with folder.timed("exported"):
+            folder.shards.export_npz(folder.path / "samples.npz")
+    if folder.is_finished and is_scored(folder):
+        return load_record(folder.path)
+    save_grid(folder.path / "grid.png", class_rows(folder.shards, job.labels, class_names(job.parts)))
+    record = make_record(job, folder, score(job, folder))
+    write_record(record, folder.path)
+    shutil.rmtree(folder.path / FEATURES, ignore_errors=True)
+    folder.log("finished", evaluation=folder.settings["evaluation"], metrics=record["metrics"])
+    return record

@@ -1,0 +1,155 @@
+"""The folder of one run: its name, config.yaml, labels.npy and events.jsonl; started afresh or resumed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from arbench.machine.files import remove_partials, whole_file, write_whole
+from arbench.runs.shards import SHARD_SIZE, Claims, Shards
+
+RECORD_FILE = "record.json"
+HASH_DIGITS = 10
+
+
+def settings_hash(settings: Mapping[str, Any]) -> str:
+    """Ten hexadecimal digits that name `settings` (plain values only): equal settings, equal name."""
+    canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:HASH_DIGITS]
+
+
+class RunFolder:
+    """A run folder that exists. `settings["images"]` is what decides the images and names the folder."""
+
+    def __init__(self, path: Path, settings: Mapping[str, Any], rank: int = 0) -> None:
+        self.path, self.settings, self.rank = path, dict(settings), rank
+        self.shards = Shards(path / "shards", settings["images"]["num_images"], settings["shard_size"])
+
+    @property
+    def is_finished(self) -> bool:
+        return (self.path / RECORD_FILE).exists()
+
+    def claims(self) -> Claims:
+        """The claims of this process on shards of the run."""
+        return Claims(self.path / ".claims")
+
+    def log(self, event: str, **facts: Any) -> None:
+        """Append one line to events.jsonl: UTC time, event, rank and `facts`.
+
+        One write in append mode, so that lines of several processes never mix.
+        """
+        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        line = json.dumps({"time": now, "event": event, "rank": self.rank, **facts}) + "\n"
+        descriptor = os.open(self.path / "events.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(descriptor, line.encode())
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def timed(self, event: str, **facts: Any) -> Iterator[None]:
+        """Log `event` with the seconds that passed, once what is inside has succeeded."""
+        start = time.perf_counter()
+        yield
+        self.log(event, seconds=round(time.perf_counter() - start, 6), **facts)
+
+    def events(self, event: str) -> Iterator[dict[str, Any]]:
+        """Every logged line of this kind, oldest first."""
+        for line in (self.path / "events.jsonl").read_text(encoding="utf-8").splitlines():
+            facts = json.loads(line)
+            if facts["event"] == event:
+                yield facts
+
+    def write_labels(self, labels: np.ndarray) -> None:
+        """labels.npy: (N,) int64, the class that image i was asked for."""
+        with whole_file(self.path / "labels.npy") as partial, partial.open("wb") as stream:
+            np.save(stream, labels.astype(np.int64))
+
+
+def start_run(out: Path, model: str, settings: Mapping[str, Any]) -> RunFolder:
+    """A new folder `<out>/<model>-<hash>`; where finished runs of the same settings exist, `-2`, `-3` … is added.
+
+    Raises ValueError where an unfinished run of the same settings waits there, and OSError where `out` cannot be
+    written.
+    """
+    earlier = same_runs(out, model, settings)
+    if earlier and not (earlier[-1] / RECORD_FILE).exists():
+        waiting = Shards(earlier[-1] / "shards", settings["images"]["num_images"]).num_written()
+        raise ValueError(
+            f"{earlier[-1]} is an unfinished run of these settings ({waiting} of "
+            f"{settings['images']['num_images']} images); add --resume to go on, or choose another --out"
+        )
+    path = run_path(out, model, settings, len(earlier) + 1)
+    path.mkdir(parents=True)
+    folder = RunFolder(path, {**settings, "shard_size": SHARD_SIZE})
+    _write_config(folder)
+    folder.log("start", settings=settings_hash(settings["images"]))
+    return folder
+
+
+def resume_run(out: Path, model: str, settings: Mapping[str, Any]) -> RunFolder:
+    """The latest run of these settings, with damaged shards dropped; its evaluation settings become the given ones.
+
+    Raises ValueError where there is none, or where another process is working on it.
+    """
+    earlier = same_runs(out, model, settings)
+    if not earlier:
+        path = run_path(out, model, settings, 1)
+        raise ValueError(f"nothing to resume: {path} does not exist; expected the --out and settings of a started run")
+    stored = _read_config(earlier[-1]) or {"shard_size": SHARD_SIZE}
+    folder = RunFolder(earlier[-1], {**settings, "shard_size": stored["shard_size"]})
+    _write_config(folder)
+    damaged = _drop_damaged(folder)
+    folder.log("resume", images_present=folder.shards.num_written(), damaged_shards=damaged)
+    return folder
+
+
+def _drop_damaged(folder: RunFolder) -> list[int]:
+    claims = folder.claims()
+    try:
+        if not all(claims.take(index) for index in range(len(folder.shards))):
+            raise ValueError(f"{folder.path} is being written by another process; expected a run that has stopped")
+        remove_partials(folder.path)
+        return folder.shards.drop_damaged()
+    finally:
+        claims.close(remove=not folder.shards.unfinished())
+
+
+def run_path(out: Path, model: str, settings: Mapping[str, Any], number: int) -> Path:
+    """Where run `number` (from 1) of these settings stands."""
+    suffix = "" if number == 1 else f"-{number}"
+    return out / f"{model}-{settings_hash(settings['images'])}{suffix}"
+
+
+def same_runs(out: Path, model: str, settings: Mapping[str, Any]) -> list[Path]:
+    """The folders of these settings that exist, in the order of their numbers."""
+    found: list[Path] = []
+    while (path := run_path(out, model, settings, len(found) + 1)).exists():
+        found.append(path)
+    return found
+
+
+def _write_config(folder: RunFolder) -> None:
+    from arbench import __version__
+
+    heading = "# Everything that decides the result. The folder is named by the hash of `images`.\n"
+    text = yaml.safe_dump({"arbench": __version__, **folder.settings}, sort_keys=False, allow_unicode=True)
+    write_whole(folder.path / "config.yaml", heading + text)
+
+
+def _read_config(path: Path) -> dict[str, Any] | None:
+    """The stored settings, or None where the process was killed before it wrote them."""
+    try:
+        return yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,290 @@
+"""From names to the two models of a run: generator and tokenizer, loaded, checked against each other and identified."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from arbench.generators.methods import get_method, get_preset, method_by_module, method_names, presets
+from arbench.generators.spec import Method, Preset
+from arbench.machine.files import file_sha256
+from arbench.registry import unknown_name
+from arbench.settings import resolve_settings, warn_of_last_timesteps
+from arbench.weights.cards import cards_for, find_weights, how_to_get
+from arbench.weights.provenance import Provenance, describe_tokenizer, read_provenance, require_tokenizer
+
+DEFAULT_METHOD = "mar"
+RANDOM = "random"
+RANDOM_WEIGHTS_SEED = 0  # random weights are the same in every process and at every resume
+
+
+class FileStamp(NamedTuple):
+    """What tells that a file was written: another inode is another file, another time or size a changed one."""
+
+    inode: int
+    modified_ns: int
+    size: int
+
+
+def file_stamp(path: Path) -> FileStamp:
+    """The stamp of a file that is there."""
+    facts = path.stat()
+    return FileStamp(inode=facts.st_ino, modified_ns=facts.st_mtime_ns, size=facts.st_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """Generator and tokenizer of a run, and what a record says about them."""
+
+    model: str
+    preset: Preset | None
+    generator: Any
+    tokenizer: Any
+    tokenizer_name: str
+    tokenizer_config: dict[str, Any] = field(default_factory=dict)
+    weights: dict[str, Any]  # the record's entry: files and SHA-256
+    sampling: dict[str, Any]  # every sampling setting, resolved
+    device: torch.device
+    image_size: int  # pixels a side of the images that are kept
+    decoded_size: int  # and of those that the tokenizer decodes
+    stamps: dict[Path, FileStamp] = field(default_factory=dict)  # of the weights files, from before they were read
+
+    def require_unchanged(self) -> None:
+        """Raise ValueError where a weights file was written over since it was loaded.
+
+        Weights are mapped into memory, so that such a write changes the running model. A file that was replaced by
+        another one (a rename, as programs do) leaves the mapped one as it was.
+        """
+        for path, stamp in self.stamps.items():
+            now = file_stamp(path) if path.exists() else stamp
+            if now.inode == stamp.inode and now != stamp:
+                raise ValueError(
+                    f"{path} was written over while images were drawn with it, so they cannot be trusted; "
+                    "delete the run folder and run again"
+                )
+
+    @property
+    def params_m(self) -> float:
+        """Millions of generator parameters."""
+        return sum(parameter.numel() for parameter in self.generator.parameters()) / 1e6
+
+
+def choose_model(method: str | None, model: str | None, told: Provenance | None = None) -> str:
+    """The generator that `method` and `model` name together; where no model is given, what the weights say that they
+    are (`told`), else the embedded digits model.
+
+    `model` is a preset, a method, or `module:Name` of a method that is not installed.
+
+    Raises ValueError for an unknown method or model, and where they disagree.
+    """
+    spec = get_method(method or DEFAULT_METHOD)  # tells the nearest, or what is wrong with a plug-in
+    if model is None and told is not None and method in (None, told.method):
+        return told.name if told.name in presets() else told.method
+    if model is None and told is not None and told.method not in spec.borrows:
+        raise ValueError(f"{told.path}: holds {told.method} weights; expected --method {told.method}, not {method}")
+    if model is None:
+        return _stands_for(spec)
+    if ":" in model:
+        named = method_by_module(model)
+        found, model = named.name, _stands_for(named)
+    elif model in presets():
+        found = get_preset(model).method
+    elif model in method_names():
+        found = model
+    else:
+        raise unknown_name("model", model, (*presets(), *method_names()))
+    if method is not None and found != method:
+        raise ValueError(f"model {model!r} is of method {found!r}, not {method!r}; expected --method {found}")
+    return model
+
+
+def _stands_for(method: Method) -> str:
+    """What a method alone means: its preset of the digits, or its first, or where it has none itself."""
+    return method.name if method.default_preset is None else method.default_preset.name
+
+
+def load_parts(
+    method: str | None = None,
+    model: str | None = None,
+    *,
+    tokenizer: str | None = None,
+    weights: str | Path | None = None,
+    tokenizer_weights: str | Path | None = None,
+    which: str = "ema",
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    config: Mapping[str, Any] | None = None,
+    tokenizer_config: Mapping[str, Any] | None = None,
+    sampling: Mapping[str, Any] | None = None,
+) -> Parts:
+    """Load both models, resolve the sampling settings (given, else the preset's, else the defaults) and check the fit.
+
+    The tokenizer decodes in float32 unless `dtype` is float64: half precision shows in the images and saves little.
+    Raises ValueError or OSError for unknown names, missing or broken files, settings out of range and a tokenizer that
+    does not fit the generator.
+    """
+    from arbench.tokenizer.load import load_tokenizer
+    from arbench.weights.load import load_generator
+
+    told = read_provenance(weights)
+    name = choose_model(method, model, told)
+    preset = presets().get(name)
+    if weights is None:
+        weights = find_generator_weights(name, preset)
+        told = read_provenance(weights)
+    own = told.tokenizer if told else None
+    tokenizer_name = tokenizer or (own.name if own else None) or (preset.tokenizer if preset else None)
+    if tokenizer_name is None:
+        raise ValueError(f"model {name!r} is a family without a tokenizer of its own; expected --tokenizer NAME")
+    require_released_tokenizer(name, preset, weights, tokenizer_name, told)
+    if own is not None and tokenizer_name == own.name and not tokenizer_config:
+        tokenizer_config = own.config
+    if tokenizer_weights is None:
+        tokenizer_weights = given_by_hand(told, tokenizer_name)
+    if tokenizer_weights is None:
+        tokenizer_weights = find_tokenizer_weights(tokenizer_name, may_be_random=str(weights) == RANDOM)
+    files = [Path(file) for file in (weights, tokenizer_weights) if file is not None and str(file) != RANDOM]
+    stamps = {file: file_stamp(file) for file in files}
+    decode_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RANDOM_WEIGHTS_SEED)
+        generator = load_generator(name, weights=weights, which=which, device=device, dtype=dtype, **(config or {}))
+        torch.manual_seed(RANDOM_WEIGHTS_SEED)
+        decoder = load_tokenizer(
+            tokenizer_name, weights=tokenizer_weights, device=device, dtype=decode_dtype, **(tokenizer_config or {})
+        )
+    generator.eval()
+    if own is not None and str(tokenizer_weights) != RANDOM and device.type != "meta":
+        file = None if tokenizer_weights is None else Path(tokenizer_weights)
+        require_tokenizer(told, describe_tokenizer(tokenizer_name, decoder, file, tokenizer_config or {}))
+    # The settings of the run become the generator's own, so that they hold, and are warned of once.
+    generator.default_sampling = resolve_sampling(generator, sampling or {})
+    size = check_fit(name, generator, tokenizer_name, decoder)
+    return Parts(
+        model=name,
+        preset=preset,
+        generator=generator,
+        tokenizer=decoder,
+        tokenizer_name=tokenizer_name,
+        tokenizer_config=dict(tokenizer_config or {}),
+        weights={
+            "which": which,
+            **weights_facts("", weights),
+            **weights_facts("tokenizer_", tokenizer_weights),
+        },
+        sampling=dict(generator.default_sampling),
+        device=device,
+        image_size=(preset.evaluated_at if preset else None) or size,
+        decoded_size=size,
+        stamps=stamps,
+    )
+
+
+def resolve_sampling(generator: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Every sampling setting of `generator` by name: as given, else its preset's, else the default."""
+    settings = resolve_settings(generator, given)
+    warn_of_last_timesteps(generator, settings)
+    return dataclasses.asdict(settings)
+
+
+def check_fit(model: str, generator: Any, tokenizer_name: str, tokenizer: Any) -> int:
+    """The side of the decoded images in pixels. Raises ValueError where the tokenizer cannot decode the tokens."""
+    if tokenizer.kind != generator.kind:
+        raise ValueError(
+            f"tokenizer {tokenizer_name!r} is {tokenizer.kind} but model {model!r} makes {generator.kind} tokens; "
+            f"expected a {generator.kind} tokenizer"
+        )
+    if generator.kind == "discrete":
+        made, known, what = generator.vocab_size, tokenizer.vocab_size, "codes"
+    else:
+        made, known, what = generator.channels, tokenizer.channels, "latent channels"
+    if made != known:
+        raise ValueError(
+            f"tokenizer {tokenizer_name!r} has {known} {what} but model {model!r} was made for {made}; "
+            f"expected a tokenizer with {made}"
+        )
+    patch = getattr(generator.config, "patch_size", 1) if generator.kind == "continuous" else 1
+    return generator.grid[0] * patch * tokenizer.downsample
+
+
+def given_by_hand(told: Provenance | None, tokenizer: str) -> Path | None:
+    """The tokenizer's file that was given when the weights were trained, None where it goes by its name.
+
+    Raises ValueError where that file is no longer there.
+    """
+    if told is None or told.tokenizer is None or told.tokenizer_file is None or told.tokenizer.name != tokenizer:
+        return None
+    if not told.tokenizer_file.is_file():
+        raise ValueError(
+            f"{told.path}: was trained with the tokenizer file {told.tokenizer_file}, which is not there; "
+            f"expected --tokenizer-weights FILE with SHA-256 {told.tokenizer.sha256}"
+        )
+    return told.tokenizer_file
+
+
+def require_released_tokenizer(
+    model: str, preset: Preset | None, weights: str | Path, tokenizer: str, told: Provenance | None
+) -> None:
+    """Raise ValueError where a release's own file, which says nothing of its tokenizer, is given another one."""
+    if told is not None or preset is None or tokenizer == preset.tokenizer:
+        return
+    released = [card for card in cards_for(model) if Path(weights).as_posix().endswith(card.file)]
+    if released:
+        raise ValueError(
+            f"{weights}: the released weights of {model!r} were trained on the tokens of {preset.tokenizer!r}, which "
+            f"{tokenizer!r} cannot decode; expected --tokenizer {preset.tokenizer}, or other --weights"
+        )
+
+
+def find_generator_weights(name: str, preset: Preset | None) -> Path:
+    """The weights of `name` on this machine: shipped or downloaded. Raises ValueError where there are none."""
+    from arbench.weights.load import shipped_weights
+
+    found = shipped_weights(preset) if preset and preset.shipped else find_weights(name)
+    if found is None:
+        raise ValueError(f"model {name!r}: {lacking_weights('--weights', name)}")
+    return found
+
+
+def find_tokenizer_weights(name: str, *, may_be_random: bool) -> Path | str | None:
+    """The weights of tokenizer `name` on this machine, None for a stranger's that sees to its own.
+
+    Raises ValueError for an unknown tokenizer, and for a released one whose file is not here, unless it may be random.
+    """
+    from arbench.tokenizer.load import find_tokenizer, shipped_weights
+
+    found = shipped_weights(find_tokenizer(name)) or find_weights(name)
+    if found is not None or not cards_for(name):
+        return found
+    if may_be_random:
+        return RANDOM
+    raise ValueError(f"tokenizer {name!r}: {lacking_weights('--tokenizer-weights', name)}")
+
+
+def lacking_weights(option: str, name: str) -> str:
+    """What to do about weights that are not here."""
+    cards = cards_for(name)
+    hint = f" ({how_to_get(cards[0])})" if cards else ""
+    return f"no weights on this machine; expected {option} FILE{hint}, or {option} random to try the code"
+
+
+def weights_facts(prefix: str, weights: str | Path | None) -> dict[str, Any]:
+    """A record's entries for one weights file: its name and SHA-256; no hash for "random" or None."""
+    if weights is None or str(weights) == RANDOM:
+        return {f"{prefix}file": weights, f"{prefix}sha256": None}
+    path = Path(weights)
+    return {f"{prefix}file": path.name, f"{prefix}sha256": file_sha256(path)}
+
+
+def class_names(parts: Parts) -> Sequence[str]:
+    """A name for each class: ImageNet's where there are a thousand, else the class numbers."""
+    from arbench.images import imagenet
+
+    if parts.generator.num_classes == imagenet.NUM_CLASSES:
+        return imagenet.class_names()
+    return [str(label) for label in range(parts.generator.num_classes)]

@@ -1,0 +1,135 @@
+"""From a run folder full of images to its record: scores, and speed from the logged batches."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import Any
+
+import numpy as np
+
+from arbench.machine.hardware import describe_hardware, versions
+from arbench.machine.progress import image_progress
+from arbench.report.record import PHASES, Record, new_record
+from arbench.runs.folder import RunFolder
+from arbench.runs.models import Parts
+from arbench.runs.request import Job
+from arbench.runs.roofline import roofline
+
+EXCLUDED = "loading, a warm-up draw, writing images, evaluation"
+PROTOCOL, OTHERS = "metric_protocol", "other_extractors"
+FEATURES = "features"  # of shards that are drawn already; in the run folder until its record is written
+
+
+def is_scored(folder: RunFolder) -> bool:
+    """Whether the record that is there was made with the evaluation settings that are asked for now."""
+    finished = list(folder.events("finished"))
+    return bool(finished) and finished[-1]["evaluation"] == folder.settings["evaluation"]
+
+
+def feature_observer(job: Job, folder: RunFolder) -> Callable[[np.ndarray], None]:
+    """What looks at every finished shard while sampling: the extractor where asked for, whose features `score` finds.
+
+    Every process extracts its own shards so, and the first one has only statistics left to merge.
+    """
+    settings = folder.settings["evaluation"]
+    if settings is None or not job.request.on_the_fly:
+        return lambda images: None
+    from arbench.evaluation.features import BATCH_SIZE, CachedExtractor
+    from arbench.evaluation.metrics import load_networks
+
+    networks = load_networks(settings["extractor"], settings["inception_weights"], job.parts.device)
+    asked = "sfid" in (settings["metrics"] or ())
+    cached = [
+        CachedExtractor(network, spatial=asked and network.has_spatial, folder=folder.path / FEATURES)
+        for network in networks
+    ]
+
+    def observe(images: np.ndarray) -> None:
+        with folder.timed("features", images=len(images)):
+            for start in range(0, len(images), BATCH_SIZE):
+                for extractor in cached:
+                    extractor.extract(images[start : start + BATCH_SIZE])
+
+    return observe
+
+
+def score(job: Job, folder: RunFolder) -> dict[str, Any]:
+    """What `arbench.evaluate` says about the run's images, empty where nothing is to be scored."""
+    settings = folder.settings["evaluation"]
+    if settings is None:
+        return {}
+    from arbench.evaluation.metrics import evaluate
+
+    folder.log("evaluating", **settings)
+    with image_progress("scoring", job.request.num_images, 0) as progress, folder.timed("evaluated"):
+        return evaluate(
+            folder.path,
+            settings["reference"],
+            extractor=settings["extractor"],
+            metrics=settings["metrics"],
+            inception_weights=settings["inception_weights"],
+            labels=job.labels,
+            device=job.parts.device,
+            num_images=job.request.num_images,
+            cache=folder.path / FEATURES if job.request.on_the_fly else None,
+            progress=progress,
+            phase=progress.phase,
+        )
+
+
+def make_record(job: Job, folder: RunFolder, scores: dict[str, Any]) -> Record:
+    """The checked record of a finished run."""
+    parts, images = job.parts, job.settings["images"]
+    return new_record(
+        method=parts.generator.method,
+        model=parts.model,
+        params_m=round(parts.params_m, 3),
+        tokenizer=parts.tokenizer_name,
+        weights=parts.weights,
+        sampling=images["sampling"],
+        seed=images["seed"],
+        num_images=images["num_images"],
+        labels=images["labels"],
+        metrics={name: value for name, value in scores.items() if name not in (PROTOCOL, OTHERS)},
+        metric_protocol=scores.get(PROTOCOL, {}),
+        other_extractors=scores.get(OTHERS, {}),
+        speed={**speed(folder), "steps": job.steps, "flops_per_image": flops_per_image(parts)},
+        hardware={**describe_hardware(parts.device, job.mine.count), "dtype": images["dtype"]},
+        versions=versions(),
+        source=describe_source(job, folder),
+    )
+
+
+def describe_source(job: Job, folder: RunFolder) -> dict[str, Any]:
+    """Where the record comes from: the run folder, when, and the row of a paper's table that it measures."""
+    date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return {"kind": "measured", "run": folder.path.name, "date": date, **job.request.source}
+
+
+def flops_per_image(parts: Parts) -> float | None:
+    """Operations an image, counted from the shapes; None where the method or the decoder does not tell."""
+    settings = parts.generator.sampling_type(**parts.sampling)
+    work = roofline(parts.generator, settings, parts.tokenizer)
+    return round(work.flops_per_image) if work is not None and work.phases["decode"] else None
+
+
+def speed(folder: RunFolder) -> dict[str, Any]:
+    """Seconds an image of one process, from the logged batches, apart by phase; memory is the largest of any process.
+
+    The warm-up draw is not logged as a batch, and the shard writer runs beside: neither is in these times.
+    """
+    batches = list(folder.events("batch"))
+    images = sum(batch["images"] for batch in batches)
+    seconds = sum(batch["seconds"] for batch in batches) / images
+    phases = {name: sum(batch["phases"].get(name, 0.0) for batch in batches) / images for name in PHASES}
+    peaks = [event["peak_memory_gib"] for event in folder.events("sampled")]
+    return {
+        "seconds_per_image": seconds,
+        "images_per_second": 1 / seconds,
+        "batch_size": statistics.mode(batch["images"] for batch in batches),  # the last batch is smaller
+        "phases": phases,
+        "peak_memory_gib": max(peaks, default=None),
+        "excludes": EXCLUDED,
+    }

@@ -1,0 +1,216 @@
+"""What a run is asked to be, checked and resolved before anything is written."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from arbench.generators.spec import DIGITS
+from arbench.machine.distributed import Processes, processes
+from arbench.machine.hardware import resolve_device, resolve_dtype
+from arbench.registry import unknown_name
+from arbench.runs.labels import make_labels
+from arbench.runs.models import Parts, load_parts
+from arbench.sampling.algorithm import check_labels
+from arbench.sampling.noise import MOST_IMAGES, ImageNoise, check_seed
+from arbench.sampling.schedules import make_schedule
+from arbench.settings import SETTINGS
+
+DEFAULT_IMAGES = 500
+DEFAULT_OUT = Path("runs")
+AUTO = "auto"
+IF_STARTED = "if started"  # a value of `resume`: go on where there is a run to go on with, else start one
+DIGITS_EVALUATION = {
+    "reference": "digits-heldout",
+    "extractor": "digits-cnn",
+    "metrics": ["fid", "is", "precision", "recall", "kid", "label_accuracy"],
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRequest:
+    """What a run is asked to be; None means the default of the model. `arbench.run` tells what each field means."""
+
+    method: str | None = None
+    model: str | None = None
+    tokenizer: str | None = None
+    weights: str | Path | None = None
+    tokenizer_weights: str | Path | None = None
+    which: str = "ema"
+    config: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer_config: Mapping[str, Any] = field(default_factory=dict)
+    num_images: int = DEFAULT_IMAGES
+    labels: Sequence[int] | None = None
+    label_mode: str = "balanced"
+    seed: int = 0
+    out: str | Path = DEFAULT_OUT
+    batch_size: int | str = AUTO
+    device: str = AUTO
+    dtype: str = "float32"
+    resume: bool | str = False
+    evaluate: bool = True
+    reference: str | Path | None = None
+    extractor: str | Sequence[str] | None = None
+    metrics: Sequence[str] | None = None
+    inception_weights: str | Path | None = None
+    on_the_fly: bool = False
+    export_npz: bool = False
+    source: Mapping[str, Any] = field(default_factory=dict)  # `row_source` of the row that is run; none by `of`
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, **given: Any) -> RunRequest:
+        """The request of these keywords, sampling settings among them. Raises ValueError for an unknown one."""
+        names = {known.name for known in dataclasses.fields(cls)} - {"sampling", "source"}
+        for name in given:
+            if name not in names and name not in SETTINGS:
+                raise unknown_name("setting of a run", name, names.union(SETTINGS))
+        sampling = {name: value for name, value in given.items() if name in SETTINGS}
+        return cls(**{name: value for name, value in given.items() if name in names}, sampling=sampling)
+
+    def __post_init__(self) -> None:
+        require_whole("num_images", self.num_images, 1, most=MOST_IMAGES)
+        check_seed(self.seed)
+        require_batch_size(self.batch_size)
+        if self.on_the_fly and not self.evaluate:
+            raise ValueError("on_the_fly extracts features for scores; expected evaluate with it (no --no-evaluate)")
+        if self.labels is not None and len(self.labels) != self.num_images:
+            raise ValueError(f"labels: {len(self.labels)} given for {self.num_images} images; expected one an image")
+
+
+def require_whole(name: str, value: Any, least: int, otherwise: str = "", most: int | None = None) -> None:
+    """Raise ValueError unless `value` is a whole number of at least `least`, and at most `most` where that is given."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise ValueError(f"{name} is {value!r}; expected a whole number of at least {least}{otherwise}")
+    if most is not None and value > most:
+        raise ValueError(f"{name} is {value!r}; expected at most {most}")
+
+
+def require_batch_size(value: Any) -> None:
+    """Raise ValueError unless `value` is "auto" or a whole number of at least 1."""
+    if value != AUTO:
+        require_whole("batch_size", value, 1, f" or {AUTO!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A checked run: the models, the labels, and the settings that go into config.yaml."""
+
+    request: RunRequest
+    parts: Parts
+    labels: np.ndarray
+    steps: int  # generator steps an image takes
+    settings: dict[str, Any]  # {"images": what decides the images, "evaluation": what decides the scores}
+    mine: Processes
+
+
+def prepare(request: RunRequest) -> Job:
+    """Load the models and resolve every setting. Raises ValueError or OSError for a user's mistake."""
+    mine = processes()
+    parts = load_parts(
+        request.method,
+        request.model,
+        tokenizer=request.tokenizer,
+        weights=request.weights,
+        tokenizer_weights=request.tokenizer_weights,
+        which=request.which,
+        device=resolve_device(request.device, mine.local_rank),
+        dtype=resolve_dtype(request.dtype),
+        config=request.config,
+        tokenizer_config=request.tokenizer_config,
+        sampling=request.sampling,
+    )
+    labels = resolve_labels(request, parts.generator.num_classes)
+    images = image_settings(request, parts)
+    settings = {"images": images, "evaluation": evaluation_settings(request, parts)}
+    return Job(
+        request=request, parts=parts, labels=labels, steps=count_steps(parts), settings=plain(settings), mine=mine
+    )
+
+
+def resolve_labels(request: RunRequest, num_classes: int) -> np.ndarray:
+    """(N,) int64: the labels given, else by label mode. Raises ValueError for a class that is not there."""
+    if request.labels is None:
+        return make_labels(request.num_images, num_classes, request.label_mode, request.seed)
+    return check_labels(list(request.labels), num_classes, torch.device("cpu")).numpy()
+
+
+def count_steps(parts: Parts) -> int:
+    """Steps of the generator for one image under the resolved settings. Raises ValueError where they do not fit it."""
+    settings = parts.generator.sampling_type(**parts.sampling)
+    label = torch.zeros(1, dtype=torch.int64, device=parts.device)
+    return make_schedule(parts.generator, settings, ImageNoise(0, label), label).num_passes
+
+
+def image_settings(request: RunRequest, parts: Parts) -> dict[str, Any]:
+    """Everything that decides the images; its hash names the folder. Neither the batch nor the machine is among it."""
+    return {
+        "method": parts.generator.method,
+        "model": parts.model,
+        "config": dataclasses.asdict(parts.generator.config),
+        "tokenizer": parts.tokenizer_name,
+        "tokenizer_config": parts.tokenizer_config,
+        "weights": parts.weights,
+        "sampling": parts.sampling,
+        "seed": request.seed,
+        "num_images": request.num_images,
+        "labels": request.label_mode if request.labels is None else list(request.labels),
+        "dtype": request.dtype,
+        "image_size": parts.image_size,
+    }
+
+
+def evaluation_settings(request: RunRequest, parts: Parts) -> dict[str, Any] | None:
+    """How the images are scored, None where they are not: no `--reference`, and not the digits that bring their own.
+
+    `evaluate=False` overrides both.
+    """
+    if not request.evaluate:
+        return None
+    own = DIGITS_EVALUATION if parts.preset is not None and parts.preset.data == DIGITS else {}
+    reference = request.reference or own.get("reference")
+    if reference is None:
+        return None
+    if request.reference is not None and not str(request.reference).startswith("digits-"):
+        own = {}
+    return {
+        "reference": str(reference),
+        "extractor": request.extractor or own.get("extractor", "inception"),
+        "metrics": request.metrics or own.get("metrics"),  # None: what the reference allows
+        "inception_weights": request.inception_weights,
+    }
+
+
+def check_evaluation(settings: dict[str, Any] | None) -> None:
+    """Open the reference and load the extractor, so that a mistake shows before the images are made, not after.
+
+    Raises ValueError or OSError as `arbench.evaluate` would.
+    """
+    if settings is None:
+        return
+    from arbench.evaluation.metrics import load_networks
+    from arbench.evaluation.reference import open_reference
+    from arbench.evaluation.table import METRICS
+
+    for name in settings["metrics"] or ():
+        if name not in METRICS:
+            raise unknown_name("metric", name, METRICS)
+    open_reference(settings["reference"])
+    load_networks(settings["extractor"], settings["inception_weights"], "cpu")
+
+
+def plain(value: Any) -> Any:
+    """`value` as YAML and JSON hold it: tuples become lists, NumPy numbers Python's, paths text."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(part) for part in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return str(value) if isinstance(value, Path) else value

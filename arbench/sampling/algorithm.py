@@ -1,0 +1,109 @@
+"""The one sampling loop: condition, draw, reveal, for every method alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from arbench.images.pixels import check_finite
+from arbench.protocols import Noise
+from arbench.sampling.guidance import guidance_scale
+from arbench.sampling.noise import ImageNoise
+from arbench.sampling.schedules import make_schedule
+from arbench.settings import resolve_settings, warn_of_last_timesteps
+
+Labels = Sequence[int] | np.ndarray | Tensor
+
+
+class PhaseTimer(Protocol):
+    """Told which phase is running, so that it can be timed apart."""
+
+    def phase(self, name: str) -> AbstractContextManager[None]: ...
+
+
+class NoTimer:
+    def phase(self, name: str) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+def check_labels(labels: Labels, num_classes: int, device: torch.device) -> Tensor:
+    """Labels as (B,) int64 on `device`; `num_classes` itself means unconditional. ValueError outside 0..num_classes."""
+    checked = torch.as_tensor(np.asarray(labels) if not isinstance(labels, Tensor) else labels)
+    if checked.dim() != 1 or len(checked) == 0 or checked.is_floating_point():
+        raise ValueError(f"labels of shape {tuple(checked.shape)}, {checked.dtype}: expected a list of class numbers")
+    wrong = checked[(checked < 0) | (checked > num_classes)]
+    if len(wrong):
+        raise ValueError(f"label {int(wrong[0])}: expected 0 to {num_classes - 1} ({num_classes} is unconditional)")
+    return checked.to(device, torch.int64)
+
+
+def check_image_ids(image_ids: Labels | None, batch: int, device: torch.device) -> Tensor:
+    """Image ids as (B,) int64 on `device`; 0 .. B-1 where none are given."""
+    if image_ids is None:
+        return torch.arange(batch, device=device)
+    checked = torch.as_tensor(np.asarray(image_ids) if not isinstance(image_ids, Tensor) else image_ids)
+    if checked.shape != (batch,) or checked.is_floating_point() or bool((checked < 0).any()):
+        raise ValueError(f"image_ids of shape {tuple(checked.shape)}: expected {batch} numbers of 0 or more")
+    return checked.to(device, torch.int64)
+
+
+@torch.inference_mode()
+def generate(
+    generator: Any,
+    labels: Labels,
+    *,
+    seed: int = 0,
+    image_ids: Labels | None = None,
+    noise: Noise | None = None,
+    timer: PhaseTimer | None = None,
+    **sampling: Any,
+) -> Tensor:
+    """Draw one image's tokens for each label: ids (B, h, w) on the raster grid, or scaled latents (B, C, H, W).
+
+    All randomness of image i is a function of `(seed, image_ids[i])`; `noise` replaces it. `sampling` holds settings of
+    the generator's `sampling_type`; the rest are its preset's, or the defaults where it was loaded as a family. Raises
+    ValueError for a label outside the classes, a setting that the generator does not have, or a value outside its
+    range; warns (`SamplingWarning`) of a sampler that it was not trained for.
+    """
+    settings = resolve_settings(generator, sampling)
+    warn_of_last_timesteps(generator, settings)
+    device = next(generator.parameters()).device
+    labels = check_labels(labels, generator.num_classes, device)
+    ids = check_image_ids(image_ids, len(labels), device)
+    noise = ImageNoise(seed, ids) if noise is None else noise
+    timer = NoTimer() if timer is None else timer
+    training, head = generator.training, generator.draw_head()
+    generator.eval()
+    schedule = make_schedule(generator, settings, noise, labels)
+    scales = [guidance_scale(settings, step) for step in schedule]
+    # The unconditional rows run as long as a step to come reads them, and not a step longer.
+    last_guided = max((index for index, scale in enumerate(scales) if scale != 1), default=-1)
+    state = generator.begin(labels, last_guided >= 0, schedule.order)
+    try:
+        for index, (step, scale) in enumerate(zip(schedule, scales, strict=True)):
+            with timer.phase("generator"):
+                conditional, unconditional = generator.conditions(state, step, index <= last_guided)
+            with timer.phase("head"):
+                others = None if scale == 1 else unconditional
+                tokens = head.draw(conditional, others, scale, settings, noise, step.positions)
+            generator.reveal(state, step, tokens)
+            if generator.kind == "discrete" and index in (last_guided, len(schedule) - 1):
+                require_finite(head, conditional, unconditional)
+    finally:
+        generator.train(training)
+    return generator.result(state)
+
+
+def require_finite(head: Any, *conditions: Tensor | None) -> None:
+    """Raise ValueError where codes were drawn from what is not finite; the codes themselves do not tell.
+
+    What is not finite once stays so, for every later token sees the earlier ones: a look at the last step is enough.
+    """
+    for condition in (*conditions, *head.parameters()):
+        if condition is not None:
+            check_finite(condition, "what the codes are drawn from")
