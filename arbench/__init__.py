@@ -19,6 +19,7 @@ _PUBLIC = {
     "FixedNoise": "arbench.sampling.noise",
     "to_pil": "arbench.images.pixels",
     "run": "arbench.runs.execute",
+    "reproduce": "arbench.papers.run",
     "evaluate": "arbench.evaluation.metrics",
     "FrechetStatistics": "arbench.evaluation.statistics",
 }
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from arbench.generators.spec import Method as Method
     from arbench.generators.spec import Preset as Preset
     from arbench.images.pixels import to_pil as to_pil
+    from arbench.papers.run import reproduce as reproduce
     from arbench.runs.execute import run as run
     from arbench.sampling.algorithm import generate as generate
     from arbench.sampling.noise import FixedNoise as FixedNoise

@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+import arbench
 from arbench.cli import reproduce as cli
 from arbench.evaluation import reference_cards
 from arbench.generators.cards import HOME_VARIABLE
@@ -134,14 +135,15 @@ def test_tolerance_holds_the_last_printed_digit():
 
 
 def test_yes_runs_each_seed_once_and_goes_on_where_it_stopped(full_machine, tmp_path, monkeypatch, capsys, priceless):
-    from arbench.runs import execute as runner
+    from arbench.papers import run as runner
 
     row = dataclasses.replace(load_experiment("mar/table4").row("mar-b"), seeds=(0, 1), num_images=1000)
     experiment = dataclasses.replace(load_experiment("mar/table4"), rows=(row,))
-    monkeypatch.setattr("arbench.papers.experiment.load_experiment", lambda name: experiment)
+    for module in ("experiment", "run"):
+        monkeypatch.setattr(f"arbench.papers.{module}.load_experiment", lambda name: experiment)
     requests = []
 
-    def execute(request, say):
+    def execute(request, *, say):
         requests.append(request)
         path = tmp_path / request.out / "mar-b-0123456789"
         path.mkdir(parents=True, exist_ok=True)
@@ -168,14 +170,15 @@ def test_yes_runs_each_seed_once_and_goes_on_where_it_stopped(full_machine, tmp_
 
 
 def test_again_measures_beside_what_there_is(full_machine, tmp_path, monkeypatch, capsys, priceless):
-    from arbench.runs import execute as runner
+    from arbench.papers import run as runner
 
     row = dataclasses.replace(load_experiment("mar/table4").row("mar-b"), seeds=(0, 1), num_images=1000)
     experiment = dataclasses.replace(load_experiment("mar/table4"), rows=(row,))
-    monkeypatch.setattr("arbench.papers.experiment.load_experiment", lambda name: experiment)
+    for module in ("experiment", "run"):
+        monkeypatch.setattr(f"arbench.papers.{module}.load_experiment", lambda name: experiment)
     requests = []
 
-    def execute(request, say):
+    def execute(request, *, say):
         requests.append(request)
         path = tmp_path / request.out / "mar-b-0123456789"
         path.mkdir(parents=True, exist_ok=True)
@@ -312,3 +315,23 @@ def test_an_unknown_training_setting_is_an_error():
     row = dataclasses.replace(load_experiment("digits/par-table4").row("c-causal"), training={"stepps": 2})
     with pytest.raises(ValueError, match="unknown setting of training 'stepps'; did you mean 'steps'"):
         training_job(row, 0)
+
+
+def test_from_python_the_plan_of_named_rows():
+    """The command line only parses: what it prints is what `arbench.reproduce` gives."""
+    plans = arbench.reproduce("mar/table4", rows=("mar-b", "mar-h"))
+    assert [plan.row.name for plan in plans] == ["mar-b", "mar-h"]
+    assert all(plan.state and isinstance(plan.records, tuple) for plan in plans)
+
+
+@pytest.mark.parametrize(
+    ("table", "given", "told"),
+    [
+        ("mar/table44", {}, "did you mean 'mar/table4'"),
+        ("mar/table4", {"rows": ("mar-bb",)}, "did you mean 'mar-b'"),
+        ("mar/table4", {"num_image": 3}, "did you mean 'num_images'"),
+    ],
+)
+def test_from_python_a_mistake_names_the_nearest(table, given, told):
+    with pytest.raises(ValueError, match=told):
+        arbench.reproduce(table, **given)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from arbench.cli import options
 
 if TYPE_CHECKING:
-    from arbench.papers.experiment import Experiment, Row
+    from arbench.papers.experiment import Experiment
     from arbench.papers.plan import RowPlan
 
 EXAMPLES = """Examples:
@@ -67,15 +65,23 @@ def reproduce(
         for name in experiment_names():
             typer.echo(f"{name:18} {load_experiment(name).title}")
         return
+    from arbench.cli.progress import progress_bar
+    from arbench.cli.run import say
+    from arbench.papers import run
+
+    changes = {"num_images": num_images, "dtype": dtype, "device": device, "batch_size": parse_batch(batch_size)}
+    plans = run.reproduce(
+        table,
+        rows=[name.strip() for name in (rows or "").split(",") if name.strip()],
+        seeds=parse_seeds(seeds),
+        yes=yes,
+        again=again,
+        out=out,
+        say=say,
+        progress=progress_bar,
+        **{name: value for name, value in changes.items() if value is not None},
+    )
     experiment = load_experiment(table)
-    names = [name.strip() for name in (rows or "").split(",") if name.strip()]
-    chosen_seeds = parse_seeds(seeds)
-    plans = make_plan(experiment, names, out, chosen_seeds)
-    if yes or again:
-        changes = {"num_images": num_images, "dtype": dtype, "device": device, "batch_size": parse_batch(batch_size)}
-        given = {name: value for name, value in changes.items() if value is not None}
-        run_rows(experiment, plans, out, given, again)
-        plans = make_plan(experiment, names, out, chosen_seeds)
     print_plan(experiment, plans)
     if not (yes or again) and any(plan.state == "can run" for plan in plans):
         chosen = "".join(f" {option} {text}" for option, text in (("--rows", rows), ("--seeds", seeds)) if text)
@@ -93,85 +99,6 @@ def print_plan(experiment: Experiment, plans: list[RowPlan]) -> None:
         show([plan_table(experiment, plans)])
         text = plan_notes(experiment, plans)
     typer.echo(text, nl=False)
-
-
-def make_plan(experiment: Experiment, names: list[str], out: Path, seeds: Sequence[int]) -> list[RowPlan]:
-    """The plan of the named rows (all for none), with the records that come with the package and those under `out`.
-
-    `seeds` stand in place of the rows' own where there are any.
-    """
-    from arbench.papers.collect import of_experiment, stored_records
-    from arbench.papers.plan import plan
-
-    return plan(experiment, names, of_experiment(stored_records(out), experiment), seeds)
-
-
-def run_rows(
-    experiment: Experiment, plans: list[RowPlan], out: Path, changes: dict[str, Any], again: bool = False
-) -> None:
-    """Run each seed of each row that can run and has no record yet; what finished stays when a later one fails.
-
-    With `again`, rows that were measured already are measured once more, beside what there is.
-    """
-    from arbench.papers.plan import measured_seeds, next_repeat
-
-    ready = [plan for plan in plans if plan.state == "can run" or (again and plan.can_repeat)]
-    for plan in ready:
-        repeat = next_repeat(plan.row, plan.records) if again and plan.state == "measured" else 0
-        measured = measured_seeds(plan.row, plan.records, repeat)
-        for seed in plan.row.seeds:
-            if seed not in measured:
-                run_row(experiment, plan.row, seed, out, changes, repeat)
-    if not ready:
-        print("nothing to run: every row is measured, quoted, or lacks something (see below)", file=sys.stderr)
-
-
-def run_row(experiment: Experiment, row: Row, seed: int, out: Path, changes: dict[str, Any], again: int = 0) -> None:
-    """Run one row with one seed in its own folder, for the `again`-th repeat, going on where an earlier run stopped."""
-    from dataclasses import replace
-
-    from arbench.cli.run import say
-    from arbench.papers.experiment import SHIPPED, TRAINED
-    from arbench.papers.plan import weights_file
-    from arbench.papers.training import training_facts
-    from arbench.report.record import write_record
-    from arbench.runs.execute import execute
-    from arbench.runs.request import RunRequest
-
-    folder = out / experiment.name / row.name / (f"again-{again}" if again else "") / f"seed-{seed}"
-    settings = {
-        **row.settings,
-        "weights": trained(row, seed, out) if row.weights == TRAINED else weights_file(row.weights or SHIPPED),
-        "tokenizer_weights": weights_file(row.tokenizer_weights or SHIPPED),
-        "reference": row.protocol.reference or None,
-        "extractor": row.protocol.extractor,
-        "seed": seed,
-        "out": folder,
-        "resume": is_unfinished(folder),
-        **changes,
-    }
-    print(f"{experiment.name} {row.name}, seed {seed}{f', again ({again})' if again else ''}", file=sys.stderr)
-    repeated = {"again": again} if again else {}
-    request = replace(RunRequest.of(**settings), source={**experiment.row_source(row.name), **repeated})
-    path, record = execute(request, say=say)
-    if record and row.weights == TRAINED:
-        source = {**record["source"], "training": training_facts(row, seed, out / "trained")}
-        write_record({**record, "source": source}, path)
-
-
-def trained(row: Row, seed: int, out: Path) -> Path:
-    """The weights of a row that is trained from scratch, trained now where they are not there yet."""
-    from arbench.cli.progress import progress_bar
-    from arbench.papers.training import trained_weights
-
-    return trained_weights(row, seed, out / "trained", progress_bar)
-
-
-def is_unfinished(folder: Path) -> bool:
-    """Whether a run in `folder` was started and has no record."""
-    from arbench.report.record import RECORD_FILE
-
-    return any(run.is_dir() and not (run / RECORD_FILE).is_file() for run in folder.glob("*"))
 
 
 def parse_seeds(text: str | None) -> tuple[int, ...]:
