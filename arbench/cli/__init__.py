@@ -9,7 +9,12 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+
+from arbench.machine.plain_text import ERRORS, one_printable_line, plain_stream
+
+TYPE_CHECKING = False  # not from `typing`: Ctrl-C is ours only once this module is imported
+if TYPE_CHECKING:
+    from typing import Any
 
 USER_ERRORS = (ValueError, OSError)
 EXIT_USER_ERROR = 2
@@ -73,9 +78,16 @@ def print_version(asked: bool) -> None:
 
 def fail(message: str) -> int:
     """Print the one line a user sees for a mistake and return the exit code."""
-    line = " ".join(str(message).split()) or "unknown error"
+    line = one_printable_line(str(message)) or "unknown error"
     print(f"arbench: error: {line}", file=sys.stderr)
     return EXIT_USER_ERROR
+
+
+def interrupted(detail: str = "") -> int:
+    """Print the one line of a Ctrl-C and return the exit code."""
+    start = "\n" if sys.stderr.isatty() else ""  # the terminal has written ^C
+    print(f"{start}arbench: interrupted; {detail or 'nothing half-written was left behind'}", file=sys.stderr)
+    return EXIT_INTERRUPTED
 
 
 def run_command(arguments: list[str]) -> int:
@@ -87,6 +99,9 @@ def run_command(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     if debug:
         arguments.remove("--debug")
+    for argument in arguments:
+        if not argument.isprintable():  # files and records could not hold it either
+            return fail(f"argument {argument!r} is not printable text in UTF-8")
     try:
         with one_line_warnings():
             result = invoke(arguments)
@@ -96,9 +111,7 @@ def run_command(arguments: list[str]) -> int:
         print(usage.format_message())
         return EXIT_USER_ERROR
     except (typer.Abort, KeyboardInterrupt) as stop:
-        detail = str(stop) or "nothing half-written was left behind"
-        print(f"\narbench: interrupted; {detail}", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return interrupted(str(stop))
     except usage_error as usage:
         return fail(explain_usage(usage))
     except BrokenPipeError:  # the reader of our output, `head` say, has gone
@@ -108,6 +121,8 @@ def run_command(arguments: list[str]) -> int:
         if debug:
             raise
         return fail(describe(error))
+    except MemoryError as error:
+        return fail(f"not enough memory for that: {error}")
     return result if isinstance(result, int) else 0
 
 
@@ -171,9 +186,20 @@ def main() -> None:
     # PyTorch's threads spin while they wait, and so stall each other on a busy machine, up to a hundredfold.
     # Read once, when PyTorch is first imported; the user's own setting wins.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    code = run_command(sys.argv[1:])
+    try:
+        sys.stdout, sys.stderr = plain_stream(sys.stdout), _forgiving(sys.stderr)
+        code = run_command(sys.argv[1:])
+    except KeyboardInterrupt:  # while modules are imported
+        code = interrupted()
     if code:
         sys.exit(code)
+
+
+def _forgiving(stream: Any) -> Any:
+    """Standard error keeps its control characters, for progress bars; what its encoding lacks becomes ASCII."""
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors=ERRORS)
+    return stream
 
 
 __all__ = ["build_app", "main", "run_command"]

@@ -126,6 +126,8 @@ def _make_reference(
         made = make_reference(folder, out, network, progress=advance, **settings)
     kept = made.images.count if made.images else 0
     typer.echo(f"{out}: statistics of {made.count} images by {extractor}, {kept} images kept, sha256 {made.sha256}")
+    for line in made.notes:
+        typer.echo(f"note: {line}")
 
 
 def _show(result: dict[str, Any]) -> None:

@@ -13,8 +13,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from arbench.machine.files import whole_file
+from arbench.machine.archives import check_arrays, check_torch_archive, explain_refusal, reading_npz
+from arbench.machine.files import one_line, whole_file
 
+EXPECTED = "expected a dict of tensors or arrays, as torch.save writes it"
 # What unpickling a cut or foreign file raises, beside torch's refusal of anything but tensors.
 BROKEN_PICKLE = (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, pickle.UnpicklingError)
 
@@ -22,24 +24,21 @@ BROKEN_PICKLE = (RuntimeError, EOFError, ValueError, KeyError, TypeError, Attrib
 def load_npz(path: Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
     """Arrays of an npz, all or those `names`; pickled objects are refused.
 
-    OSError where there is no file, ValueError where it is broken.
+    OSError where there is no file, ValueError where it is broken or an array would fill the memory.
     """
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("one array, not an npz")
-            return {name: file[name] for name in (file.files if names is None else names)}
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: not a readable npz ({error})") from error
+    with reading_npz(path), path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise ValueError("one array, not an npz")
+        assert file.zip is not None
+        chosen = list(file.files if names is None else names)
+        check_arrays(file.zip, chosen)
+        return {name: file[name] for name in chosen}
 
 
 def npz_names(path: Path) -> list[str]:
     """The names in an npz, nothing of it read. Raises as `load_npz`."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return [name.removesuffix(".npy") for name in archive.namelist()]
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{path}: not a readable npz ({error})") from error
+    with reading_npz(path), zipfile.ZipFile(path) as archive:
+        return [name.removesuffix(".npy") for name in archive.namelist()]
 
 
 def save_npz(path: Path, arrays: Mapping[str, Any]) -> None:
@@ -55,11 +54,13 @@ def read_torch(file: Path, allowed: Iterable[Any] = ()) -> Any:
     Raises FileNotFoundError, and ValueError where the file is broken or wants something else.
     """
     _require_file(file)
+    if zipfile.is_zipfile(file):
+        check_torch_archive(file, EXPECTED)
     try:
         with torch.serialization.safe_globals(list(allowed)):
             return torch.load(file, map_location="cpu", weights_only=True)
     except BROKEN_PICKLE as error:
-        raise ValueError(f"{file}: not a torch file that is safe to read ({one_line(error)})") from error
+        raise ValueError(f"{file}: not a torch file that is safe to read: {explain_refusal(error)}") from error
 
 
 def read_state(file: Path) -> dict[str, Tensor]:
@@ -76,12 +77,6 @@ def read_state(file: Path) -> dict[str, Tensor]:
     if not isinstance(state, Mapping) or not all(torch.is_tensor(value) for value in state.values()):
         raise ValueError(f"{file}: expected a state dict, tensors by name")
     return dict(state)
-
-
-def one_line(error: BaseException, limit: int = 200) -> str:
-    """An exception's message on one line, shortened."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _require_file(file: Path) -> None:

@@ -76,7 +76,7 @@ def evaluate(
         values, spans = _scores(task, pair, phase)
         protocol = describe_protocol(pair, source, against, theirs, task.network, batch_size)
         protocol["warnings"] = questions(pair, source, against, task.network, reconstructions, "kid" in values)
-        protocol["measured"] = _measured(ours, spans, source, labels)
+        protocol["measured"] = _measured(ours, spans, source, labels, against)
         results[task.network.name] = {"metrics": values, "metric_protocol": protocol}
     first = results.pop(networks[0].name)
     flat = {**first["metrics"], "duplicates": found[0].duplicates, "metric_protocol": first["metric_protocol"]}
@@ -84,14 +84,18 @@ def evaluate(
 
 
 def _measured(
-    found: Features, spans: dict[str, list[float]], source: ImageSource, labels: np.ndarray | None
+    found: Features,
+    spans: dict[str, list[float]],
+    source: ImageSource,
+    labels: np.ndarray | None,
+    reference: Reference,
 ) -> dict[str, Any]:
     """What a protocol tells of this set of images alone."""
     return {
         "intervals": spans,
         "interval_method": intervals.METHOD,
         "images_sha256": found.sha256,
-        "notes": notes(found, source, labels),
+        "notes": notes(found, source, labels, reference),
     }
 
 

@@ -87,9 +87,11 @@ def questions(
     return asked
 
 
-def notes(found: Features, source: ImageSource, labels: np.ndarray | None) -> list[str]:
-    """What a reader should know of this very set of images."""
-    told = list(source.notes)
+def notes(found: Features, source: ImageSource, labels: np.ndarray | None, reference: Reference) -> list[str]:
+    """What a reader should know of this very set of images, and of how those of the reference were read."""
+    told = [*source.notes, *source.conversions.notes]
+    of_reference = [*reference.notes, *(reference.images.conversions.notes if reference.images else ())]
+    told += [f"reference: {line}" for line in of_reference]
     if found.duplicates:
         told.append(f"{found.duplicates} of {len(found)} images are exact copies of another")
     if labels is None and found.logits.size:

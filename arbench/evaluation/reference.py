@@ -38,7 +38,8 @@ class Reference:
     """A reference before any network has run: stored statistics, images, or both.
 
     `count` is the number of images behind the statistics where it is known, `split` "train", "val", "heldout" or None,
-    `extractor` and `extractor_sha256` what made the statistics where the file says so.
+    `extractor` and `extractor_sha256` what made the statistics where the file says so, `notes` how its pictures were
+    read.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Reference:
     images: ImageSource | None = None
     extractor: str | None = None
     extractor_sha256: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def open_reference(reference: Any, *, size: tuple[int, int] | None = None, crop: str = "adm") -> Reference:
@@ -119,6 +121,7 @@ def _npz(path: Path) -> Reference:
         images=open_images(path) if "arr_0" in names else None,
         extractor=meta.get("extractor"),
         extractor_sha256=meta.get("extractor_sha256"),
+        notes=tuple(meta.get("notes", ())),
     )
     if reference.statistics is None and reference.images is None:
         raise ValueError(f"reference {path}: holds {', '.join(sorted(names))}; expected mu and sigma, or arr_0")
@@ -139,6 +142,9 @@ def _meta(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
             raise ValueError(
                 f"reference {path}: its {META!r} gives {name} as {meta[name]!r:.40}; expected a text or null"
             )
+    notes = meta.get("notes", [])
+    if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
+        raise ValueError(f"reference {path}: its {META!r} gives notes as {notes!r:.40}; expected a list of texts")
     if meta.get("split") not in (None, *SPLITS):
         raise unknown_name(f"split of reference {path}", meta["split"], SPLITS)
     return meta
@@ -214,7 +220,7 @@ def _data_source(data: ImageData) -> ImageSource:
         for start in range(0, len(data), READ):
             yield data.images(range(start, min(start + READ, len(data))))
 
-    return ImageSource(name=data.name, count=len(data), blocks=blocks)
+    return ImageSource(name=data.name, count=len(data), blocks=blocks, conversions=data.conversions)
 
 
 def make_reference(
@@ -254,6 +260,7 @@ def make_reference(
     kept = np.random.RandomState(KEPT_SEED).permutation(len(data))[:num_kept]
     arrays["arr_0"] = data.images(np.sort(kept))
     meta = {"name": out.stem, "split": split, "crop": crop, "size": size, "extractor": extractor.name}
-    arrays[META] = np.array(json.dumps({**meta, "extractor_sha256": extractor.sha256}))
+    told = {**meta, "extractor_sha256": extractor.sha256, "notes": data.conversions.notes}
+    arrays[META] = np.array(json.dumps(told))
     save_npz(out, arrays)
     return _npz(out)

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
-from arbench.images.data import image_files, read_image
-from arbench.machine.files import is_intact
+from arbench.images.data import MOST_PIXELS, Conversions, image_files, read_image
+from arbench.machine.archives import ArrayHeader, member_header, read_header, reading_npz
+from arbench.machine.files import is_intact, one_line, read_yaml
 
 LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp")
 READ = 256  # images read at once
+READ_BYTES = 2**28  # and the most memory that they take, where they are large
 SHARDS, LABELS, CONFIG = "shards", "labels.npy", "config.yaml"  # of a run folder
 GIVEN = "given"  # the classes were asked for one by one
 STRATIFIED = "stratified"  # the same share of every class was taken
@@ -28,7 +29,8 @@ class ImageSource:
 
     `blocks()` yields them as (b, H, W, 3) in order, never all at once; `labels` (N,) are the classes asked for, where
     they are stored beside the images, `label_mode` how they were chosen ("balanced", "random", "given", "stratified")
-    where that is known; `notes` are what a reader of the scores should know.
+    where that is known; `notes` are what a reader of the scores should know, `conversions` the files whose pixels were
+    converted, as far as they were read.
     """
 
     name: str
@@ -37,6 +39,7 @@ class ImageSource:
     labels: np.ndarray | None = None
     label_mode: str | None = None
     notes: list[str] = field(default_factory=list)
+    conversions: Conversions = field(default_factory=Conversions)
 
     def first(self, count: int | None) -> ImageSource:
         """The first `count` images. ValueError where there are fewer: a FID from fewer is another number."""
@@ -97,7 +100,7 @@ def _run_folder(path: Path) -> ImageSource:
     for file, images in zip(files, headers, strict=True):
         _check_images(str(file), images.dtype, images.shape)
     count = sum(len(images) for images in headers)
-    labels = np.load(path / LABELS, allow_pickle=False) if (path / LABELS).exists() else None
+    labels = read_labels(path / LABELS) if (path / LABELS).exists() else None
     if labels is not None and len(labels) != count:
         raise ValueError(f"{path}: {count} of {len(labels)} images are there; resume the run before scoring it")
     return ImageSource(
@@ -105,13 +108,34 @@ def _run_folder(path: Path) -> ImageSource:
     )
 
 
+def read_labels(file: Path) -> np.ndarray:
+    """labels.npy: (N,) int64. ValueError unless it holds whole numbers in one row; OSError where it is not there."""
+    try:
+        with file.open("rb") as stream:
+            header = read_header(stream)
+            _check_labels(header, header.shape[:1])
+            there = file.stat().st_size - stream.tell()
+        if header.num_bytes > there:
+            raise ValueError(f"{header.num_bytes:,} bytes of labels promised, {there:,} are there")
+        return np.load(file, allow_pickle=False).astype(np.int64)
+    except (ValueError, EOFError, OverflowError, SyntaxError) as error:
+        raise ValueError(f"{file}: not the labels of a run ({one_line(error)})") from error
+
+
+def _check_labels(header: ArrayHeader, shape: tuple[int, ...]) -> None:
+    if header.dtype.kind not in "iu" or len(header.shape) != 1 or header.shape != shape:
+        count = f"{shape[0]:,} " if shape else ""
+        raise ValueError(f"labels are {header.dtype} {header.shape}; expected {count}whole numbers in one row")
+
+
 def _label_mode(run: Path) -> str | None:
     """How the classes of a run were chosen, as its config.yaml says: a mode, or one by one."""
     if not (run / CONFIG).exists():
         return None
+    content = read_yaml(run / CONFIG)
     try:
-        labels = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))["images"]["labels"]
-    except (yaml.YAMLError, KeyError, TypeError):
+        labels = content["images"]["labels"]
+    except (KeyError, TypeError, IndexError):
         raise ValueError(f"{run / CONFIG}: not the configuration of a run; expected the file that it wrote") from None
     return labels if isinstance(labels, str) else GIVEN
 
@@ -126,8 +150,8 @@ def _intact(shard: Path) -> np.ndarray:
 def _mapped(file: Path) -> np.ndarray:
     try:
         return np.load(file, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{file}: not a readable shard ({error})") from error
+    except (ValueError, EOFError, OverflowError, SyntaxError) as error:
+        raise ValueError(f"{file}: not a readable shard ({one_line(error)})") from error
 
 
 def _picture_folder(path: Path) -> ImageSource:
@@ -135,12 +159,19 @@ def _picture_folder(path: Path) -> ImageSource:
     files = image_files(path)
     lossy = sum(file.suffix.lower() in LOSSY_SUFFIXES for file in files)
     notes = [f"{lossy} of {len(files)} files may be lossy (JPEG or WebP), which changes FID; use PNG"] if lossy else []
-    return ImageSource(name=str(path), count=len(files), blocks=lambda: _pictures(path, files), notes=notes)
+    found = Conversions()
+    return ImageSource(
+        name=str(path),
+        count=len(files),
+        blocks=lambda: _pictures(path, files, found),
+        notes=notes,
+        conversions=found,
+    )
 
 
-def _pictures(path: Path, files: list[Path]) -> Iterator[np.ndarray]:
+def _pictures(path: Path, files: list[Path], conversions: Conversions) -> Iterator[np.ndarray]:
     for start in range(0, len(files), READ):
-        images = [np.asarray(read_image(file)) for file in files[start : start + READ]]
+        images = [np.asarray(read_image(file, conversions)) for file in files[start : start + READ]]
         sizes = {image.shape for image in images}
         if len(sizes) > 1:
             raise ValueError(f"{path}: images of {len(sizes)} sizes; expected one size, e.g. all 256x256")
@@ -151,44 +182,37 @@ def _npz(path: Path) -> ImageSource:
     """`arr_0` of an npz, read as a stream, compressed or not; `arr_1` are labels where it is there."""
     shape = _npz_shape(path)
     labels = None
-    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-        if "arr_1" in arrays.files and arrays["arr_1"].shape == shape[:1]:
+    with reading_npz(path), path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+        if "arr_1" in arrays.files:
+            _check_labels(member_header(arrays.zip, "arr_1"), shape[:1])
             labels = arrays["arr_1"].astype(np.int64)
     return ImageSource(name=str(path), count=shape[0], blocks=lambda: _npz_blocks(path, shape), labels=labels)
 
 
 def _npz_shape(path: Path) -> tuple[int, ...]:
     """The checked shape of `arr_0`; ValueError where it is missing or not images."""
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as member:
-            shape, in_fortran_order, dtype = _header(member)
-    except KeyError as error:
-        raise ValueError(f"{path}: no arr_0 in it; expected uint8 images (N, H, W, 3) under that name") from error
-    except (zipfile.BadZipFile, ValueError, EOFError) as error:
-        raise ValueError(f"{path}: not a readable npz ({error})") from error
+    with reading_npz(path), zipfile.ZipFile(path) as archive:
+        header = member_header(archive, "arr_0") if "arr_0.npy" in archive.namelist() else None
+    if header is None:
+        raise ValueError(f"{path}: no arr_0 in it; expected uint8 images (N, H, W, 3) under that name")
+    shape, in_fortran_order, dtype = header
     _check_images(str(path), dtype, shape)
     if in_fortran_order:
         raise ValueError(f"{path}: arr_0 is in Fortran order; expected C order")
     return shape
 
 
-def _header(member: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
-    version = np.lib.format.read_magic(member)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    return read(member)
-
-
 def _npz_blocks(path: Path, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
     size = int(np.prod(shape[1:]))
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as member:
-            _header(member)
-            for start in range(0, shape[0], READ):
-                count = min(READ, shape[0] - start)
-                images = np.frombuffer(member.read(count * size), np.uint8)
-                yield images.reshape(count, *shape[1:])
-    except (zipfile.BadZipFile, ValueError, EOFError) as error:
-        raise ValueError(f"{path}: arr_0 is cut off or damaged ({error})") from error
+    step = max(1, min(READ, READ_BYTES // size))
+    with reading_npz(path), zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as member:
+        read_header(member)
+        for start in range(0, shape[0], step):
+            count = min(step, shape[0] - start)
+            content = member.read(count * size)
+            if len(content) < count * size:
+                raise ValueError(f"arr_0 is cut off after {start} images")
+            yield np.frombuffer(content, np.uint8).reshape(count, *shape[1:])
 
 
 def _check_images(name: str, dtype: np.dtype, shape: tuple[int, ...]) -> None:
@@ -196,6 +220,8 @@ def _check_images(name: str, dtype: np.dtype, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{name}: {dtype} {tuple(shape)}; expected uint8 images (N, H, W, 3)")
     if not shape[0]:
         raise ValueError(f"{name}: no images in it")
+    if not 1 <= shape[1] * shape[2] <= MOST_PIXELS:
+        raise ValueError(f"{name}: images of {shape[1]}x{shape[2]}; expected 1 to {MOST_PIXELS:,} pixels")
 
 
 def _take(blocks: Iterator[np.ndarray], count: int) -> Iterator[np.ndarray]:

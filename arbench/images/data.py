@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import struct
+import warnings
+import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from arbench.registry import unknown_name
 
@@ -17,22 +21,31 @@ DIGITS_SPLITS = ("train", "heldout")
 DIGITS_TRAIN_FRACTION = 0.8
 DIGITS_SPLIT_SEED = 0
 
+DEEP_GREY = ("I", "I;16", "I;16L", "I;16B", "I;16N")  # Pillow's modes of 16-bit grey; its own RGB of them is clipped
+MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 2**26  # of a picture: Pillow's own bound, 89 million
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm")
 
 
 class ImageData:
     """Labelled uint8 images in a fixed order, read when asked for.
 
-    `read(i)` gives image i as uint8 (H, W, 3); `labels` is (N,) int64 and indexes `class_names`.
+    `read(i)` gives image i as uint8 (H, W, 3); `labels` is (N,) int64 and indexes `class_names`; `conversions` are
+    the files whose pixels were converted, as far as they were read.
     """
 
     def __init__(
-        self, name: str, labels: np.ndarray, class_names: Sequence[str], read: Callable[[int], np.ndarray]
+        self,
+        name: str,
+        labels: np.ndarray,
+        class_names: Sequence[str],
+        read: Callable[[int], np.ndarray],
+        conversions: Conversions | None = None,
     ) -> None:
         self.name = name
         self.labels = np.asarray(labels, dtype=np.int64)
         self.class_names = list(class_names)
         self._read = read
+        self.conversions = conversions or Conversions()
 
     @property
     def num_classes(self) -> int:
@@ -96,10 +109,11 @@ def folder_data(
     crop: str = "adm",
 ) -> ImageData:
     """`files` as data, each read as RGB and, where `size` is given, brought to it by `CROPS[crop]`."""
+    found = Conversions()
     if size is None:
-        return ImageData(name, labels, class_names, lambda i: np.asarray(read_image(files[i])))
+        return ImageData(name, labels, class_names, lambda i: np.asarray(read_image(files[i], found)), found)
     to_size, side = CROPS[crop], size
-    return ImageData(name, labels, class_names, lambda i: to_size(read_image(files[i]), side))
+    return ImageData(name, labels, class_names, lambda i: to_size(read_image(files[i], found), side), found)
 
 
 def existing_folder(path: str | Path) -> Path:
@@ -115,15 +129,63 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
 
 
-def read_image(file: Path) -> Image.Image:
-    """One file as an RGB picture; ValueError names a file that is broken or no picture."""
+class Conversions:
+    """The files whose pixels were converted when they were read, and how; each counts once."""
+
+    def __init__(self) -> None:
+        self._found: dict[Path, str] = {}
+
+    def add(self, file: Path, how: str) -> None:
+        self._found[file] = how
+
+    @property
+    def notes(self) -> list[str]:
+        """One line for each kind of conversion."""
+        return [f"{count} files were converted: {how}" for how, count in sorted(Counter(self._found.values()).items())]
+
+
+def read_image(file: Path, conversions: Conversions | None = None) -> Image.Image:
+    """One file as an RGB picture; `conversions` are told where that took more than a copy of 8-bit RGB or grey.
+
+    ValueError names a file that is broken, no picture, of more than `MOST_PIXELS` or without a known range.
+    """
     try:
-        with Image.open(file) as image:
-            return image.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        if isinstance(error, FileNotFoundError):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file) as image:
+                how = _conversion(image)
+                picture = _eight_bit(image) if image.mode in DEEP_GREY else image.convert("RGB")
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise ValueError(f"{file}: too large a picture; expected at most {MOST_PIXELS:,} pixels") from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno is not None:
             raise
         raise ValueError(f"{file}: not a readable image ({error})") from error
+    if how and conversions is not None:
+        conversions.add(file, how)
+    return picture
+
+
+def _conversion(image: ImageFile.ImageFile) -> str:
+    """How the pixels of an opened picture become 8-bit RGB, in words; empty where they are that, or 8-bit grey."""
+    if image.mode in DEEP_GREY:
+        return "16-bit grey, levels divided by 257 and rounded"
+    if image.mode == "F":
+        raise ValueError("floating point, whose range is not known; expected 8 or 16 bits a channel")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+        return f"{image.mode}, alpha left out"
+    transparency = ", transparency left out" if "transparency" in image.info else ""
+    if image.mode == "P":
+        return f"palette{transparency}"
+    if any("16" in str(tile.args) for tile in image.tile if image.format == "PNG"):
+        return "16-bit RGB, the upper eight bits kept"
+    return transparency.lstrip(", ") if image.mode in ("RGB", "L", "1") else f"{image.mode} to RGB"
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """16-bit grey levels 0..65535 to RGB levels 0..255: divided by 257, so that white stays white."""
+    levels = (np.asarray(image).astype(np.int64).clip(0, 65535) + 128) // 257
+    return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
 
 
 def center_crop(image: Image.Image | np.ndarray, size: int) -> np.ndarray:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from arbench.evaluation.table import numbers
-from arbench.machine.files import write_whole
+from arbench.machine.files import one_line, write_whole
 from arbench.registry import unknown_name
 
 SCHEMA_VERSION = 2  # 1 had one extractor a record
 RECORD_FILE = "record.json"
+LARGEST_WHOLE = 2**64  # the seeds end there
 
 Record = dict[str, Any]
 
@@ -112,13 +113,14 @@ def load_record(path: str | Path) -> Record:
         file = file / RECORD_FILE
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file}: not valid JSON ({error}); expected a {RECORD_FILE} written by arbench") from error
+    except (ValueError, RecursionError) as error:
+        told = one_line(error)
+        raise ValueError(f"{file}: not valid JSON ({told}); expected a {RECORD_FILE} written by arbench") from error
     try:
         record = upgrade(record)
         validate(record)
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: {one_line(error)}") from error
     return record
 
 
@@ -203,6 +205,10 @@ def _check_finite(name: str, value: Any) -> None:
     """NaN and infinity are no measurements, and JSON cannot hold them."""
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"record field {name!r} is {value}; expected a finite number, or null where not measured")
+    if isinstance(value, int) and abs(value) >= LARGEST_WHOLE:
+        raise ValueError(
+            f"record field {name!r} is a whole number of {len(str(value))} digits; expected one below 2**64"
+        )
     if isinstance(value, Mapping):
         for key, part in value.items():
             _check_finite(f"{name}.{key}" if name else str(key), part)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from arbench.machine.files import remove_partials, whole_file, write_whole
+from arbench.machine.files import read_yaml, remove_partials, whole_file, write_whole
 from arbench.runs.shards import SHARD_SIZE, Claims, Shards
 
 RECORD_FILE = "record.json"
@@ -149,7 +149,15 @@ def _write_config(folder: RunFolder) -> None:
 
 def _read_config(path: Path) -> dict[str, Any] | None:
     """The stored settings, or None where the process was killed before it wrote them."""
+    file = path / "config.yaml"
     try:
-        return yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+        stored = read_yaml(file)
     except FileNotFoundError:
         return None
+    size = stored.get("shard_size") if isinstance(stored, dict) else None
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        told = f"shard_size {size!r}" if isinstance(stored, dict) else f"a {type(stored).__name__}"
+        raise ValueError(
+            f"{file}: holds {told}; expected the configuration that the run wrote, shard_size {SHARD_SIZE}"
+        )
+    return stored

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from arbench.evaluation.files import read_torch
 from arbench.machine.files import whole_file
 
 FILE_NAME = "checkpoint.pt"
@@ -27,10 +27,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise ValueError(f"--resume: no checkpoint at {path}; train without --resume to start one")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path}: not a readable checkpoint ({str(error).splitlines()[0]})") from error
+    state = read_torch(path)
     wanted = {"step", "config", "model", "ema", "optimizer", "rng"}
     if not isinstance(state, dict) or not wanted <= set(state):
         raise ValueError(f"{path}: not a training checkpoint; expected the entries {', '.join(sorted(wanted))}")

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
-import re
 import warnings
-import zipfile
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -20,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from arbench.machine.archives import check_torch_archive, explain_refusal
 from arbench.registry import unknown_name
 
 WHICH = ("ema", "raw")
@@ -42,7 +41,6 @@ FOREIGN = (
 )
 EXPECTED = "expected .safetensors, a torch checkpoint (.pt, .pth, .ckpt) or .pdparams"
 LARGEST_SPREAD = 2**30  # bytes of a tensor that may be more than its file; the largest released one has 2**28
-GLOBAL_NAME = re.compile(r"GLOBAL (\S+)")
 _BROKEN = (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError)
 
 
@@ -133,47 +131,21 @@ def _read_paddle(path: Path) -> Checkpoint:
 
 def _read_torch(path: Path, *, is_zip: bool) -> Checkpoint:
     if is_zip:
-        _check_archive(path)
+        check_torch_archive(path, EXPECTED)
     try:
         with _allowing(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of sparse tensors, which `_require_plain` refuses
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except _BROKEN as error:
-        raise ValueError(f"{path}: {_explain(error)}") from None
+        raise ValueError(f"{path}: {explain_refusal(error)}") from None
     if isinstance(content, dict):
         return _sort_content(path, "torch", content)
     raise ValueError(f"{path}: expected a dict of tensors, found {type(content).__name__}")
 
 
-def _check_archive(path: Path) -> None:
-    """Raise ValueError where a zip file is no archive of tensors, or would swell: torch compresses nothing."""
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path}: truncated torch checkpoint: its last part, the table of contents, is missing")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, OverflowError) as error:
-        raise ValueError(f"{path}: broken torch checkpoint ({error})") from None
-    if any(entry.filename.endswith("/constants.pkl") for entry in entries):
-        raise ValueError(f"{path}: a TorchScript program, not a state dict; {EXPECTED}")
-    if not any(entry.filename.endswith("data.pkl") for entry in entries):
-        raise ValueError(f"{path}: a zip archive without tensors; {EXPECTED}")
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise ValueError(f"{path}: refused: compressed inside, as no torch checkpoint is; {EXPECTED}")
-
-
 def _allowing() -> AbstractContextManager[None]:
     """For its duration torch's restricted unpickler accepts `ALLOWED` as well."""
     return torch.serialization.safe_globals(ALLOWED)
-
-
-def _explain(error: Exception) -> str:
-    """One line for a failed `torch.load`: what the pickle asked for, or that the file is broken."""
-    text = str(error)
-    if isinstance(error, pickle.UnpicklingError) and (wanted := GLOBAL_NAME.search(text)):
-        return f"refused: its pickle asks for {wanted[1]}; expected tensors and plain values, nothing was executed"
-    first_line = text.splitlines()[0] if text else type(error).__name__
-    return f"broken, truncated or no torch checkpoint ({first_line[:120]})"
 
 
 def _sort_content(path: Path, form: str, content: dict[Any, Any]) -> Checkpoint:
