@@ -53,7 +53,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     thread.start()
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setattr("arbench.weights.cards.HUB_MIRRORS", ())
+    monkeypatch.setattr("arbench.generators.cards.HUB_MIRRORS", ())
     yield folder
     server.shutdown()
     server.server_close()

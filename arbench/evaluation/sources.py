@@ -149,6 +149,8 @@ def _intact(shard: Path) -> np.ndarray:
 
 def _mapped(file: Path) -> np.ndarray:
     try:
+        with file.open("rb") as stream:
+            read_header(stream)
         return np.load(file, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OverflowError, SyntaxError) as error:
         raise ValueError(f"{file}: not a readable shard ({one_line(error)})") from error
@@ -205,13 +207,14 @@ def _npz_shape(path: Path) -> tuple[int, ...]:
 def _npz_blocks(path: Path, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
     size = int(np.prod(shape[1:]))
     step = max(1, min(READ, READ_BYTES // size))
-    with reading_npz(path), zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as member:
+    damage = reading_npz(path, "arr_0 is cut off or damaged")
+    with damage, zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as member:
         read_header(member)
         for start in range(0, shape[0], step):
             count = min(step, shape[0] - start)
             content = member.read(count * size)
             if len(content) < count * size:
-                raise ValueError(f"arr_0 is cut off after {start} images")
+                raise ValueError(f"it ends after {start} images")
             yield np.frombuffer(content, np.uint8).reshape(count, *shape[1:])
 
 

@@ -43,13 +43,18 @@ class WeightsCard:
         """Where to download from, first choice first; empty for a file to fetch by hand."""
         if self.hub is None:
             return ()
-        endpoints = (os.environ.get("HF_ENDPOINT", HUB).rstrip("/"), *HUB_MIRRORS)
+        endpoints = (hub_endpoint(), *HUB_MIRRORS)
         return tuple(f"{endpoint}/{self.hub}/resolve/main/{self.file}" for endpoint in endpoints)
 
     @property
     def path(self) -> Path:
         """Where the file lies, or would lie, on this machine."""
         return weights_home() / self.file
+
+
+def hub_endpoint() -> str:
+    """Where the Hub is reached: $HF_ENDPOINT, as its own library reads it, else huggingface.co."""
+    return (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
 
 
 def hub_card(name: str, family: str, hub: str, file: str, licence: str, loads: str = "", note: str = "") -> WeightsCard:

@@ -7,6 +7,7 @@ import math
 import pickle
 import re
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -41,23 +42,29 @@ class ArrayHeader(NamedTuple):
 
 
 @contextmanager
-def reading_npz(path: Path) -> Iterator[None]:
-    """Whatever a broken npz raises inside becomes one ValueError that names `path`; OSError where it is not there."""
+def reading_npz(path: Path, told: str = "not a readable npz") -> Iterator[None]:
+    """Whatever a broken npz raises inside becomes one ValueError of `path` and `told`; a missing file an OSError."""
     try:
         yield
     except BROKEN_ZIP as error:
-        raise ValueError(f"{path}: not a readable npz ({one_line(error)})") from error
+        raise ValueError(f"{path}: {told} ({one_line(error)})") from error
     except OSError as error:
         if error.errno is not None:
             raise
-        raise ValueError(f"{path}: not a readable npz ({one_line(error)})") from error  # bzip2's own error
+        raise ValueError(f"{path}: {told} ({one_line(error)})") from error  # bzip2's own error
 
 
 def read_header(member: IO[bytes]) -> ArrayHeader:
     """The header of an .npy stream, left where its values begin. ValueError where it is none."""
     version = np.lib.format.read_magic(member)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    return ArrayHeader(*read(member, max_header_size=LONGEST_HEADER))
+    try:
+        header = ArrayHeader(*read(member, max_header_size=LONGEST_HEADER))
+    except (SyntaxError, tokenize.TokenError, TypeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"a broken array header ({one_line(error)})") from error
+    if any(side < 0 for side in header.shape):
+        raise ValueError(f"an array of shape {header.shape}")
+    return header
 
 
 def member_header(archive: zipfile.ZipFile, name: str) -> ArrayHeader:

@@ -7,8 +7,10 @@ import html
 import io
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
+from arbench.machine.plain_text import printable
 from arbench.registry import unknown_name
 from arbench.report.data import data_columns
 from arbench.report.page import page
@@ -42,6 +44,8 @@ LATEX = {
 
 LATEX_PACKAGES = r"% \usepackage{booktabs,graphicx}"
 FIT = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"  # never wider than its own width
+FORMULA = ("=", "+", "-", "@")  # how a formula begins in a spreadsheet
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 LONG_TEXT = 40  # characters; a longer HTML cell may break into lines
 
 
@@ -52,7 +56,23 @@ def render(tables: Table | Sequence[Table], format: str = "md") -> str:
     """
     if format not in FORMATS:
         raise unknown_name("table format", format, FORMATS)
-    return FORMATS[format](list(tables) if isinstance(tables, Sequence) else [tables])
+    given = list(tables) if isinstance(tables, Sequence) else [tables]
+    return FORMATS[format]([_shown(table) for table in given])
+
+
+def _shown(table: Table) -> Table:
+    """`table` without the control characters and line ends that texts of foreign records may hold."""
+    return replace(
+        table,
+        title=_line(table.title),
+        heads=tuple(_line(head) for head in table.heads),
+        rows=tuple(tuple(replace(cell, text=_line(cell.text)) for cell in row) for row in table.rows),
+        footnotes=tuple((_line(mark), _line(text)) for mark, text in table.footnotes),
+    )
+
+
+def _line(text: str) -> str:
+    return printable(re.sub(r"[\r\n\t]+", " ", text))
 
 
 def to_markdown(tables: Sequence[Table]) -> str:
@@ -64,10 +84,19 @@ def to_csv(tables: Sequence[Table]) -> str:
     """One head of column names, then all rows as machines read them (see `arbench.report.data`); no other lines."""
     rows = [row for table in tables for row in table.data]
     out = io.StringIO()
-    writer = csv.DictWriter(out, data_columns(rows), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    columns = data_columns(rows)
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([_csv_cell(column) for column in columns])
+    writer.writerows([_csv_cell(row.get(column, "")) for column in columns] for row in rows)
     return out.getvalue()
+
+
+def _csv_cell(value: Any) -> Any:
+    """Text that a spreadsheet would run as a formula gets a quote before it; numbers stay numbers."""
+    if not isinstance(value, str):
+        return value
+    text = _line(value)
+    return f"'{text}" if text.lstrip().startswith(FORMULA) and not NUMBER.fullmatch(text) else text
 
 
 def to_latex(tables: Sequence[Table]) -> str:
@@ -82,7 +111,7 @@ def to_html(tables: Sequence[Table]) -> str:
 
 
 def _markdown(table: Table) -> str:
-    grid = [[_pipe(head) for head in table.heads]]
+    grid = [[_escaped(head) for head in table.heads]]
     grid += [[_markdown_cell(cell) for cell in row] for row in table.rows]
     widths = [max(3, *(len(row[place]) for row in grid)) for place in range(len(table.heads))]
     numeric = _numeric_columns(table)
@@ -90,9 +119,10 @@ def _markdown(table: Table) -> str:
     lines = [_markdown_line(grid[0], widths, numeric), f"| {' | '.join(rule)} |"]
     lines += [_markdown_line(row, widths, numeric) for row in grid[1:]]
     if table.title:
-        lines = [f"**{table.title}**", "", *lines]
+        lines = [f"**{_escaped(table.title)}**", "", *lines]
     if table.footnotes:
-        lines += ["", *(f"- {f'<sup>{mark}</sup> ' if mark else ''}{text}" for mark, text in table.footnotes)]
+        notes = ((mark, _escaped(text)) for mark, text in table.footnotes)
+        lines += ["", *(f"- {f'<sup>{mark}</sup> ' if mark else ''}{text}" for mark, text in notes)]
     return "\n".join(lines) + "\n"
 
 
@@ -170,13 +200,14 @@ def _markdown_line(texts: list[str], widths: list[int], numeric: list[bool]) -> 
 
 
 def _markdown_cell(cell: Cell) -> str:
-    text = _pipe(cell.text)
+    text = _escaped(cell.text)
     text = f"**{text}**" if cell.best else text
     return f"{text}<sup>{cell.mark}</sup>" if cell.mark else text
 
 
-def _pipe(text: str) -> str:
-    return text.replace("|", "\\|")
+def _escaped(text: str) -> str:
+    """`text` as Markdown shows it literally: no column ends in it, no HTML begins."""
+    return text.replace("|", "\\|").replace("<", "\\<")
 
 
 def _latex(text: str) -> str:

@@ -8,7 +8,6 @@ import re
 import shutil
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -17,14 +16,17 @@ from socket import EAI_NONAME, gaierror
 from ssl import SSLError
 from urllib.parse import urlsplit
 
-from arbench import __version__
-from arbench.generators.cards import WeightsCard
+from arbench.generators.cards import WeightsCard, hub_endpoint
 from arbench.machine.files import checksum_path, file_sha256, sha256_line, write_whole
 from arbench.weights.cards import by_hand, how_to_get
+from arbench.weights.transport import SCHEMES, BadRedirectError, Pace, open_url
 
 CHUNK = 1 << 20
-TIMEOUT = 30.0  # seconds without a byte
-RETRIES = 4  # tries in a row that bring nothing
+RETRIES = 4  # tries in a row that bring nothing new
+MOST_TRIES = 50  # of one address in one run; the next run goes on
+LONGEST = 24 * 3600.0  # seconds of one address in one run, likewise
+LARGEST = 2**37  # bytes of a file whose size nobody tells; the largest released one has a tenth
+RESERVE = 2**28  # bytes that stay free on the disk
 FIRST_WAIT = 1.0  # seconds before the first retry; doubled each time
 HUGGING_FACE_HASH = re.compile(r'"?([0-9a-f]{64})"?$')  # X-Linked-Etag of a large file is its SHA-256
 RETRY_STATUS = (408, 429)
@@ -52,20 +54,9 @@ class Expected:
         told = HUGGING_FACE_HASH.match(headers.get("x-linked-etag", ""))
         size = headers.get("x-linked-size", "")
         return Expected(
-            size=self.size if self.size is not None else int(size) if size.isdigit() else None,
+            size=self.size if self.size is not None else _whole(size),
             sha256=self.sha256 or (told[1] if told else None),
         )
-
-
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects and keeps the headers on the way: the Hub tells size and hash there, not at the end."""
-
-    def __init__(self) -> None:
-        self.headers: dict[str, str] = {}
-
-    def redirect_request(self, req, fp, code, msg, headers, newurl):
-        self.headers.update({name.lower(): value for name, value in headers.items()})
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def recorded_sha256(path: Path) -> str | None:
@@ -134,6 +125,7 @@ class Download:
     check: Callable[[Path], object] | None = None
     on_progress: Progress | None = None
     first_wait: float = FIRST_WAIT
+    make_pace: Callable[[], Pace] = Pace
 
     @property
     def part(self) -> Path:
@@ -161,6 +153,8 @@ class Download:
 
     def _run_from(self, url: str) -> str:
         """One address; a continued file that proves wrong is fetched once more from its start."""
+        if urlsplit(url).scheme not in SCHEMES:
+            raise UnreachableError(f"{url} is no address; expected one that begins with https:// or http://")
         while True:
             resumed = self.part.exists()
             known = self._fetch(url)
@@ -190,15 +184,17 @@ class Download:
         return sha256
 
     def _fetch(self, url: str) -> Expected:
-        """Fill the part until the server's own length is reached, trying again as long as bytes keep coming."""
-        host, fruitless = urlsplit(url).netloc, 0
-        while True:
-            before = self.num_bytes
+        """Fill the part until the server's own length is reached, trying again as long as new bytes keep coming."""
+        host, fruitless, furthest = urlsplit(url).netloc, 0, self.num_bytes
+        end, problem = time.monotonic() + LONGEST, ""
+        for _ in range(MOST_TRIES):
             try:
                 total, known = self._stream(url)
                 problem = f"broke off at {self.num_bytes} of {total} bytes; run again to go on"
                 if total is None or self.num_bytes == total:
                     return known
+            except BadRedirectError as error:
+                raise UnreachableError(f"{host}: {error}") from None
             except urllib.error.HTTPError as error:
                 problem = f"HTTP {error.code} {' '.join(error.reason.split())}"  # urllib's own reasons have lines
                 error.close()
@@ -209,52 +205,69 @@ class Download:
                 problem = str(getattr(cause, "strerror", None) or cause) or type(cause).__name__
                 if isinstance(cause, gaierror) and cause.errno == EAI_NONAME:
                     raise UnreachableError(f"{host}: {problem}") from None  # a minute of trying would not find it
-            fruitless = 0 if self.num_bytes > before else fruitless + 1
-            if fruitless > RETRIES:
-                raise UnreachableError(f"{host}: {problem}")
+            # A server without ranges starts again each time: only what goes beyond all before is new.
+            fruitless = 0 if self.num_bytes > furthest else fruitless + 1
+            furthest = max(furthest, self.num_bytes)
+            if fruitless > RETRIES or time.monotonic() > end:
+                break
             time.sleep(self.first_wait * (2**fruitless - 1))
+        raise UnreachableError(f"{host}: {problem}")
 
     def _stream(self, url: str) -> tuple[int | None, Expected]:
         """One request for what is missing: (length of the whole file, what is known of it)."""
-        start, redirects = self.num_bytes, _Redirects()
-        request = urllib.request.Request(url, headers={"User-Agent": f"arbench/{__version__}"})
-        if start:
-            request.add_header("Range", f"bytes={start}-")
+        start = self.num_bytes
+        headers = {**_hub_headers(url), **({"Range": f"bytes={start}-"} if start else {})}
         try:
-            response = urllib.request.build_opener(redirects).open(request, timeout=TIMEOUT)
+            response, on_the_way = open_url(url, headers, self.make_pace())
         except urllib.error.HTTPError as error:
-            if error.code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            if error.code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not start:
                 raise
-            return self._nothing_left(error), self.expected.filled_from(redirects.headers)
+            told: dict[str, str] = getattr(error, "on_the_way", {})
+            return self._nothing_left(error), self.expected.filled_from(told)
         with response:
             headers = {name.lower(): value for name, value in response.headers.items()}
-            known, host = self.expected.filled_from({**redirects.headers, **headers}), urlsplit(url).netloc
+            known, host = self.expected.filled_from({**on_the_way, **headers}), urlsplit(url).netloc
             if headers.get("content-type", "").startswith("text/html"):
                 raise UnreachableError(f"{host} answered with a web page, not a file")
             begins, total = _extent(response.status, headers, start)
             if total is not None and known.size is not None and total != known.size:
                 raise RejectedError(f"{host} has {total} bytes, expected {known.size}")
-            _check_room(self.part, (total or 0) - begins)
-            self._append(response, begins, total)
+            size = known.size if total is None else total
+            _check_room(self.part, (size or 0) - begins)
+            self._append(response, begins, size, host)
         return total, known
 
     def _nothing_left(self, error: urllib.error.HTTPError) -> int:
         """HTTP 416: no bytes behind those we have. The file is whole, or else ours are of another one: start again."""
         total = error.headers.get("Content-Range", "").rpartition("/")[2]
         error.close()
-        if total != str(self.num_bytes):
-            self.part.unlink()
+        if total != str(self.num_bytes) or not self.num_bytes:
+            self.part.unlink(missing_ok=True)
             raise ConnectionError(f"the file has {total or 'fewer'} bytes now; starting again")
         return int(total)
 
-    def _append(self, response: http.client.HTTPResponse, begins: int, total: int | None) -> None:
+    def _append(self, response: http.client.HTTPResponse, begins: int, size: int | None, host: str) -> None:
+        """Write what comes, up to the `size` of the whole file, or to what the disk can spare where nobody tells it.
+
+        Raises RejectedError, and removes the part, where more comes.
+        """
+        most = min(LARGEST, begins + _free_bytes(self.part.parent) - RESERVE) if size is None else size
+        try:
+            self._write(response, begins, size, most)
+        except OverflowError:
+            self.part.unlink()
+            raise RejectedError(f"{host} gives more than {most:,} bytes, all that is expected or fits here") from None
+
+    def _write(self, response: http.client.HTTPResponse, begins: int, size: int | None, most: int) -> None:
         with open(self.part, "r+b" if begins else "wb") as file:
             file.truncate(begins)
             file.seek(begins)
-            while block := response.read(CHUNK):
+            while block := response.read1(CHUNK):  # what has come: a slow server is seen at once
+                if file.tell() + len(block) > most:
+                    raise OverflowError
                 file.write(block)
                 if self.on_progress is not None:
-                    self.on_progress(file.tell(), total)
+                    self.on_progress(file.tell(), size)
             file.flush()
             os.fsync(file.fileno())
 
@@ -265,13 +278,26 @@ def _extent(status: int, headers: dict[str, str], start: int) -> tuple[int, int 
     Raises ConnectionError for a part of the file that does not join what is here already.
     """
     if status == HTTPStatus.PARTIAL_CONTENT:
-        match = re.match(r"bytes (\d+)-\d+/(\d+|\*)$", headers.get("content-range", ""))
+        match = re.match(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)$", headers.get("content-range", ""))
         if match is None or int(match[1]) > start:
             told = headers.get("content-range", "no range")
             raise ConnectionError(f"asked for bytes {start} onwards, the answer holds {told}")
-        return int(match[1]), int(match[2]) if match[2].isdigit() else None
-    length = headers.get("content-length", "")
-    return 0, int(length) if length.isdigit() else None
+        return int(match[1]), _whole(match[2])
+    return 0, _whole(headers.get("content-length", ""))
+
+
+def _whole(text: str) -> int | None:
+    """A number of bytes in a header, or None."""
+    return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
+
+
+def _hub_headers(url: str) -> dict[str, str]:
+    """What the Hub's own library sends to the Hub: the user's token, where there is one. Nobody else is told it."""
+    if not url.startswith(f"{hub_endpoint()}/"):
+        return {}
+    from huggingface_hub.utils import build_hf_headers
+
+    return build_hf_headers(library_name="arbench")
 
 
 def _free_bytes(folder: Path) -> int:
