@@ -24,6 +24,7 @@ class Step:
     known: int  # tokens revealed before this step
     total: int  # tokens of an image
     clock: int  # what `cfg_interval` is compared with; below 0 guidance always holds
+    hidden_after: int  # tokens that count as hidden after this step, for linear guidance
 
     @property
     def size(self) -> int:
@@ -33,17 +34,25 @@ class Step:
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
     """`order` (B, N): raster index of the k-th revealed token; `sizes`: tokens a step, adding up to N; `clocks`: what
-    `cfg_interval` is compared with at each step; `passes`: how often a step runs the network."""
+    `cfg_interval` is compared with at each step; `passes`: how often a step runs the network; `least_hidden`: tokens
+    that linear guidance counts as hidden when none is any more."""
 
     order: Tensor
     sizes: list[int]
     clocks: list[int]
     passes: int = 1
+    least_hidden: int = 1  # MAR release
 
     def __iter__(self) -> Iterator[Step]:
         known, total = 0, self.order.shape[1]
         for size, clock in zip(self.sizes, self.clocks, strict=True):
-            yield Step(positions=self.order[:, known : known + size], known=known, total=total, clock=clock)
+            yield Step(
+                positions=self.order[:, known : known + size],
+                known=known,
+                total=total,
+                clock=clock,
+                hidden_after=max(total - known - size, self.least_hidden),
+            )
             known += size
 
     def __len__(self) -> int:

@@ -16,6 +16,7 @@ from arbench.registry import unknown_name
 
 TRAIN_STEPS = 1000  # timesteps that a diffusion head is trained on (MAR, section 4.1)
 CFG_SCHEDULES = ("constant", "linear")
+REVEAL_SCHEDULES = ("cosine", "arccos")
 LARGEST = 1e18  # of a number; infinity and what a 64-bit integer cannot hold are beyond it
 TRIMMED_START = 980  # the timestep that ddpm-trimmed starts from
 HEAD_SAMPLERS = {
@@ -88,7 +89,7 @@ class Setting:
 NUM_ITER = Setting(
     name="num_iter",
     kind=int,
-    help="MAR: autoregressive iterations.",
+    help="MAR, ARPG: autoregressive iterations.",
     title="iterations",
     least=1,
     shortens=True,
@@ -104,7 +105,7 @@ CFG_SCALE = Setting(
 CFG_SCHEDULE = Setting(
     name="cfg_schedule",
     kind=str,
-    help="MAR: how guidance grows over the steps.",
+    help="MAR, ARPG: how guidance grows over the steps.",
     title="guidance schedule",
     choices=CFG_SCHEDULES,
 )
@@ -128,7 +129,7 @@ TEMPERATURE = Setting(
 TOP_K = Setting(
     name="top_k",
     kind=int,
-    help="AR, PAR: keep the k likeliest codes; 0 keeps all.",
+    help="AR, PAR, ARPG: keep the k likeliest codes; 0 keeps all.",
     title="top-k",
     least=0,
     meaning="0 (keep all) or more",
@@ -136,11 +137,18 @@ TOP_K = Setting(
 TOP_P = Setting(
     name="top_p",
     kind=float,
-    help="AR, PAR: nucleus mass; 1 keeps all.",
+    help="AR, PAR, ARPG: nucleus mass; 1 keeps all.",
     title="top-p",
     above=0,
     most=1,
     meaning="above 0 and at most 1",
+)
+REVEAL_SCHEDULE = Setting(
+    name="reveal_schedule",
+    kind=str,
+    help="ARPG: curve along which the hidden tokens become fewer.",
+    title="reveal schedule",
+    choices=REVEAL_SCHEDULES,
 )
 HEAD_STEPS = Setting(
     name="head_steps",
@@ -164,7 +172,8 @@ HEAD_SAMPLER = Setting(
 SETTINGS: dict[str, Setting] = {
     setting.name: setting
     for setting in (
-        NUM_ITER, CFG_SCALE, CFG_SCHEDULE, CFG_INTERVAL, TEMPERATURE, TOP_K, TOP_P, HEAD_STEPS, HEAD_SAMPLER,
+        NUM_ITER, CFG_SCALE, CFG_SCHEDULE, CFG_INTERVAL, TEMPERATURE, TOP_K, TOP_P, REVEAL_SCHEDULE, HEAD_STEPS,
+        HEAD_SAMPLER,
     )
 }  # fmt: skip
 

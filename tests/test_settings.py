@@ -8,6 +8,7 @@ import math
 import pytest
 
 from arbench import cli
+from arbench.generators.arpg.config import ARPGSampling
 from arbench.heads.solvers import SOLVERS
 from arbench.report.values import quantity
 from arbench.runs.request import RunRequest
@@ -22,7 +23,7 @@ from arbench.settings import (
     settings_of,
 )
 
-KINDS = (CategoricalSampling, MaskedDiffusionSampling, MaskedCategoricalSampling)
+KINDS = (CategoricalSampling, MaskedDiffusionSampling, MaskedCategoricalSampling, ARPGSampling)
 WRONG = {"int": 0.5, "float": "much", "str": 3}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from arbench.generators.methods import get_method
 from arbench.generators.spec import MakeSchedule
 from arbench.protocols import Generator, Noise, Schedule
 from arbench.registry import unknown_name
+
+HiddenShare = Callable[[int, int], float]  # (step, num_iter) -> share of the tokens that is hidden after that step
 
 
 def sequential_sizes(num_tokens: int, singles: int, parallel: int) -> list[int]:
@@ -29,8 +32,13 @@ def sequential_clocks(num_tokens: int, singles: int, parallel: int) -> list[int]
     return [*range(-1, singles - 1), *range(0, num_tokens - singles, parallel)]
 
 
-def masked_sizes(num_tokens: int, num_iter: int) -> list[int]:
-    """Tokens revealed by each of `num_iter` iterations, the hidden share falling as a cosine (MAR, section 3.3).
+def cosine_share(step: int, num_iter: int) -> float:
+    """Share of the tokens that is hidden after `step` of `num_iter` iterations (MAR, section 3.3)."""
+    return math.cos(math.pi / 2 * step / num_iter)
+
+
+def masked_sizes(num_tokens: int, num_iter: int, hidden_share: HiddenShare = cosine_share) -> list[int]:
+    """Tokens revealed by each of `num_iter` iterations, along a falling curve; MAR's is the cosine.
 
     At least one is revealed a step and at least one stays for the last, so with as many iterations as tokens, or more,
     each step reveals one; steps that would reveal nothing are left out. Raises ValueError for a count below 1.
@@ -41,7 +49,7 @@ def masked_sizes(num_tokens: int, num_iter: int) -> list[int]:
         return [1] * num_tokens
     sizes, hidden = [], num_tokens
     for step in range(1, num_iter):
-        wanted = math.floor(num_tokens * math.cos(math.pi / 2 * step / num_iter))
+        wanted = math.floor(num_tokens * hidden_share(step, num_iter))
         after = max(1, min(hidden - 1, wanted))
         sizes.append(hidden - after)
         hidden = after
@@ -64,6 +72,13 @@ def masked(generator: Any, settings: Any, noise: Noise, labels: Tensor) -> Sched
     return Schedule(order=order, sizes=sizes, clocks=list(range(-1, len(sizes) - 1)))
 
 
+def randomised(generator: Any, settings: Any, noise: Noise, labels: Tensor) -> Schedule:
+    """A random order for each image, revealed along the curve that the settings name (ARPG release)."""
+    sizes = masked_sizes(generator.num_tokens, settings.num_iter, settings.hidden_share)
+    order = noise.orders(generator.num_tokens).to(labels.device)
+    return Schedule(order=order, sizes=sizes, clocks=list(range(-1, len(sizes) - 1)), least_hidden=0)
+
+
 def joint(generator: Any, settings: Any, noise: Noise, labels: Tensor) -> Schedule:
     """All tokens in one step, in raster order, by as many passes as there are denoising steps."""
     total = generator.num_tokens
@@ -71,7 +86,12 @@ def joint(generator: Any, settings: Any, noise: Noise, labels: Tensor) -> Schedu
     return Schedule(order=order, sizes=[total], clocks=[-1], passes=settings.head_steps)
 
 
-SCHEDULES: dict[str, MakeSchedule] = {"sequential": sequential, "masked": masked, "joint": joint}
+SCHEDULES: dict[str, MakeSchedule] = {
+    "sequential": sequential,
+    "masked": masked,
+    "randomised": randomised,
+    "joint": joint,
+}
 
 
 def make_schedule(generator: Generator, settings: Any, noise: Noise, labels: Tensor) -> Schedule:

@@ -1,0 +1,149 @@
+"""The two passes of ARPG: blocks that read what is known, and blocks whose queries look at it (section 3.2).
+
+Attention without biases and with separate projections; norms, SwiGLU and rotary positions are LlamaGen's.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from arbench.generators.common.layers import KVCache, RMSNorm, SwiGLU, rotate
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, T, D) -> (B, H, T, D/H)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    return x.transpose(1, 2).flatten(2)  # (B, H, T, D/H) -> (B, T, D)
+
+
+class SelfAttention(nn.Module):
+    """Attention among the known tokens."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(width, width, bias=False)
+        self.to_k = nn.Linear(width, width, bias=False)
+        self.to_v = nn.Linear(width, width, bias=False)
+        self.proj = nn.Linear(width, width, bias=False)
+
+    def _project(self, x: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T, D) -> queries, keys, values, each (B, H, T, D/H)."""
+        q, k, v = (split_heads(project(x), self.heads) for project in (self.to_q, self.to_k, self.to_v))
+        return rotate(q, rotary), rotate(k, rotary), v
+
+    def forward(self, x: Tensor, rotary: Tensor, mask: Tensor | None) -> Tensor:
+        """A whole sequence (B, T, D); `mask` (T, T) bool, True where attention is allowed, None for causal."""
+        q, k, v = self._project(x, rotary)
+        return self.proj(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)))
+
+    def step(self, x: Tensor, rotary: Tensor, cache: KVCache, layer: int) -> Tensor:
+        """New tokens (R, n, D) that see the cache and each other fully."""
+        q, k, v = self._project(x, rotary)
+        keys, values = cache.extend(layer, k, v)
+        return self.proj(merge_heads(F.scaled_dot_product_attention(q, keys, values)))
+
+
+class CrossAttention(nn.Module):
+    """Attention of queries to keys and values that all blocks of the second pass share."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(width, width, bias=False)
+        self.proj = nn.Linear(width, width, bias=False)
+
+    def forward(self, x: Tensor, rotary: Tensor, keys: Tensor, values: Tensor, causal: bool) -> Tensor:
+        """Queries (B, n, D), keys and values (B, H, T, D/H) -> (B, n, D); `causal`: query k sees the first k + 1."""
+        q = rotate(split_heads(self.to_q(x), self.heads), rotary)
+        return self.proj(merge_heads(F.scaled_dot_product_attention(q, keys, values, is_causal=causal)))
+
+
+class KnownBlock(nn.Module):
+    """Pre-norm block of the first pass."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.attn = SelfAttention(width, heads)
+        self.ffn = SwiGLU(width)
+        self.attn_norm = RMSNorm(width)
+        self.ffn_norm = RMSNorm(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, rotary: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        x = x + self.dropout(self.attn(self.attn_norm(x), rotary, mask))
+        return x + self.dropout(self.ffn(self.ffn_norm(x)))
+
+    def step(self, x: Tensor, rotary: Tensor, cache: KVCache, layer: int) -> Tensor:
+        """New tokens (R, n, D) -> (R, n, D); the cache takes their keys and values."""
+        x = x + self.attn.step(self.attn_norm(x), rotary, cache, layer)
+        return x + self.ffn(self.ffn_norm(x))
+
+
+class WantedBlock(nn.Module):
+    """Pre-norm block of the second pass."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.attn = CrossAttention(width, heads)
+        self.ffn = SwiGLU(width)
+        self.attn_norm = RMSNorm(width)
+        self.ffn_norm = RMSNorm(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, rotary: Tensor, keys: Tensor, values: Tensor, causal: bool) -> Tensor:
+        """(B, n, D) -> (B, n, D)."""
+        x = x + self.dropout(self.attn(self.attn_norm(x), rotary, keys, values, causal))
+        return x + self.dropout(self.ffn(self.ffn_norm(x)))
+
+
+class TwoPasses(nn.Module):
+    """Known tokens to one set of keys and values, and wanted places to conditions by looking at it."""
+
+    def __init__(self, width: int, depth: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.self_dec = nn.ModuleList(KnownBlock(width, heads, dropout) for _ in range(depth // 2))
+        self.cross_dec = nn.ModuleList(WantedBlock(width, heads, dropout) for _ in range(depth // 2))
+        self.norm = RMSNorm(width)
+        self.to_k = nn.Linear(width, width, bias=False)
+        self.to_v = nn.Linear(width, width, bias=False)
+
+    def _shared(self, x: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor]:
+        """Output of the first pass (B, T, D) -> keys and values (B, H, T, D/H); keys are rotated."""
+        x = self.norm(x)
+        return rotate(split_heads(self.to_k(x), self.heads), rotary), split_heads(self.to_v(x), self.heads)
+
+    def known(self, x: Tensor, rotary: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """First pass over a whole sequence (B, T, D): the shared keys and values; `mask` None is causal."""
+        for block in self.self_dec:
+            x = block(x, rotary, mask)
+        return self._shared(x, rotary)
+
+    def known_step(self, x: Tensor, rotary: Tensor, cache: KVCache, shared: KVCache) -> tuple[Tensor, Tensor]:
+        """First pass over new tokens (R, n, D): all shared keys and values; both caches take theirs in."""
+        for index, block in enumerate(cast("list[KnownBlock]", self.self_dec)):
+            x = block.step(x, rotary, cache, index)
+        keys, values = shared.extend(0, *self._shared(x, rotary))
+        cache.advance(x.shape[1])
+        shared.advance(x.shape[1])
+        return keys, values
+
+    def wanted(self, x: Tensor, rotary: Tensor, keys: Tensor, values: Tensor, *, causal: bool) -> Tensor:
+        """Second pass: queries (B, n, D), rotated by the places that are wanted -> (B, n, D)."""
+        for block in self.cross_dec:
+            x = block(x, rotary, keys, values, causal)
+        return x
+
+
+def group_causal_mask(sizes: list[int], device: torch.device) -> Tensor:
+    """(T, T) bool for tokens fed in groups of these sizes: each sees the groups before and its own fully."""
+    group = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes)).to(device)
+    return group[:, None] >= group
