@@ -1,13 +1,15 @@
-"""`arbench models`: every generator preset with its size, its sampling settings and what its paper reports."""
+"""`arbench models`: every generator preset with its size, settings and published values; the check of a generator."""
 
 from __future__ import annotations
 
 import fnmatch
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
+from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from arbench.generators.spec import Preset
@@ -20,6 +22,12 @@ EXAMPLES = """Examples:
 
   arbench models --json
 """
+CHECK_EXAMPLES = """Examples:
+
+  arbench models check mar
+
+  arbench models check mypackage:METHOD
+"""
 FOOTNOTE = """
 FID and IS are the papers' own, from 50,000 images. Where a paper does not print the guidance that gave them (MAR's
 Tables 1 and 3, par-xxl-16x), that of the nearest model stands in. `-`: not published, not released."""
@@ -31,12 +39,27 @@ Patterns = Annotated[
         metavar="[NAME]...", help="Names or shell patterns, e.g. 'mar*'; all by default.", show_default=False
     ),
 ]
+Name = Annotated[
+    str, typer.Argument(help="A method, a preset, or module:Name of an arbench.Method.", show_default=False)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the presets as one JSON array.")]
 
 
+class Listing(TyperGroup):
+    """A group whose arguments are those of `list` where they name none of its commands."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args[:1] != ["--help"] and (not args or args[0] not in self.commands):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
 def register(app: typer.Typer) -> None:
-    """Add `models` to the app."""
-    app.command("models", epilog=EXAMPLES)(models)
+    """Add the group `models` to the app."""
+    group = typer.Typer(cls=Listing, rich_markup_mode=None)
+    group.command("list", epilog=EXAMPLES)(models)
+    group.command("check", epilog=CHECK_EXAMPLES)(check)
+    app.add_typer(group, name="models", help="List the generator presets; check a generator against the protocol.")
 
 
 def models(patterns: Patterns = None, as_json: AsJson = False) -> None:
@@ -52,6 +75,29 @@ def models(patterns: Patterns = None, as_json: AsJson = False) -> None:
         print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
     print(FOOTNOTE)
     print(sampler_notes(chosen))
+    tell_unusable()
+
+
+def tell_unusable() -> None:
+    """A line on standard error for each plug-in that cannot be used."""
+    from arbench.generators.methods import unusable
+
+    for line in unusable():
+        print(f"note: {line}", file=sys.stderr)
+
+
+def check(name: Name) -> None:
+    """Test a generator against the protocol with tiny models of random weights, and print what passed."""
+    from arbench.runs.conformance import check_generator, find_checked
+
+    method, config = find_checked(name)
+    checks = check_generator(method, config)
+    widths = [max(len(item.name) for item in checks), len("skipped")]
+    for item in checks:
+        print(f"{item.name:{widths[0]}}  {item.outcome:{widths[1]}}  {item.detail}".rstrip())
+    failed = [item.name for item in checks if item.outcome == "failed"]
+    if failed:
+        raise ValueError(f"method {name!r} failed {len(failed)} of {len(checks)} checks: {', '.join(failed)}")
 
 
 def matching(patterns: Sequence[str]) -> list[Preset]:

@@ -43,11 +43,12 @@ def method_by_module(name: str) -> Method:
     Raises ValueError where it cannot be imported, is none, or has the name of an installed one.
     """
     method = _checked(name, GENERATORS.find(name))
-    if method.name in GENERATORS.installed() and get_method(method.name) is not method:
-        raise ValueError(f"method {name!r} is called {method.name!r}, which is the name of an installed one")
-    if method.name not in GENERATORS.installed():
+    installed = GENERATORS.installed().get(method.name)
+    if installed is None:
         _given[method.name] = method
-    return method
+    elif installed.value != name:
+        raise ValueError(f"method {name!r} is called {method.name!r}, which is the name of an installed one")
+    return get_method(method.name)
 
 
 def presets() -> dict[str, Preset]:

@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
 from arbench.images.pixels import check_finite, resize_bicubic, to_uint8
 from arbench.machine.hardware import exact_float32
+from arbench.protocols import Generator, Timer, Tokenizer
 from arbench.runs.folder import RunFolder
 from arbench.runs.memory import is_out_of_memory
 from arbench.runs.shards import Assembly, Claims, ShardWriter, claim_unfinished
@@ -29,20 +30,12 @@ def no_step(images: int, step: int) -> None:
     """Nobody is told."""
 
 
-class Timer(Protocol):
-    """What `generate` and the decoding report their phases to."""
-
-    def phase(self, name: str) -> AbstractContextManager[None]: ...
-
-    def seconds(self) -> dict[str, float]: ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class Pipeline:
     """Labels → tokens → images: everything that decides image i, apart from the batch it is drawn in."""
 
-    generator: Any
-    tokenizer: Any
+    generator: Generator
+    tokenizer: Tokenizer
     labels: np.ndarray
     sampling: dict[str, Any]
     seed: int

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from arbench.images.pixels import check_finite
-from arbench.protocols import Noise
+from arbench.protocols import Generator, Head, Noise, Timer
 from arbench.sampling.guidance import guidance_scale
 from arbench.sampling.noise import ImageNoise
 from arbench.sampling.schedules import make_schedule
@@ -20,15 +20,12 @@ from arbench.settings import resolve_settings, warn_of_last_timesteps
 Labels = Sequence[int] | np.ndarray | Tensor
 
 
-class PhaseTimer(Protocol):
-    """Told which phase is running, so that it can be timed apart."""
-
-    def phase(self, name: str) -> AbstractContextManager[None]: ...
-
-
 class NoTimer:
     def phase(self, name: str) -> AbstractContextManager[None]:
         return nullcontext()
+
+    def seconds(self) -> dict[str, float]:
+        return {}
 
 
 def check_labels(labels: Labels, num_classes: int, device: torch.device) -> Tensor:
@@ -54,13 +51,13 @@ def check_image_ids(image_ids: Labels | None, batch: int, device: torch.device) 
 
 @torch.inference_mode()
 def generate(
-    generator: Any,
+    generator: Generator,
     labels: Labels,
     *,
     seed: int = 0,
     image_ids: Labels | None = None,
     noise: Noise | None = None,
-    timer: PhaseTimer | None = None,
+    timer: Timer | None = None,
     **sampling: Any,
 ) -> Tensor:
     """Draw one image's tokens for each label: ids (B, h, w) on the raster grid, or scaled latents (B, C, H, W).
@@ -99,11 +96,12 @@ def generate(
     return generator.result(state)
 
 
-def require_finite(head: Any, *conditions: Tensor | None) -> None:
+def require_finite(head: Head, *conditions: Tensor | None) -> None:
     """Raise ValueError where codes were drawn from what is not finite; the codes themselves do not tell.
 
     What is not finite once stays so, for every later token sees the earlier ones: a look at the last step is enough.
     """
-    for condition in (*conditions, *head.parameters()):
+    parameters = head.parameters() if isinstance(head, nn.Module) else ()
+    for condition in (*conditions, *parameters):
         if condition is not None:
             check_finite(condition, "what the codes are drawn from")

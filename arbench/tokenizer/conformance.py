@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from arbench.machine.checks import Check, CheckSkipped, require, run_check, same
 from arbench.machine.hardware import available_devices
 from arbench.protocols import KINDS, TOKENIZER_MEMBERS, missing_members
 from arbench.tokenizer.load import decode_tokens, encode_images, scaled, shift_and_scale
@@ -19,19 +19,6 @@ BATCH_TOLERANCE = 1e-4
 DEVICE_TOLERANCE = 1e-2  # another device may compute in TF32 and with other kernels
 WIDEST_VALUE = 3.0  # decoded images lie about [-1, 1]; beyond this they are not in that range at all
 SEED = 0
-
-
-class CheckSkipped(Exception):
-    """A check does not apply to this tokenizer or this machine; the message says why."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """One line of the result: `outcome` is "passed", "failed" or "skipped"."""
-
-    name: str
-    outcome: str
-    detail: str
 
 
 @torch.no_grad()
@@ -45,23 +32,7 @@ def check_tokenizer(tokenizer: Any, images: Tensor, *, trained: bool = True) -> 
     if missing:
         return [Check(name="members", outcome="failed", detail=f"lacks {', '.join(missing)}")]
     probe = Probe(tokenizer, images, trained)
-    return [_run(name, getattr(probe, name)) for name in probe.names()]
-
-
-def _run(name: str, check: Callable[[], str]) -> Check:
-    label = name.replace("_", " ")
-    try:
-        return Check(name=label, outcome="passed", detail=check())
-    except CheckSkipped as reason:
-        return Check(name=label, outcome="skipped", detail=str(reason))
-    except Exception as error:  # noqa: BLE001 - a stranger's tokenizer may raise anything
-        detail = " ".join(str(error).split()) or type(error).__name__
-        return Check(name=label, outcome="failed", detail=detail)
-
-
-def _require(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise ValueError(otherwise)
+    return [run_check(name, getattr(probe, name)) for name in probe.names()]
 
 
 class Probe:
@@ -75,24 +46,13 @@ class Probe:
         """The checks in their order."""
         return (name for name in vars(Probe) if not name.startswith("_") and name != "names")
 
-    def _same(self, found: Tensor, expected: Tensor, tolerance: float, what: str) -> str:
-        """Ids have to be equal, floats within `tolerance` of the largest value."""
-        if not found.is_floating_point():
-            differing = int((found != expected).sum())
-            _require(differing == 0, f"{what}: {differing} of {found.numel()} ids differ")
-            return "ids equal"
-        size = float(expected.abs().max())
-        error = float((found - expected).abs().max())
-        _require(error <= tolerance * max(size, 1e-12), f"{what}: floats differ by {error:.3g} of {size:.3g}")
-        return f"floats within {error / max(size, 1e-12):.1e}"
-
     def numbers(self) -> str:
         """`kind`, `downsample`, `channels`, `vocab_size` and `scale` are of the right sort."""
         tokenizer = self.tokenizer
-        _require(tokenizer.kind in KINDS, f"kind is {tokenizer.kind!r}; expected one of {', '.join(KINDS)}")
+        require(tokenizer.kind in KINDS, f"kind is {tokenizer.kind!r}; expected one of {', '.join(KINDS)}")
         for member in ("downsample", "channels", *(("vocab_size",) if self.discrete else ())):
             value = getattr(tokenizer, member)
-            _require(isinstance(value, int) and value > 0, f"{member} is {value!r}; expected a positive integer")
+            require(isinstance(value, int) and value > 0, f"{member} is {value!r}; expected a positive integer")
         scale = self._numbers_a_channel()
         codes = f", {tokenizer.vocab_size} codes" if self.discrete else ""
         return f"{tokenizer.kind}, 1/{tokenizer.downsample}, {tokenizer.channels} channels{codes}, {scale}"
@@ -103,8 +63,8 @@ class Probe:
         for name, value in zip(("shift", "scale"), shift_and_scale(self.tokenizer), strict=True):
             values = torch.as_tensor(value, dtype=torch.float64).flatten()
             count, good = len(values), bool(torch.isfinite(values).all())
-            _require(count in (1, self.tokenizer.channels), f"{name} has {count} numbers; expected 1, or one a channel")
-            _require(good and (name == "shift" or bool((values > 0).all())), f"{name} is {value!r}; expected above 0")
+            require(count in (1, self.tokenizer.channels), f"{name} has {count} numbers; expected 1, or one a channel")
+            require(good and (name == "shift" or bool((values > 0).all())), f"{name} is {value!r}; expected above 0")
             told.append(f"{name} {values.min():.4g}" + (f" to {values.max():.4g}" if count > 1 else ""))
         return told[1] if self.tokenizer.kind == "discrete" or told[0] == "shift 0" else ", ".join(told)
 
@@ -118,23 +78,23 @@ class Probe:
         tokens = encode_images(self.tokenizer, self.images)
         if self.discrete:
             low, high = int(tokens.min()), int(tokens.max())
-            _require(low >= 0 and high < self.tokenizer.vocab_size, f"ids reach from {low} to {high}")
+            require(low >= 0 and high < self.tokenizer.vocab_size, f"ids reach from {low} to {high}")
             return f"ids {low} to {high}"
-        _require(bool(torch.isfinite(tokens).all()), "latents are not finite")
+        require(bool(torch.isfinite(tokens).all()), "latents are not finite")
         return f"deviation {float(tokens.float().std()):.3g} after scaling"
 
     def decode_shape(self) -> str:
         """Decoding gives the images' shape back, as floats."""
         images = decode_tokens(self.tokenizer, encode_images(self.tokenizer, self.images))
-        _require(images.is_floating_point(), f"decoded images are {images.dtype}; expected floats")
+        require(images.is_floating_point(), f"decoded images are {images.dtype}; expected floats")
         return f"{tuple(images.shape)} {images.dtype}".replace("torch.", "")
 
     def decoded_range(self) -> str:
         """Decoded images are finite and lie about [-1, 1]."""
         images = decode_tokens(self.tokenizer, encode_images(self.tokenizer, self.images))
-        _require(bool(torch.isfinite(images).all()), "decoded images are not finite")
+        require(bool(torch.isfinite(images).all()), "decoded images are not finite")
         low, high = float(images.min()), float(images.max())
-        _require(max(-low, high) <= WIDEST_VALUE, f"values from {low:.3g} to {high:.3g}; expected about -1 to 1")
+        require(max(-low, high) <= WIDEST_VALUE, f"values from {low:.3g} to {high:.3g}; expected about -1 to 1")
         return f"{low:.3g} to {high:.3g}"
 
     def round_trip(self) -> str:
@@ -144,15 +104,15 @@ class Probe:
         images = decode_tokens(self.tokenizer, encode_images(self.tokenizer, self.images)).to(self.images)
         error = float((images - self.images).square().mean())
         flat = float((self.images - self.images.mean(dim=(2, 3), keepdim=True)).square().mean())
-        _require(error < flat, f"mean squared error {error:.3g}; the mean colour alone has {flat:.3g}")
+        require(error < flat, f"mean squared error {error:.3g}; the mean colour alone has {flat:.3g}")
         return f"PSNR {10 * math.log10(4 / max(error, 1e-12)):.1f} dB"
 
     def determinism(self) -> str:
         """The same images give the same tokens, the same tokens the same images, bit by bit."""
         tokens = encode_images(self.tokenizer, self.images)
-        _require(torch.equal(tokens, encode_images(self.tokenizer, self.images)), "encode differs between two calls")
+        require(torch.equal(tokens, encode_images(self.tokenizer, self.images)), "encode differs between two calls")
         first, second = (decode_tokens(self.tokenizer, tokens) for _ in range(2))
-        _require(torch.equal(first, second), "decode differs between two calls")
+        require(torch.equal(first, second), "decode differs between two calls")
         return "two calls agree"
 
     def sampling(self) -> str:
@@ -160,7 +120,7 @@ class Probe:
         first, second = (
             encode_images(self.tokenizer, self.images, rng=torch.Generator().manual_seed(SEED)) for _ in range(2)
         )
-        _require(torch.equal(first, second), "encode with rng differs between two equal seeds")
+        require(torch.equal(first, second), "encode with rng differs between two equal seeds")
         drawn = not torch.equal(first, encode_images(self.tokenizer, self.images))
         return "a posterior is drawn from" if drawn else "nothing is drawn"
 
@@ -168,19 +128,19 @@ class Probe:
         """An image's tokens and its decoded image do not depend on its batch."""
         tokens = encode_images(self.tokenizer, self.images)
         alone = torch.cat([encode_images(self.tokenizer, image.unsqueeze(0)) for image in self.images])
-        seen = self._same(alone, tokens, BATCH_TOLERANCE, "encode")
+        seen = same(alone, tokens, BATCH_TOLERANCE, "encode")
         decoded = decode_tokens(self.tokenizer, tokens)
         single = torch.cat([decode_tokens(self.tokenizer, token.unsqueeze(0)) for token in tokens])
-        return f"{seen}; decode: {self._same(single, decoded, BATCH_TOLERANCE, 'decode')}"
+        return f"{seen}; decode: {same(single, decoded, BATCH_TOLERANCE, 'decode')}"
 
     def moments_agree(self) -> str:
         """`moments` is the unscaled posterior that `encode` scales."""
         if self.discrete or not hasattr(self.tokenizer, "moments"):
             raise CheckSkipped("no moments(images)")
         mean, std = self.tokenizer.moments(self.images)
-        _require(mean.shape == std.shape and bool((std >= 0).all()), "moments are not a mean and a deviation")
+        require(mean.shape == std.shape and bool((std >= 0).all()), "moments are not a mean and a deviation")
         tokens = encode_images(self.tokenizer, self.images)
-        return self._same(tokens, scaled(self.tokenizer, mean), BATCH_TOLERANCE, "encode is not the scaled mean")
+        return same(tokens, scaled(self.tokenizer, mean), BATCH_TOLERANCE, "encode is not the scaled mean")
 
     def codebook_agrees(self) -> str:
         """`quantize` of `latents` is `encode`; every code that `lookup` gives is found again by `quantize`."""
@@ -188,10 +148,10 @@ class Probe:
             raise CheckSkipped("no latents, quantize and lookup")
         ids = encode_images(self.tokenizer, self.images)
         again = self.tokenizer.quantize(self.tokenizer.latents(self.images))
-        self._same(again, ids, 0.0, "quantize of latents is not encode")
+        same(again, ids, 0.0, "quantize of latents is not encode")
         codes = self.tokenizer.lookup(ids)
         found = self.tokenizer.lookup(self.tokenizer.quantize(codes))
-        return self._same(found, codes, BATCH_TOLERANCE, "quantize does not find the codes that lookup gives")
+        return same(found, codes, BATCH_TOLERANCE, "quantize does not find the codes that lookup gives")
 
     def codebook_bounds(self) -> str:
         """An id outside the codebook is an error, not some code."""
@@ -219,5 +179,5 @@ class Probe:
             found = decode_tokens(self.tokenizer, tokens.to(kind))
         finally:
             self.tokenizer.to(home)
-        _require(found.device.type == kind, f"decode on {kind} returns a tensor on {found.device.type}")
-        return f"{kind}: {self._same(found.cpu(), expected, DEVICE_TOLERANCE, 'decode')}"
+        require(found.device.type == kind, f"decode on {kind} returns a tensor on {found.device.type}")
+        return f"{kind}: {same(found.cpu(), expected, DEVICE_TOLERANCE, 'decode')}"
