@@ -83,6 +83,14 @@ def test_list_has_it_and_names_those_that_cannot_be_used(arbench):
     assert "note: method 'mar' of arbench-unigram is not used: the name is that of arbench" in err
 
 
+def test_doctor_has_them_too(arbench):
+    code, out, _ = arbench("doctor", "--json")
+    assert code == 0
+    problems = [fact["value"] for fact in json.loads(out) if fact["name"] == "plug-in"]
+    assert len(problems) == 4
+    assert any("'unigram-broken' cannot be imported" in problem for problem in problems)
+
+
 def test_the_shipped_method_wins_its_name(arbench):
     code, out, _ = arbench("models", "mar-digits")
     assert code == 0

@@ -13,7 +13,7 @@ import torch
 
 from arbench.evaluation.reference_cards import REFERENCES
 from arbench.generators.cards import WeightsCard, weights_home
-from arbench.generators.methods import presets
+from arbench.generators.methods import presets, unusable
 from arbench.machine.hardware import GIB, available_devices, cpu_name, free_memory, num_cores, versions
 from arbench.registry import tokenizer_entry_points
 from arbench.weights.cards import cards_for, find_weights, how_to_get
@@ -96,12 +96,15 @@ def disk() -> Iterator[Fact]:
 
 
 def generators() -> Iterator[Fact]:
-    """What every preset needs: its own weights and those of its tokenizer."""
+    """What every preset needs: its own weights and those of its tokenizer; and plug-ins that cannot be used."""
     for preset in presets().values():
         weights = weights_fact("generators", preset.name, shipped_weights(preset) if preset.shipped else None)
         if not preset.shipped and not cards_for(preset.name):
             weights = dataclasses.replace(weights, value="never released", remedy="arbench train, or --weights FILE")
         yield with_tokenizer(weights, tokenizer_fact(preset.tokenizer))
+    for line in unusable():
+        remedy = "reinstall or remove its package"
+        yield Fact(section="generators", name="plug-in", value=line, state=PROBLEM, remedy=remedy)
 
 
 def with_tokenizer(weights: Fact, tokenizer: Fact) -> Fact:
