@@ -292,12 +292,16 @@ def _whole(text: str) -> int | None:
 
 
 def _hub_headers(url: str) -> dict[str, str]:
-    """What the Hub's own library sends to the Hub: the user's token, where there is one. Nobody else is told it."""
+    """The user's token, as the Hub's own library finds it, for the Hub; nobody else is told it.
+
+    Not the library's `build_hf_headers`: its first call in a process may ask the Hub something itself.
+    """
     if not url.startswith(f"{hub_endpoint()}/"):
         return {}
-    from huggingface_hub.utils import build_hf_headers
+    from huggingface_hub import get_token
 
-    return build_hf_headers(library_name="arbench")
+    token = get_token()
+    return {"Authorization": f"Bearer {token}"} if token else {}
 
 
 def _free_bytes(folder: Path) -> int:
