@@ -17,25 +17,31 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
-    """One step of a schedule: which tokens are revealed, and where the generation stands."""
+class Stage:
+    """Where a generation stands at a step: what a schedule knows before anything is drawn."""
 
-    positions: Tensor  # (B, n) raster indices revealed now
+    index: int  # of the step, from 0
     known: int  # tokens revealed before this step
+    size: int  # tokens that it reveals
     total: int  # tokens of an image
     clock: int  # what `cfg_interval` is compared with; below 0 guidance always holds
     hidden_after: int  # tokens that count as hidden after this step, for linear guidance
 
-    @property
-    def size(self) -> int:
-        return self.positions.shape[1]
+
+@dataclass(frozen=True, kw_only=True)
+class Step(Stage):
+    """One step of a schedule: which tokens are revealed, and where the generation stands."""
+
+    positions: Tensor  # (B, n) raster indices: those revealed, or those that a schedule that looks chooses from
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
     """`order` (B, N): raster index of the k-th revealed token; `sizes`: tokens a step, adding up to N; `clocks`: what
     `cfg_interval` is compared with at each step; `passes`: how often a step runs the network; `least_hidden`: tokens
-    that linear guidance counts as hidden when none is any more."""
+    that linear guidance counts as hidden when none is any more.
+
+    One that looks at what was drawn is an `arbench.sampling.looking.LookingSchedule`."""
 
     order: Tensor
     sizes: list[int]
@@ -43,17 +49,36 @@ class Schedule:
     passes: int = 1
     least_hidden: int = 1  # MAR release
 
-    def __iter__(self) -> Iterator[Step]:
-        known, total = 0, self.order.shape[1]
-        for size, clock in zip(self.sizes, self.clocks, strict=True):
-            yield Step(
-                positions=self.order[:, known : known + size],
-                known=known,
-                total=total,
-                clock=clock,
-                hidden_after=max(total - known - size, self.least_hidden),
-            )
+    @property
+    def plan(self) -> list[Stage]:
+        """The steps without their positions: all that guidance and a count of operations need."""
+        stages, known, total = [], 0, self.order.shape[1]
+        for index, (size, clock) in enumerate(zip(self.sizes, self.clocks, strict=True)):
+            after = max(total - known - size, self.least_hidden)
+            stages.append(Stage(index=index, known=known, size=size, total=total, clock=clock, hidden_after=after))
             known += size
+        return stages
+
+    def positions(self, stage: Stage) -> Tensor:
+        """Raster indices (B, n) whose conditions a step needs: those that it reveals."""
+        return self.order[:, stage.known : stage.known + stage.size]
+
+    def __iter__(self) -> Iterator[Step]:
+        for stage in self.plan:
+            yield Step(positions=self.positions(stage), **vars(stage))
+
+    def draw(
+        self,
+        step: Step,
+        head: Head,
+        condition: Tensor,
+        unconditional: Tensor | None,
+        scale: float,
+        settings: Any,
+        noise: Noise,
+    ) -> tuple[Step, Tensor]:
+        """The step as it is revealed, and its tokens; `condition` and what follows are the arguments of `head.draw`."""
+        return step, head.draw(condition, unconditional, scale, settings, noise, step.positions)
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -70,8 +95,8 @@ class Noise(Protocol):
     def orders(self, num_tokens: int) -> Tensor:
         """A random permutation of the raster indices for each image: (B, N) int64."""
 
-    def uniform(self, positions: Tensor) -> Tensor:
-        """One number in (0, 1) for each image and raster position (B, n): (B, n) float64."""
+    def uniform(self, positions: Tensor, draw: int = 0) -> Tensor:
+        """One number in (0, 1) for each image and raster position (B, n): (B, n) float64; another for each `draw`."""
 
     def gaussian(self, step: int, positions: Tensor, channels: int) -> Tensor:
         """Standard normals (B, n, channels) float32; step 0 starts a token, step 1 + k is for denoising step k."""
@@ -106,6 +131,22 @@ class Head(Protocol):
         """
 
 
+class ConfidentHead(Head, Protocol):
+    """A head that also tells how sure it is: what a schedule that looks needs."""
+
+    def draw_with_confidence(
+        self,
+        condition: Tensor,
+        unconditional: Tensor | None,
+        scale: float,
+        settings: Any,
+        noise: Noise,
+        positions: Tensor,
+        draw: int,
+    ) -> tuple[Tensor, Tensor]:
+        """As `Head.draw`, and beside each code the logarithm of its probability (B, n); `draw` is that of `noise`."""
+
+
 class Generator(Protocol):
     """What a method's `model` builds from its configuration: a torch module with these members.
 
@@ -125,7 +166,10 @@ class Generator(Protocol):
         """What draws its tokens."""
 
     def begin(self, labels: Tensor, guided: bool, reveal_order: Tensor) -> Any:
-        """The state of a generation with nothing revealed; `labels` (B,), `reveal_order` (B, N)."""
+        """The state of a generation with nothing revealed; `labels` (B,), `reveal_order` (B, N).
+
+        A schedule that looks decides the order as it goes, in place: the first entries are those revealed so far.
+        """
 
     def conditions(self, state: Any, step: Step, guided: bool) -> tuple[Tensor, Tensor | None]:
         """Condition vectors (B, n, D) of the step's positions, and the unconditional ones where guided."""

@@ -9,6 +9,7 @@ from arbench.sampling.noise import FixedNoise, ImageNoise, check_seed, philox
 
 IDS = torch.tensor([0, 7, 123_456])
 POSITIONS = torch.arange(16).expand(3, -1)
+FIRST_DRAW = 0.271694831433706  # seed 3, image 7, token 5, as every release drew it
 
 
 def test_philox_equals_its_published_vectors() -> None:
@@ -98,3 +99,22 @@ def test_fixed_noise_gives_back_its_tape() -> None:
     ):
         with pytest.raises(ValueError, match="FixedNoise"):
             call()
+
+
+def test_another_draw_at_a_place_is_another_number() -> None:
+    noise = ImageNoise(3, IDS)
+    draws = [noise.uniform(POSITIONS, draw) for draw in range(4)]
+    assert torch.equal(draws[0], noise.uniform(POSITIONS))
+    assert len(torch.stack(draws).unique()) == 4 * POSITIONS.numel()
+    # The first draw is the one that images have always been made of.
+    assert float(noise.uniform(torch.tensor([[5]] * 3))[1]) == pytest.approx(FIRST_DRAW, abs=1e-15)
+
+
+def test_a_tape_of_several_draws() -> None:
+    tape = torch.rand(2, 3, 16, dtype=torch.float64)
+    noise, places = FixedNoise(uniform=tape), torch.tensor([[3], [1], [15]])
+    for draw in (0, 1):
+        assert torch.equal(noise.uniform(places, draw), tape[draw].gather(1, places))
+    assert torch.equal(FixedNoise(uniform=tape[0]).uniform(places), tape[0].gather(1, places))
+    with pytest.raises(ValueError, match=r"FixedNoise: uniform of shape .* given, draw 2 needed"):
+        noise.uniform(places, 2)

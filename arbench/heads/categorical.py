@@ -75,11 +75,39 @@ class CategoricalHead(nn.Linear):
 
         `settings` holds temperature (0 is greedy), top_k, top_p; `noise.uniform(positions)` gives the random numbers.
         """
-        others = None if unconditional is None else self.logits(unconditional)
-        logits = guided_logits(self.logits(condition), others, scale)
+        logits = self._guided(condition, unconditional, scale)
         if settings.temperature == 0:
             return logits.argmax(-1)
-        probability = probabilities(
-            logits, temperature=settings.temperature, top_k=settings.top_k, top_p=settings.top_p
-        )
-        return inverse_transform(probability, noise.uniform(positions))
+        return inverse_transform(_kept(logits, settings), noise.uniform(positions))
+
+    def draw_with_confidence(
+        self,
+        condition: Tensor,
+        unconditional: Tensor | None,
+        scale: float,
+        settings: Any,
+        noise: Any,
+        positions: Tensor,
+        draw: int,
+    ) -> tuple[Tensor, Tensor]:
+        """As `draw`, by `noise.uniform(positions, draw)`: codes (B, n), and the logarithms of their probabilities.
+
+        The probability is that of the draw, after temperature, top-k and top-p; of a greedy one the softmax's.
+        """
+        logits = self._guided(condition, unconditional, scale)
+        if settings.temperature == 0:
+            codes, probability = logits.argmax(-1), logits.softmax(-1)
+        else:
+            probability = _kept(logits, settings)
+            codes = inverse_transform(probability, noise.uniform(positions, draw))
+        return codes, probability.gather(-1, codes.unsqueeze(-1)).squeeze(-1).log()
+
+    def _guided(self, condition: Tensor, unconditional: Tensor | None, scale: float) -> Tensor:
+        """Guided logits (B, n, V)."""
+        others = None if unconditional is None else self.logits(unconditional)
+        return guided_logits(self.logits(condition), others, scale)
+
+
+def _kept(logits: Tensor, settings: Any) -> Tensor:
+    """`probabilities` under sampling settings."""
+    return probabilities(logits, temperature=settings.temperature, top_k=settings.top_k, top_p=settings.top_p)

@@ -90,7 +90,7 @@ def planned_steps(generator: Generator, settings: Any) -> list[PlannedStep]:
     """The steps as the sampling loop takes them: the same schedule, the same guidance at each step."""
     label = torch.zeros(1, dtype=torch.int64)
     schedule = make_schedule(generator, settings, ImageNoise(0, label), label)
-    scales = [guidance_scale(settings, step) for step in schedule]
+    scales = [guidance_scale(settings, stage) for stage in schedule.plan]
     last_guided = max((index for index, scale in enumerate(scales) if scale != 1), default=-1)
     sizes = [0, *schedule.sizes]
     return [
@@ -103,5 +103,5 @@ def planned_steps(generator: Generator, settings: Any) -> list[PlannedStep]:
             head_rows=2 if scales[index] != 1 else 1,
             passes=schedule.passes,
         )
-        for index, step in enumerate(schedule)
+        for index, step in enumerate(schedule.plan)
     ]

@@ -77,7 +77,7 @@ def generate(
     training, head = generator.training, generator.draw_head()
     generator.eval()
     schedule = make_schedule(generator, settings, noise, labels)
-    scales = [guidance_scale(settings, step) for step in schedule]
+    scales = [guidance_scale(settings, stage) for stage in schedule.plan]
     # The unconditional rows run as long as a step to come reads them, and not a step longer.
     last_guided = max((index for index, scale in enumerate(scales) if scale != 1), default=-1)
     state = generator.begin(labels, last_guided >= 0, schedule.order)
@@ -87,7 +87,7 @@ def generate(
                 conditional, unconditional = generator.conditions(state, step, index <= last_guided)
             with timer.phase("head"):
                 others = None if scale == 1 else unconditional
-                tokens = head.draw(conditional, others, scale, settings, noise, step.positions)
+                step, tokens = schedule.draw(step, head, conditional, others, scale, settings, noise)
             generator.reveal(state, step, tokens)
             if generator.kind == "discrete" and index in (last_guided, len(schedule) - 1):
                 require_finite(head, conditional, unconditional)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from arbench.protocols import Step
+from arbench.protocols import Stage
 from arbench.settings import Guidance
 
 
-def guidance_scale(settings: Guidance, step: Step) -> float:
+def guidance_scale(settings: Guidance, step: Stage) -> float:
     """The scale at `step`; 1 means the conditional prediction alone.
 
     "constant": `cfg_scale` throughout. "linear": 1 + (cfg_scale - 1) times the share of tokens that are known after

@@ -82,8 +82,8 @@ class ImageNoise:
         # 63 bits a token make ties as good as impossible; a stable sort settles them all the same.
         return torch.argsort((word0 << 31) | (word1 >> 1), dim=1, stable=True)
 
-    def uniform(self, positions: Tensor) -> Tensor:
-        return unit_interval(self._words(positions, 0, UNIFORM)[0])
+    def uniform(self, positions: Tensor, draw: int = 0) -> Tensor:
+        return unit_interval(self._words(positions, draw, UNIFORM)[0])
 
     def gaussian(self, step: int, positions: Tensor, channels: int) -> Tensor:
         quads = math.ceil(channels / 4)
@@ -98,7 +98,8 @@ class FixedNoise:
     """A tape of given random numbers, for comparing implementations draw by draw.
 
     `orders` (B, N) int64; `gaussian` (1 + S, B, N, C): row 0 starts each token, row 1 + k is added by denoising step k;
-    `uniform` (B, N) in (0, 1) for categorical draws. Asking for what was not given is a ValueError.
+    `uniform` (B, N) in (0, 1) for categorical draws, or (draws, B, N) where a place is drawn more than once. Asking for
+    what was not given is a ValueError.
     """
 
     def __init__(
@@ -112,8 +113,12 @@ class FixedNoise:
             raise ValueError(f"FixedNoise: orders of {orders.shape[1]} tokens given, the generator has {num_tokens}")
         return orders
 
-    def uniform(self, positions: Tensor) -> Tensor:
-        return self._given("uniform", self._uniform).to(positions.device).double().gather(1, positions)
+    def uniform(self, positions: Tensor, draw: int = 0) -> Tensor:
+        tape = self._given("uniform", self._uniform)
+        draws = tape if tape.dim() == 3 else tape.unsqueeze(0)
+        if draw >= len(draws):
+            raise ValueError(f"FixedNoise: uniform of shape {tuple(tape.shape)} given, draw {draw} needed")
+        return draws[draw].to(positions.device).double().gather(1, positions)
 
     def gaussian(self, step: int, positions: Tensor, channels: int) -> Tensor:
         tape = self._given("gaussian", self._gaussian)
