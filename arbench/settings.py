@@ -71,6 +71,14 @@ class Setting:
             raise ValueError(f"{self.name} {value}: expected {self.expected}")
         return self.kind(value)
 
+    def read(self, text: str) -> int | float | str:
+        """The value that `text` says on a command line. Raises ValueError as `check` does."""
+        try:
+            value = self.kind(text)
+        except ValueError:
+            value = text  # which `check` tells
+        return self.check(value)
+
     def _in_range(self, value: Any) -> bool:
         return (
             -LARGEST <= value <= LARGEST  # false for NaN
@@ -237,6 +245,11 @@ class MaskedCategoricalSampling(MaskedSampling, CategoricalSampling):
     """MAR with cross-entropy: the masked schedule with a categorical head."""
 
     cfg_schedule: str = CFG_SCHEDULE.field("linear")
+
+
+def as_option(name: str, value: Any) -> str:
+    """A setting as the command line takes it: by its own option, or by `--set` where a plug-in brings it."""
+    return f"--{name.replace('_', '-')} {value}" if name in SETTINGS else f"--set {name}={value}"
 
 
 Settings = TypeVar("Settings", bound=Guidance)

@@ -12,11 +12,11 @@ from conftest import COMBINATIONS, make_generator
 from torch import Tensor
 
 from arbench.heads.categorical import CategoricalHead, inverse_transform
-from arbench.noise import FixedNoise, ImageNoise
+from arbench.sampling.noise import FixedNoise, ImageNoise
 from arbench.protocols import Noise, Step
-from arbench.sampling import loop
+from arbench.sampling import algorithm
 from arbench.sampling.looking import LookingSchedule
-from arbench.sampling.loop import generate
+from arbench.sampling.algorithm import generate
 from arbench.sampling.schedules import masked_sizes
 from arbench.settings import CategoricalSampling
 
@@ -43,7 +43,7 @@ def confident(generator: Any, settings: Any, noise: Noise, labels: Tensor) -> Co
 @pytest.fixture
 def looking(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A small masked generator whose schedule looks."""
-    monkeypatch.setattr(loop, "make_schedule", confident)
+    monkeypatch.setattr(algorithm, "make_schedule", confident)
     return make_generator("mar")
 
 

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from arbench.cli import options
-from arbench.cli.run import given_options, parse_batch_size, say
-from arbench.settings import SETTINGS
+from arbench.cli.run import parse_batch_size, say
 
 if TYPE_CHECKING:
     from arbench.runs.models import Parts
@@ -73,7 +72,7 @@ def bench(
 
     Weights that are not on this machine are replaced by random ones.
     """
-    chosen = given_options(ctx)
+    chosen = options.given_options(ctx)
     from arbench.runs.request import require_batch_size, require_whole
     from arbench.sampling.noise import check_seed
 
@@ -166,5 +165,5 @@ def load_for_speed(chosen: dict[str, Any]) -> Parts:
         which=chosen.get("which", "ema"),
         device=device,
         dtype=dtype,
-        sampling={name: chosen[name] for name in SETTINGS if name in chosen},
+        sampling=options.sampling_of(chosen),
     )

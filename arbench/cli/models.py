@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 from typer.core import TyperGroup
 
+from arbench.settings import as_option
+
 if TYPE_CHECKING:
     from arbench.generators.spec import Preset
 
@@ -142,5 +144,5 @@ def describe(preset: Preset) -> dict[str, Any]:
 def cell(value: Any) -> str:
     """A value as it stands in the table; settings as on the command line."""
     if isinstance(value, dict):
-        return " ".join(f"--{name.replace('_', '-')} {setting}" for name, setting in value.items())
+        return " ".join(as_option(name, setting) for name, setting in value.items())
     return "-" if value is None else str(value)

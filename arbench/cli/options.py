@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
 
-from arbench.generators.methods import method_names
+from arbench.generators.methods import all_settings, method_by_module, method_names
+from arbench.registry import unknown_name
 from arbench.settings import SETTINGS, Setting
 
 METHODS = "|".join(method_names())
+SET = "set"  # the option by which a plug-in's settings are given
 
 Method = Annotated[Optional[str], typer.Option("--method", metavar=METHODS, help="What draws (run: also all).")]
 Model = Annotated[Optional[str], typer.Option("--model", help="Generator preset, e.g. mar-b.")]
@@ -31,19 +33,25 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupte
 Reference = Annotated[Optional[str], typer.Option("--reference", help="Reference name, statistics file or folder.")]
 Data = Annotated[Optional[str], typer.Option("--data", help="'digits' or a folder with one folder a class.")]
 
+Set = Annotated[
+    Optional[list[str]],
+    typer.Option("--set", metavar="NAME=VALUE", help="A setting of a plug-in's method; repeatable."),
+]
+
 
 def with_sampling(command: Callable[..., None]) -> Callable[..., None]:
-    """`command` with an option for every sampling setting; it finds those that were given in its context."""
+    """`command` with an option for every sampling setting, and `--set`; `given_options` tells those that were given."""
 
     @functools.wraps(command)
     def wrapped(**given: Any) -> None:
-        command(**{name: value for name, value in given.items() if name not in SETTINGS})
+        command(**{name: value for name, value in given.items() if name not in (*SETTINGS, SET)})
 
     own = inspect.signature(command, eval_str=True).parameters.values()
     added = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_sampling_option(setting))
         for name, setting in SETTINGS.items()
     ]
+    added.append(inspect.Parameter(SET, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Set))
     wrapped.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
     wrapped.__annotations__ = {part.name: part.annotation for part in (*own, *added)}
     return wrapped
@@ -54,6 +62,42 @@ def _sampling_option(setting: Setting) -> Any:
     choices = "|".join(setting.choices) or None
     option = typer.Option(f"--{setting.name.replace('_', '-')}", help=setting.help, metavar=choices)
     return Annotated[Optional[setting.kind], option]
+
+
+def given_options(ctx: typer.Context) -> dict[str, Any]:
+    """The options on the command line, by name; what was left at its default is not among them.
+
+    What `--set` says stands under the setting's own name. Raises ValueError where it says what is none.
+    """
+    sources = {name: ctx.get_parameter_source(name) for name in ctx.params}
+    asked = {name: ctx.params[name] for name, source in sources.items() if source and source.name != "DEFAULT"}
+    pairs = asked.pop(SET, ())
+    if pairs and ":" in asked.get("model", ""):
+        method_by_module(asked["model"])  # its settings are known from here on
+    for pair in pairs:
+        name, value = read_setting(pair)
+        if name in asked:
+            raise ValueError(f"--set {pair}: {name} is given twice")
+        asked[name] = value
+    return asked
+
+
+def read_setting(pair: str) -> tuple[str, Any]:
+    """Name and value of `NAME=VALUE`. Raises ValueError for an unknown name and a value out of range."""
+    name, equals, text = pair.partition("=")
+    name = name.strip().replace("-", "_")
+    if not equals:
+        raise ValueError(f"--set {pair}: expected NAME=VALUE")
+    known = all_settings()
+    if name not in known:
+        raise unknown_name("sampling setting", name, known)
+    return name, known[name].read(text.strip())
+
+
+def sampling_of(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The sampling settings among the given options."""
+    known = all_settings()
+    return {name: value for name, value in asked.items() if name in known}
 
 
 def given(**options: object) -> dict[str, object]:

@@ -83,7 +83,7 @@ def run(
     export_npz: ExportNpz = False,
 ) -> None:
     """Sample, evaluate, write a run folder, print the table row; alone it runs a small model on handwritten digits."""
-    asked = given_options(ctx)
+    asked = options.given_options(ctx)
     if method == ALL:
         compare_methods({name: value for name, value in asked.items() if name != "method"})
         return
@@ -100,12 +100,6 @@ def run(
 
         print_tables([records_table([record])])
         print(f"\n{path}")
-
-
-def given_options(ctx: typer.Context) -> dict[str, Any]:
-    """The options on the command line, by name; what was left at its default is not among them."""
-    sources = {name: ctx.get_parameter_source(name) for name in ctx.params}
-    return {name: ctx.params[name] for name, source in sources.items() if source and source.name != "DEFAULT"}
 
 
 def build_request(asked: Mapping[str, Any]) -> RunRequest:

@@ -8,9 +8,8 @@ from typing import Annotated, Optional
 import typer
 
 from arbench.cli import options
-from arbench.cli.run import given_options, parse_batch_size
+from arbench.cli.run import parse_batch_size
 from arbench.registry import unknown_name
-from arbench.settings import SETTINGS
 
 EXAMPLES = """Examples:
 
@@ -59,7 +58,7 @@ def sample(
     target = check_target(out or DEFAULT_OUT)
     if per_class is None:
         per_class = DEFAULT_PER_CLASS if labels is None else 1
-    chosen = given_options(ctx)
+    chosen = options.given_options(ctx)
 
     from arbench.machine.hardware import resolve_device, resolve_dtype
     from arbench.machine.progress import image_progress
@@ -82,7 +81,7 @@ def sample(
         which=which,
         device=resolve_device(device),
         dtype=resolve_dtype(dtype),
-        sampling={name: chosen[name] for name in SETTINGS if name in chosen},
+        sampling=options.sampling_of(chosen),
     )
     num_classes = parts.generator.num_classes
     classes = range(min(num_classes, MOST_ROWS)) if labels is None else parse_labels(labels, num_classes)

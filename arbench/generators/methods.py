@@ -8,6 +8,7 @@ from typing import Any
 
 from arbench.generators.spec import Method, Preset
 from arbench.registry import GENERATORS, unknown_name
+from arbench.settings import SETTINGS, Setting, settings_of
 
 _given: dict[str, Method] = {}  # those that were named as module:Name in this process
 
@@ -58,6 +59,16 @@ def presets() -> dict[str, Preset]:
         for preset in method.presets:
             known.setdefault(preset.name, preset)
     return dict(sorted(known.items(), key=lambda item: item[1].data is None))
+
+
+def all_settings() -> dict[str, Setting]:
+    """Every sampling setting by name: those that have an option, then what methods of others bring."""
+    known = dict(SETTINGS)
+    for method in methods().values():
+        for sampling_type in method.sampling:
+            for name, setting in settings_of(sampling_type).items():
+                known.setdefault(name, setting)
+    return known
 
 
 def get_preset(name: str) -> Preset:

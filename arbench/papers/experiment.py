@@ -19,9 +19,9 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+from arbench.generators.methods import all_settings
 from arbench.machine.yaml_file import read_yaml
 from arbench.registry import unknown_name
-from arbench.settings import SETTINGS
 
 TASKS = ("generate", "bench", "reconstruct", "quoted")
 # Values of `weights` beside the names of weights cards.
@@ -91,12 +91,13 @@ class Row:
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise unknown_name("task", self.task, TASKS)
+        settings = all_settings()
         for name in self.sampling:
-            if name not in SETTINGS:
-                raise unknown_name("sampling setting", name, SETTINGS)
+            if name not in settings:
+                raise unknown_name("sampling setting", name, settings)
         for name in self.unprinted:
-            if name not in (*SETTINGS, "training"):
-                raise unknown_name("setting that is not printed", name, (*SETTINGS, "training"))
+            if name not in (*settings, "training"):
+                raise unknown_name("setting that is not printed", name, (*settings, "training"))
         if self.which not in ("ema", "raw"):
             raise unknown_name("kind of weights", self.which, ("ema", "raw"))
         if self.labels not in ("balanced", "random"):
@@ -133,8 +134,8 @@ class Row:
 
         Where the row names released weights, or has none yet, any file is taken for them.
         """
-        own = self.settings
-        changed = [name for name in given if name in (*own, *SETTINGS) and name not in FREE]
+        own, settings = self.settings, all_settings()
+        changed = [name for name in given if name in (*own, *settings) and name not in FREE]
         changed = [name for name in changed if given[name] != own.get(name)]
         for name, told in (("weights", self.weights), ("tokenizer_weights", self.tokenizer_weights)):
             file = given.get(name)

@@ -19,6 +19,7 @@ from arbench.papers.published import PublishedValue, published_row
 from arbench.registry import tokenizer_entry_points
 from arbench.report.record import Record
 from arbench.report.values import group_seeds
+from arbench.settings import as_option
 from arbench.weights.cards import all_cards, cards_for, get_card, how_to_get
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ def row_command(experiment: Experiment, row: Row) -> str:
     if row.task == "reconstruct":
         return f"arbench tokenizers reconstruct {row.tokenizer} --data DIR"
     if row.task == "bench":
-        settings = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in row.sampling.items())
+        settings = " ".join(as_option(name, value) for name, value in row.sampling.items())
         batch = f" --batch-size {row.batch_size}" if row.batch_size else ""
         return f"arbench bench --method {row.method} --model {row.model}{batch} {settings}".rstrip()
     return f"arbench reproduce {experiment.told} --rows {row.name} --yes"

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from arbench.generators.methods import all_settings
 from arbench.report.protocols import Marks
 from arbench.report.values import SeedGroup, fid_name, method_name, quantity, split_score, varying
-from arbench.settings import NUM_ITER, SETTINGS
+from arbench.settings import NUM_ITER
 
-OTHER = tuple(name for name in SETTINGS if name != NUM_ITER.name)  # iterations are steps
-VARIED = ("params_m", "steps", *OTHER)  # what may tell two points of a curve apart
 CROWD = 8  # points of a curve; with more, only their steps are written beside them
 
 
@@ -35,6 +34,11 @@ class Curve:
     joined: bool = True
 
 
+def other_settings() -> tuple[str, ...]:
+    """The settings beside the iterations, which are steps."""
+    return tuple(name for name in all_settings() if name != NUM_ITER.name)
+
+
 def record_curves(groups: Sequence[SeedGroup], x: str, y: str, marks: Marks) -> list[Curve]:
     """One curve a method (a model or a tokenizer, where there are several), in order of its step counts or `x`.
 
@@ -44,7 +48,7 @@ def record_curves(groups: Sequence[SeedGroup], x: str, y: str, marks: Marks) -> 
     for name in (x, y):
         quantity(name)  # tells the nearest where there is none
     # Over a setting, each combination of the others is a curve of its own.
-    split = [name for name in varying(groups, OTHER) if name != x] if x in OTHER else []
+    split = [name for name in varying(groups, other_settings()) if name != x] if x in other_settings() else []
     found: dict[str, list[SeedGroup]] = {}
     for group in groups:
         if isinstance(group.mean(x), (int, float)) and isinstance(group.mean(y), (int, float)):
@@ -60,12 +64,14 @@ def record_curves(groups: Sequence[SeedGroup], x: str, y: str, marks: Marks) -> 
 def _varied(groups: Sequence[SeedGroup]) -> list[str]:
     """What varies along a curve; a head whose steps are all that the generator takes is not counted twice."""
     twice = all(group.mean("head_steps") == group.mean("steps") for group in groups)
-    return [name for name in varying(groups, VARIED) if name != "head_steps" or not twice]
+    return [
+        name for name in varying(groups, ("params_m", "steps", *other_settings())) if name != "head_steps" or not twice
+    ]
 
 
 def _points(groups: Sequence[SeedGroup], x: str, y: str) -> tuple[Point, ...]:
     """The points of one curve along their steps, each labelled with them."""
-    telling, varied = _telling(groups, x), varying(groups, SETTINGS)
+    telling, varied = _telling(groups, x), varying(groups, tuple(all_settings()))
     across, up = quantity(x).scale, quantity(y).scale
     return tuple(
         Point(
@@ -81,10 +87,10 @@ def _points(groups: Sequence[SeedGroup], x: str, y: str) -> tuple[Point, ...]:
 
 def _telling(groups: Sequence[SeedGroup], x: str) -> list[str]:
     """What tells the points of a curve apart beside the axis: their steps, and settings where steps do not."""
-    if x == "steps" or x in OTHER:
+    if x == "steps" or x in other_settings():
         return []
     several = len({group.mean("steps") for group in groups}) < len(groups)
-    return ["steps", *(varying(groups, OTHER) if several and len(groups) <= CROWD else ())]
+    return ["steps", *(varying(groups, other_settings()) if several and len(groups) <= CROWD else ())]
 
 
 def axis_head(name: str, groups: Sequence[SeedGroup] = ()) -> str:
@@ -132,8 +138,8 @@ def _point_label(group: SeedGroup, telling: Sequence[str]) -> str:
 
 def _settings(group: SeedGroup, names: Sequence[str]) -> list[str]:
     """Settings with their names, as `guidance 2`."""
-    values = ((name, group.mean(name)) for name in names)
-    return [f"{quantity(name).title} {SETTINGS[name].text(value)}" for name, value in values if value is not None]
+    values, known = ((name, group.mean(name)) for name in names), all_settings()
+    return [f"{quantity(name).title} {known[name].text(value)}" for name, value in values if value is not None]
 
 
 def _scaled(value: float | None, scale: float) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from arbench.generators.methods import all_settings
 from arbench.report.data import DataRow, measured_data
 from arbench.report.formats import render
 from arbench.report.naming import row_names
@@ -22,7 +23,7 @@ from arbench.report.values import (
     varying,
     varying_within_methods,
 )
-from arbench.settings import NUM_ITER, SETTINGS
+from arbench.settings import NUM_ITER
 
 NOTHING = "–"  # in a cell
 
@@ -99,8 +100,10 @@ def _in_order(groups: Sequence[SeedGroup]) -> list[SeedGroup]:
     models = list(dict.fromkeys((group.first["method"], group.first["model"]) for group in groups))
     place = {model: index for index, model in enumerate(models)}
 
+    known = all_settings()
+
     def key(group: SeedGroup) -> tuple:
-        settings = (quantity(name).rank(group.mean(name)) for name in SETTINGS)
+        settings = (quantity(name).rank(group.mean(name)) for name in known)
         return place[group.first["method"], group.first["model"]], group.mean("steps") or 0, *settings
 
     return sorted(groups, key=key)
@@ -113,8 +116,9 @@ def _columns(groups: Sequence[SeedGroup]) -> list[str]:
         return any(group.mean(name) is not None for group in groups)
 
     # Guidance is told wherever it differs; other settings only where one method was run with several.
-    told = {*varying_within_methods(groups, SETTINGS), *varying(groups, ["cfg_scale"])} - {NUM_ITER.name}
-    settings = [name for name in SETTINGS if name in told]
+    known = all_settings()
+    told = {*varying_within_methods(groups, known), *varying(groups, ["cfg_scale"])} - {NUM_ITER.name}
+    settings = [name for name in known if name in told]
     sizes = ["batch_size"] if len(varying(groups, ["batch_size"])) else []
     results = (*score_names(groups), "seconds_per_image", "peak_memory_gib")
     return [name for name in ("params_m", "steps", *settings, *sizes, *results) if has(name)]

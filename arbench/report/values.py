@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from arbench.evaluation.table import heads
-from arbench.generators.methods import methods
+from arbench.generators.methods import all_settings, methods
 from arbench.registry import unknown_name
 from arbench.report.record import Record
-from arbench.settings import SETTINGS
+from arbench.settings import SETTINGS, Setting
 
 FULL_COUNT = 50_000  # the number of images behind a FID that needs no number in its name
 
@@ -69,6 +69,10 @@ def _quantity(name: str, title: str, unit: str = "", better: str | None = None, 
     return Quantity(name=name, title=title, unit=unit, better=better, **how)
 
 
+def _of_setting(setting: Setting) -> Quantity:
+    return _quantity(setting.name, setting.title, words=setting.words)
+
+
 QUANTITIES: dict[str, Quantity] = {
     q.name: q
     for q in (
@@ -97,7 +101,7 @@ QUANTITIES: dict[str, Quantity] = {
         _quantity("codebook_usage", "codebook use", "%", "higher", decimals=1),
         _quantity("fvd", "FVD", "", "lower", decimals=1),
         _quantity("speedup_pct", "speed-up", "%", "higher"),
-        *(_quantity(setting.name, setting.title, words=setting.words) for setting in SETTINGS.values()),
+        *map(_of_setting, SETTINGS.values()),
     )
 }
 SHORT_NAMES = {"is": "is_mean"}  # as `--metrics` has them, where records say more
@@ -116,6 +120,8 @@ def quantity(name: str) -> Quantity:
     if score in QUANTITIES and extractor is None:
         return QUANTITIES[score]
     head = heads().get(score)
+    if head is None and name in all_settings():  # a plug-in's
+        return _of_setting(all_settings()[name])
     if head is None:
         raise unknown_name("quantity", name, [*heads(), *QUANTITIES, *SHORT_NAMES])
     if extractor is None:

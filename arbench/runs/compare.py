@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from arbench.generators.methods import methods
+from arbench.generators.methods import all_settings, methods
 from arbench.generators.spec import Method
 from arbench.machine.files import write_whole
 from arbench.report.plots import plot_records
@@ -15,9 +15,8 @@ from arbench.report.tables import Table, records_table, render_table
 from arbench.report.values import method_name
 from arbench.runs.execute import execute
 from arbench.runs.request import DEFAULT_OUT, IF_STARTED, RunRequest
-from arbench.settings import SETTINGS
 
-OWN = ("model", "tokenizer", "tokenizer_weights", "experiment", "row", *SETTINGS)
+OWN = ("model", "tokenizer", "tokenizer_weights", "experiment", "row")
 
 
 def compare(
@@ -29,7 +28,7 @@ def compare(
     process but the first. Raises ValueError for a setting that belongs to one method.
     """
     for name in asked:
-        if name in OWN:
+        if name in (*OWN, *all_settings()):
             option = name.replace("_", "-")
             raise ValueError(f"--{option} belongs to one method; expected --method all without it, or one --method")
     compared = [method for method in methods().values() if method.compared is not None]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from arbench.generators.methods import all_settings
 from arbench.generators.spec import DIGITS
 from arbench.machine.distributed import Processes, processes
 from arbench.machine.hardware import resolve_device, resolve_dtype
@@ -20,7 +21,6 @@ from arbench.runs.models import Parts, load_parts
 from arbench.sampling.algorithm import check_labels
 from arbench.sampling.noise import MOST_IMAGES, ImageNoise, check_seed
 from arbench.sampling.schedules import make_schedule
-from arbench.settings import SETTINGS
 
 DEFAULT_IMAGES = 500
 DEFAULT_OUT = Path("runs")
@@ -67,11 +67,11 @@ class RunRequest:
     @classmethod
     def of(cls, **given: Any) -> RunRequest:
         """The request of these keywords, sampling settings among them. Raises ValueError for an unknown one."""
-        names = {known.name for known in dataclasses.fields(cls)} - {"sampling", "source"}
+        names, settings = {known.name for known in dataclasses.fields(cls)} - {"sampling", "source"}, all_settings()
         for name in given:
-            if name not in names and name not in SETTINGS:
-                raise unknown_name("setting of a run", name, names.union(SETTINGS))
-        sampling = {name: value for name, value in given.items() if name in SETTINGS}
+            if name not in names and name not in settings:
+                raise unknown_name("setting of a run", name, names.union(settings))
+        sampling = {name: value for name, value in given.items() if name in settings}
         return cls(**{name: value for name, value in given.items() if name in names}, sampling=sampling)
 
     def __post_init__(self) -> None:

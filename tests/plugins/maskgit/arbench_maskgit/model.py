@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from arbench.generators.common.config import as_grid
 from arbench.generators.common.layers import ViTBlock
 from arbench.generators.common.tokens import drop_labels
 from arbench.heads.categorical import CategoricalHead
 from arbench.protocols import Step
 from arbench_maskgit.config import MaskGITConfig, MaskGITSampling
-from torch import Tensor, nn
 
 INIT_STD = 0.02
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from arbench.protocols import Generator, Noise, Step
 from arbench.sampling.looking import LookingSchedule
 from arbench.sampling.schedules import masked_sizes
-from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from arbench.generators.common.work import activation_bytes, block_flops, logit_
 from arbench.heads.work import head_work as drawn_work
 from arbench.heads.work import item_size
 from arbench.protocols import Generator
-from arbench.work import PlannedStep, Work
+from arbench.machine.work import PlannedStep, Work
 
 
 def backbone_work(generator: Generator, step: PlannedStep, batch_size: int) -> Work:
