@@ -12,11 +12,11 @@ from conftest import COMBINATIONS, make_generator
 from torch import Tensor
 
 from arbench.heads.categorical import CategoricalHead, inverse_transform
-from arbench.sampling.noise import FixedNoise, ImageNoise
 from arbench.protocols import Noise, Step
 from arbench.sampling import algorithm
-from arbench.sampling.looking import LookingSchedule
 from arbench.sampling.algorithm import generate
+from arbench.sampling.looking import LookingSchedule
+from arbench.sampling.noise import FixedNoise, ImageNoise
 from arbench.sampling.schedules import masked_sizes
 from arbench.settings import CategoricalSampling
 

@@ -18,8 +18,8 @@ from PIL import Image
 
 import arbench
 from arbench.cli import run_command
-from arbench.images.data import open_data
 from arbench.generators import methods
+from arbench.images.data import open_data
 from arbench.images.pixels import to_float
 from arbench.report.record import load_record
 

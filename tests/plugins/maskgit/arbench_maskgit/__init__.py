@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from arbench import Method
-from arbench.generators.spec import Preset
 from arbench.generators.recipe import TrainConfig
+from arbench.generators.spec import Preset
 from arbench.registry import lazy
 from arbench_maskgit.config import MaskGITConfig, MaskGITSampling
 

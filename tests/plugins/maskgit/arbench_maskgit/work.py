@@ -9,8 +9,8 @@ from typing import Any
 from arbench.generators.common.work import activation_bytes, block_flops, logit_bytes, num_tokens
 from arbench.heads.work import head_work as drawn_work
 from arbench.heads.work import item_size
-from arbench.protocols import Generator
 from arbench.machine.work import PlannedStep, Work
+from arbench.protocols import Generator
 
 
 def backbone_work(generator: Generator, step: PlannedStep, batch_size: int) -> Work:
