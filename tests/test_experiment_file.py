@@ -112,7 +112,7 @@ def test_run_takes_a_row_of_it():
 
 
 def test_reproduce_table_and_plot_take_it(folder, capsys, monkeypatch):
-    from arbench.runs import execute as runner
+    from arbench.papers import run
 
     def execute(request, say):
         path = folder / request.out / "mar-digits-0123456789"
@@ -130,7 +130,7 @@ def test_reproduce_table_and_plot_take_it(folder, capsys, monkeypatch):
         write_record(made, path)
         return path, made
 
-    monkeypatch.setattr(runner, "execute", execute)
+    monkeypatch.setattr(run, "execute", execute)
     assert run_command(["reproduce", "my.yaml"]) == 0
     assert "arbench reproduce my.yaml --yes" in capsys.readouterr().out
     assert run_command(["reproduce", "my.yaml", "--seeds", "0", "--yes"]) == 0
