@@ -113,6 +113,12 @@ def test_its_models_are_listed_beside_ours(command: Command) -> None:
     assert line.endswith("--num-iter 8 --cfg-scale 2.0 --set choice_temperature=2.0")
 
 
+def test_it_keeps_the_promises_of_a_generator(command: Command) -> None:
+    told = command("models", "check", "maskgit-digits")
+    assert "failed" not in told
+    assert re.search(r"schedule +passed +64 tokens in 3 steps", told)
+
+
 def test_training_lowers_its_loss(weights: Path) -> None:
     data = open_data("digits")
     images, labels = to_float(data.images(range(64))), torch.as_tensor(data.labels[:64])

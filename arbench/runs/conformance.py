@@ -17,11 +17,9 @@ from arbench.generators.methods import get_method, method_by_module, presets
 from arbench.generators.spec import Method
 from arbench.machine.checks import Check, CheckSkipped, require, run_check, same
 from arbench.machine.hardware import available_devices
-from arbench.protocols import KINDS, Generator
+from arbench.protocols import KINDS, Generator, Step
 from arbench.sampling.algorithm import generate
-from arbench.sampling.noise import ImageNoise
-from arbench.sampling.schedules import make_schedule
-from arbench.settings import make_settings, settings_of
+from arbench.settings import settings_of
 from arbench.weights.configure import build_generator
 
 SEED = 0
@@ -114,13 +112,20 @@ class Probe:
 
     def schedule(self) -> str:
         """Every token is revealed exactly once in every image."""
-        model, labels = self._model(), torch.tensor([0, 0, 0])
-        known = settings_of(model.sampling_type)
-        settings: Any = make_settings(model.sampling_type, {k: v for k, v in QUICK.items() if k in known})
-        steps = list(make_schedule(model, settings, ImageNoise(SEED, torch.arange(3)), labels))
+        model = self._model()
+        steps: list[Step] = []
+        reveal = model.reveal
+
+        def noted(state: Any, step: Step, tokens: Tensor) -> None:
+            steps.append(step)  # what a schedule that looks has chosen is known only now
+            reveal(state, step, tokens)
+
+        model.reveal = noted  # type: ignore[method-assign]
+        self._draw(model, [0, 0, 0])
         total, revealed = model.grid[0] * model.grid[1], 0
         for step in steps:
             require(step.size > 0, "a step reveals no token")
+            require(step.positions.shape[1] == step.size, f"a step of {step.size} reveals {step.positions.shape[1]}")
             require(step.known == revealed, f"a step says {step.known} tokens are known; {revealed} are")
             revealed += step.size
         order = torch.cat([step.positions for step in steps], dim=1)
