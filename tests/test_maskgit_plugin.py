@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from test_readme import parse
 
 import arbench
 from arbench.cli import run_command
@@ -24,6 +26,7 @@ from arbench.images.pixels import to_float
 from arbench.report.record import load_record
 
 PLUGIN = Path(__file__).parent / "plugins" / "maskgit"
+HOW_TO = (Path(arbench.__file__).parent / "generators" / "README.md").read_text(encoding="utf-8")
 Command = Callable[..., str]
 
 TABLE = """\
@@ -228,3 +231,15 @@ def test_all_is_drawn_and_the_surest_first(weights: Path) -> None:
         probability = (logits[1] + scale * (logits[0] - logits[1])).softmax(-1)
     surest = probability.amax(-1).argmax(-1)
     assert torch.equal(ids.flatten(1).gather(1, surest[:, None]), probability.argmax(-1).gather(1, surest[:, None]))
+
+
+@pytest.mark.parametrize(("name", "code"), re.findall(r"```\w+\n# (\S+\.\w+)\n(.*?)```", HOW_TO, re.DOTALL))
+def test_the_how_to_shows_what_is_installed(name: str, code: str) -> None:
+    assert code in only(PLUGIN, name).read_text(encoding="utf-8")
+
+
+def test_the_commands_of_the_how_to_are_those_that_are_run_here(plugin: None) -> None:
+    (commands,) = re.findall(r"```bash\n(.*?)```", HOW_TO, re.DOTALL)
+    assert len(commands.splitlines()) == 6
+    for line in commands.splitlines():
+        parse(shlex.split(line)[1:])
