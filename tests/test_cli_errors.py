@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from arbench import cli
 from arbench.generators.methods import method_names
 from arbench.heads.solvers import SOLVERS
-from arbench.sampling import algorithm as loop
+from arbench.runs import pipeline as loop
 
 RANDOM = ("--weights", "random")
 ALL_COMMANDS = cli.COMMAND_MODULES

@@ -114,7 +114,7 @@ def test_run_takes_a_row_of_it():
 def test_reproduce_table_and_plot_take_it(folder, capsys, monkeypatch):
     from arbench.papers import run
 
-    def execute(request, say):
+    def execute(request, *, say):
         path = folder / request.out / "mar-digits-0123456789"
         path.mkdir(parents=True)
         made = new_record(

@@ -19,14 +19,14 @@ from tiny_runs import images_of, only_run, tiny
 
 import arbench
 from arbench.report.record import load_record
-from arbench.sampling import algorithm as loop
+from arbench.runs import pipeline as loop
 
 NUM_IMAGES = 320  # five shards
 SCRIPT = f"""
 import os, signal, sys
 import arbench
 from arbench.machine.distributed import processes
-from arbench.sampling import algorithm as loop
+from arbench.runs import pipeline as loop
 from tiny_runs import tiny
 draw, calls = loop.generate, []
 def dying(*positional, **named):

@@ -16,12 +16,12 @@ import arbench
 import arbench.runs.folder
 from arbench.evaluation.networks import Digits
 from arbench.report.record import load_record
+from arbench.runs import pipeline as loop
 from arbench.runs import pipeline as produce
 from arbench.runs.execute import execute
 from arbench.runs.memory import MemoryEstimate, automatic_batch, estimate_memory, is_out_of_memory
 from arbench.runs.models import load_parts
 from arbench.runs.request import RunRequest
-from arbench.sampling import algorithm as loop
 from arbench.weights.load import load_generator
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from arbench.machine.archives import check_arrays, check_torch_archive, explain_refusal, reading_npz
@@ -66,8 +67,6 @@ def read_torch(file: Path, allowed: Iterable[Any] = ()) -> Any:
 def read_state(file: Path) -> dict[str, Tensor]:
     """A state dict from .safetensors or a torch file. Raises as `read_torch`, and ValueError for another content."""
     if file.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
         _require_file(file)
         try:
             return load_file(file)

@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageFile, UnidentifiedImageError
+from torch.nn import functional as F
 
 from arbench.registry import unknown_name
 
@@ -248,9 +250,6 @@ def _stratified(labels: np.ndarray) -> dict[str, np.ndarray]:
 
 def show_digits(levels: np.ndarray, size: int = DIGITS_SIZE) -> np.ndarray:
     """Levels 0..16 (N, h, w) to grey uint8 (N, size, size, 3): bilinear with half-pixel centres, then rounded."""
-    import torch
-    from torch.nn import functional as F
-
     planes = torch.from_numpy(np.asarray(levels, dtype=np.float64) * (255 / DIGITS_LEVELS))
     shown = F.interpolate(planes[:, None], size=(size, size), mode="bilinear", align_corners=False)
     grey = shown[:, 0].round().to(torch.uint8).numpy()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -41,8 +42,6 @@ def to_float(images: np.ndarray) -> Tensor:
 
 def to_pil(images: Tensor | np.ndarray) -> list[Picture]:
     """Pillow images of floats (B, 3, H, W) in [-1, 1], or of uint8 (B, H, W, 3); ValueError for anything else."""
-    from PIL import Image
-
     shape, dtype = tuple(images.shape), str(images.dtype).removeprefix("torch.")
     if isinstance(images, Tensor) and images.is_floating_point() and images.dim() == 4 and shape[1] == 3:
         images = to_uint8(images)
@@ -60,7 +59,5 @@ def resize_bicubic(images: Tensor, size: int) -> Tensor:
 
 def save_png(path: Path, image: np.ndarray) -> None:
     """Write one uint8 (H, W, 3) picture as PNG."""
-    from PIL import Image
-
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(image).save(path)

@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import torch
+import torch
+import torch.distributed
 
 BUCKET_ELEMENTS = 25_000_000  # 100 MB of float32, past which a larger message is no faster
 POLL_SECONDS = 0.5
@@ -102,8 +102,6 @@ def by_first(mine: Processes, compute: Callable[[], Any]) -> Any:
             return compute()
         finally:
             store.set(key, "done")
-    import torch.distributed
-
     try:
         while mine.local_rank == 0 and not store.check([key]):  # no blocking call, so that Ctrl-C gets through
             time.sleep(POLL_SECONDS)
@@ -115,8 +113,6 @@ def by_first(mine: Processes, compute: Callable[[], Any]) -> Any:
 @cache
 def _store() -> Any:
     """torchrun's key-value store: one connection a process."""
-    import torch.distributed
-
     return next(torch.distributed.rendezvous("env://", timeout=SHARE_TIMEOUT))[0]
 
 
@@ -126,8 +122,6 @@ def process_group(mine: Processes, device: torch.device) -> Iterator[None]:
     if mine.count == 1:
         yield
         return
-    import torch.distributed
-
     torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield
@@ -142,9 +136,6 @@ def average(tensors: Sequence[torch.Tensor], mine: Processes) -> None:
     """
     if mine.count == 1:
         return
-    import torch
-    import torch.distributed
-
     for bucket in _buckets(tensors):
         flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
         torch.distributed.all_reduce(flat)

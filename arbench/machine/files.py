@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 CHECKSUM_SUFFIX = ".sha256"
 DEEPEST_YAML = 50  # levels of brackets
 PARTIAL = ".partial"  # how the name of a file ends while it is written
@@ -49,8 +51,6 @@ def read_yaml(path: Path) -> Any:
 
     OSError where it cannot be read, ValueError in one line where it is no YAML, or nested beyond all use.
     """
-    import yaml
-
     try:
         text = path.read_text(encoding="utf-8")
         if _bracket_depth(text) > DEEPEST_YAML:  # PyYAML's time grows with the square

@@ -9,12 +9,12 @@ import platform
 import resource
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+
+from arbench import __version__
 from arbench.registry import unknown_name
-
-if TYPE_CHECKING:
-    import torch
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -28,8 +28,6 @@ def resolve_device(name: str = "auto", local_rank: int = 0) -> torch.device:
 
     Raises ValueError for an unknown name and for a device this machine lacks.
     """
-    import torch
-
     kind, _, index = str(name).partition(":")
     if kind not in DEVICES or (index and not (index.isascii() and index.isdigit())):
         raise unknown_name("device", str(name), DEVICES)
@@ -48,16 +46,12 @@ def resolve_device(name: str = "auto", local_rank: int = 0) -> torch.device:
 
 def available_devices() -> list[str]:
     """Kinds of device of this machine, fastest first."""
-    import torch
-
     found = [("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available()), ("cpu", True)]
     return [kind for kind, present in found if present]
 
 
 def resolve_dtype(name: str) -> torch.dtype:
     """The torch dtype called `name`. Raises ValueError with the nearest name."""
-    import torch
-
     if str(name) not in DTYPES:
         raise unknown_name("dtype", str(name), DTYPES)
     return getattr(torch, str(name))
@@ -65,8 +59,6 @@ def resolve_dtype(name: str) -> torch.dtype:
 
 def synchronize(device: torch.device) -> None:
     """Wait for everything queued on `device`."""
-    import torch
-
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -76,8 +68,6 @@ def synchronize(device: torch.device) -> None:
 @contextlib.contextmanager
 def exact_float32(device: torch.device) -> Iterator[None]:
     """No TF32 and no autocast inside; what was set before comes back. Images and features vary with both."""
-    import torch
-
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
     matmul.allow_tf32 = cudnn.allow_tf32 = False
@@ -90,8 +80,6 @@ def exact_float32(device: torch.device) -> Iterator[None]:
 
 def free_memory(device: torch.device) -> int:
     """Bytes that are free on `device`, or in the machine's memory for the CPU and MPS."""
-    import torch
-
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     facts = _proc_facts("/proc/meminfo")
@@ -102,8 +90,6 @@ def free_memory(device: torch.device) -> int:
 
 def reset_peak_memory(device: torch.device) -> None:
     """Start `peak_memory_gib` anew, where the device or the system can (CUDA, Linux)."""
-    import torch
-
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif os.path.exists("/proc/self/clear_refs"):
@@ -114,8 +100,6 @@ def reset_peak_memory(device: torch.device) -> None:
 
 def peak_memory_gib(device: torch.device) -> float:
     """Most memory since the last reset in GiB: allocated on a CUDA device, else resident in this process."""
-    import torch
-
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / GIB
     facts = _proc_facts("/proc/self/status")
@@ -136,8 +120,6 @@ def _proc_facts(path: str) -> dict[str, str]:
 
 def describe_hardware(device: torch.device, processes: int = 1) -> dict[str, Any]:
     """What a record says about where it was measured; memory in GiB."""
-    import torch
-
     facts: dict[str, Any] = {"device": device.type, "name": cpu_name(), "cores": num_cores()}
     facts["memory_gib"] = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB, 1)
     if device.type == "cuda":
@@ -160,8 +142,6 @@ def cpu_name() -> str:
 
 def versions() -> dict[str, str]:
     """Versions of arbench, Python and the packages a number depends on."""
-    from arbench import __version__
-
     found = {"arbench": __version__, "python": platform.python_version()}
     for package in MEASURED_WITH:
         try:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 MOST_BYTES = 1 << 18  # a table of a thousand rows has a third of it
 MOST_DEPTH = 12  # rows, a row, its config, a list in it
 MOST_NODES = 50_000  # counted where they are used, so that anchors cannot multiply
@@ -16,8 +18,6 @@ def read_yaml(file: Path) -> dict[str, Any]:
     Raises OSError where it cannot be read, and ValueError, in one line, where it is no YAML of plain values, holds no
     keys, or is larger, deeper or more entangled than any experiment.
     """
-    import yaml
-
     with file.open("rb") as stream:
         data = stream.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:

@@ -14,6 +14,7 @@ from arbench.evaluation.reference_cards import REFERENCES
 from arbench.generators.cards import WeightsCard
 from arbench.generators.methods import presets
 from arbench.generators.spec import DIGITS
+from arbench.papers.cost import estimate_cost
 from arbench.papers.experiment import RANDOM, SHIPPED, TRAINED, UNRELEASED, Experiment, Row
 from arbench.papers.published import PublishedValue, published_row
 from arbench.registry import tokenizer_entry_points
@@ -179,8 +180,6 @@ def row_cost(row: Row) -> Cost | None:
     preset = presets().get(str(row.model))
     if preset is None or preset.data == DIGITS:
         return None
-    from arbench.papers.cost import estimate_cost
-
     batch_size = row.batch_size or DEFAULT_BATCH
     return estimate_cost(preset.name, dict(row.config), dict(row.sampling), row.tokenizer, row.dtype, batch_size)
 

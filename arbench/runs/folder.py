@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from arbench import __version__
 from arbench.machine.files import read_yaml, remove_partials, whole_file, write_whole
 from arbench.runs.shards import SHARD_SIZE, Claims, Shards
 
@@ -140,8 +141,6 @@ def same_runs(out: Path, model: str, settings: Mapping[str, Any]) -> list[Path]:
 
 
 def _write_config(folder: RunFolder) -> None:
-    from arbench import __version__
-
     heading = "# Everything that decides the result. The folder is named by the hash of `images`.\n"
     text = yaml.safe_dump({"arbench": __version__, **folder.settings}, sort_keys=False, allow_unicode=True)
     write_whole(folder.path / "config.yaml", heading + text)

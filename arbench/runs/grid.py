@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from arbench.machine.files import write_whole
 from arbench.runs.shards import Shards
@@ -46,8 +47,6 @@ def draw_grid(rows: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
 
 
 def _draw_rows(rows: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
-    from PIL import ImageDraw
-
     cell = cell_size(rows[0][1].shape[1])
     font = caption_font(cell)
     captions = [shorten(caption) for caption, _ in rows]
@@ -65,8 +64,6 @@ def _draw_rows(rows: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
 
 def _draw_tiles(tiles: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
     """Tiles of (caption, image (h, w, 3) uint8), about as many down as across, at least four across where there are."""
-    from PIL import ImageDraw
-
     cell = cell_size(tiles[0][1].shape[0])
     font = caption_font(cell)
     down = -(-len(tiles) // max(FEWEST_ACROSS, math.isqrt(len(tiles) - 1) + 1))
@@ -83,23 +80,17 @@ def _draw_tiles(tiles: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
 
 
 def _blank(width: int, height: int) -> Picture:
-    from PIL import Image
-
     return Image.new("RGB", (width, height), PAPER)
 
 
 def _enlarged(image: np.ndarray, cell: int) -> Picture:
     """A picture brought to `cell` pixels a side: its pixels sharp where it grows."""
-    from PIL import Image
-
     filter_ = Image.Resampling.NEAREST if cell >= image.shape[0] else Image.Resampling.LANCZOS
     return Image.fromarray(np.ascontiguousarray(image)).resize((cell, cell), filter_)
 
 
 def caption_font(cell: int) -> FreeTypeFont:
     """The font of captions beside or below pictures of `cell` pixels a side."""
-    from PIL import ImageFont
-
     font = ImageFont.load_default(size=min(max(14, cell // 5), LARGEST_LETTERS))
     assert not isinstance(font, ImageFont.ImageFont)
     return font
@@ -116,8 +107,6 @@ def fit_caption(caption: str, fits: Callable[[str], bool]) -> str:
 
 def save_grid(path: Path, rows: Sequence[tuple[str, np.ndarray]]) -> None:
     """Write the picture of `rows` in the format of the suffix (one of `FORMATS`), whole or not at all."""
-    from PIL import Image
-
     form, how = FORMATS[path.suffix.lower()]
     content = io.BytesIO()
     Image.fromarray(draw_grid(rows)).save(content, format=form, **how)
@@ -126,8 +115,6 @@ def save_grid(path: Path, rows: Sequence[tuple[str, np.ndarray]]) -> None:
 
 def save_singles(folder: Path, rows: Sequence[tuple[str, np.ndarray]]) -> list[Path]:
     """Write every image of `rows` as a PNG of its own size, named by its class and its index there; the files."""
-    from PIL import Image
-
     written: dict[str, int] = {}
     files = []
     for caption, images in rows:

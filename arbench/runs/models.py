@@ -12,10 +12,14 @@ import torch
 
 from arbench.generators.methods import get_method, get_preset, method_by_module, method_names, presets
 from arbench.generators.spec import Method, Preset
+from arbench.images import imagenet
 from arbench.machine.files import file_sha256
 from arbench.registry import unknown_name
 from arbench.settings import resolve_settings, warn_of_last_timesteps
+from arbench.tokenizer.load import find_tokenizer, load_tokenizer
+from arbench.tokenizer.load import shipped_weights as shipped_tokenizer
 from arbench.weights.cards import cards_for, find_weights, how_to_get
+from arbench.weights.load import load_generator, shipped_weights
 from arbench.weights.provenance import Provenance, describe_tokenizer, read_provenance, require_tokenizer
 
 DEFAULT_METHOD = "mar"
@@ -128,9 +132,6 @@ def load_parts(
     Raises ValueError or OSError for unknown names, missing or broken files, settings out of range and a tokenizer that
     does not fit the generator.
     """
-    from arbench.tokenizer.load import load_tokenizer
-    from arbench.weights.load import load_generator
-
     told = read_provenance(weights)
     name = choose_model(method, model, told)
     preset = presets().get(name)
@@ -243,8 +244,6 @@ def require_released_tokenizer(
 
 def find_generator_weights(name: str, preset: Preset | None) -> Path:
     """The weights of `name` on this machine: shipped or downloaded. Raises ValueError where there are none."""
-    from arbench.weights.load import shipped_weights
-
     found = shipped_weights(preset) if preset and preset.shipped else find_weights(name)
     if found is None:
         raise ValueError(f"model {name!r}: {lacking_weights('--weights', name)}")
@@ -256,9 +255,7 @@ def find_tokenizer_weights(name: str, *, may_be_random: bool) -> Path | str | No
 
     Raises ValueError for an unknown tokenizer, and for a released one whose file is not here, unless it may be random.
     """
-    from arbench.tokenizer.load import find_tokenizer, shipped_weights
-
-    found = shipped_weights(find_tokenizer(name)) or find_weights(name)
+    found = shipped_tokenizer(find_tokenizer(name)) or find_weights(name)
     if found is not None or not cards_for(name):
         return found
     if may_be_random:
@@ -283,8 +280,6 @@ def weights_facts(prefix: str, weights: str | Path | None) -> dict[str, Any]:
 
 def class_names(parts: Parts) -> Sequence[str]:
     """A name for each class: ImageNet's where there are a thousand, else the class numbers."""
-    from arbench.images import imagenet
-
     if parts.generator.num_classes == imagenet.NUM_CLASSES:
         return imagenet.class_names()
     return [str(label) for label in range(parts.generator.num_classes)]

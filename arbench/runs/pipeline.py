@@ -18,6 +18,7 @@ from arbench.protocols import Generator, Timer, Tokenizer
 from arbench.runs.folder import RunFolder
 from arbench.runs.memory import is_out_of_memory
 from arbench.runs.shards import Assembly, Claims, ShardWriter, claim_unfinished
+from arbench.sampling.algorithm import generate
 from arbench.tokenizer.load import decode_tokens
 
 POLL_SECONDS = 0.2  # how often a waiting process looks whether another one has finished or died
@@ -53,8 +54,6 @@ class Pipeline:
             return self._draw(image_ids, timer)
 
     def _draw(self, image_ids: Sequence[int], timer: Timer) -> np.ndarray:
-        from arbench.sampling.algorithm import generate
-
         ids = torch.as_tensor(list(image_ids))
         labels = torch.from_numpy(self.labels[list(image_ids)]).to(self.device)
         tokens = generate(self.generator, labels, seed=self.seed, image_ids=ids, timer=timer, **self.sampling)

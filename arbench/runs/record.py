@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from arbench.evaluation.features import BATCH_SIZE, CachedExtractor
+from arbench.evaluation.metrics import evaluate, load_networks
 from arbench.machine.hardware import describe_hardware, versions
 from arbench.machine.progress import image_progress
 from arbench.report.record import PHASES, Record, new_record
@@ -36,9 +38,6 @@ def feature_observer(job: Job, folder: RunFolder) -> Callable[[np.ndarray], None
     settings = folder.settings["evaluation"]
     if settings is None or not job.request.on_the_fly:
         return lambda images: None
-    from arbench.evaluation.features import BATCH_SIZE, CachedExtractor
-    from arbench.evaluation.metrics import load_networks
-
     networks = load_networks(settings["extractor"], settings["inception_weights"], job.parts.device)
     asked = "sfid" in (settings["metrics"] or ())
     cached = [
@@ -60,8 +59,6 @@ def score(job: Job, folder: RunFolder) -> dict[str, Any]:
     settings = folder.settings["evaluation"]
     if settings is None:
         return {}
-    from arbench.evaluation.metrics import evaluate
-
     folder.log("evaluating", **settings)
     with image_progress("scoring", job.request.num_images, 0) as progress, folder.timed("evaluated"):
         return evaluate(

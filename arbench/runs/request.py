@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from arbench.evaluation.metrics import load_networks
+from arbench.evaluation.reference import open_reference
+from arbench.evaluation.table import METRICS
 from arbench.generators.methods import all_settings
 from arbench.generators.spec import DIGITS
 from arbench.machine.distributed import Processes, processes
@@ -194,10 +197,6 @@ def check_evaluation(settings: dict[str, Any] | None) -> None:
     """
     if settings is None:
         return
-    from arbench.evaluation.metrics import load_networks
-    from arbench.evaluation.reference import open_reference
-    from arbench.evaluation.table import METRICS
-
     for name in settings["metrics"] or ():
         if name not in METRICS:
             raise unknown_name("metric", name, METRICS)

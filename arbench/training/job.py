@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from arbench import __version__
 from arbench.generators.recipe import Augmentation, TrainConfig
 from arbench.machine.files import write_whole
 from arbench.registry import unknown_name
@@ -53,10 +56,6 @@ class Job:
 
 def write_job(job: Job, folder: Path) -> None:
     """Write config.yaml into `folder`: all that `read_job` needs to train the same, and the version of arbench."""
-    import yaml
-
-    from arbench import __version__
-
     settings = {name: value for name, value in vars(job).items() if name != "config"}
     content = json.loads(json.dumps({"arbench": __version__, **settings, TRAINING: job.config.as_dict()}))
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,8 +72,6 @@ def read_job(path: Path, **changes: Any) -> Job:
 
     Raises ValueError for a file that is no such description or holds an unknown name, OSError where it cannot be read.
     """
-    import yaml
-
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:

@@ -11,11 +11,27 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from arbench.evaluation.digits_cnn import NUM_CLASSES, DigitsCNN
 from arbench.generators.methods import get_method, get_preset
 from arbench.generators.recipe import Augmentation, TrainConfig
 from arbench.generators.spec import DIGITS
+from arbench.images.data import DIGITS_SIZE, open_data
+from arbench.images.pixels import to_float
+from arbench.machine.distributed import average, process_group, processes
+from arbench.runs.models import RANDOM, find_tokenizer_weights
+from arbench.tokenizer.load import load_tokenizer
+from arbench.training.cache import SPEC_NAME, build_cache, describe_cache
+from arbench.training.data import ImageBatches
+from arbench.training.export import export_weights
+from arbench.training.fit import fitted_config
 from arbench.training.job import Job, write_job
+from arbench.training.loop import refuse_overwriting, train
 from arbench.training.recipes import get_recipe
+from arbench.training.tasks import ClassifierTask, GeneratorTask, TokenizerTask
+from arbench.weights.keys import require_same
+from arbench.weights.load import load_generator
+from arbench.weights.provenance import describe_tokenizer, entries, tokenizer_entries, writer_entries
+from arbench.weights.read import read_tensors
 
 if TYPE_CHECKING:
     from arbench.images.data import ImageData
@@ -39,8 +55,6 @@ def _checked(size: int | None) -> int | None:
 
 def digits_job(target: str, *, size: int | None = None, tokenizer: str | None = None, **options: Any) -> Job:
     """The job of a digits recipe, also on other data; ValueError where there is no such target."""
-    from arbench.images.data import DIGITS_SIZE
-
     recipe = get_recipe(target)
     options.setdefault("config", recipe.config)
     tokenizer = tokenizer or recipe.tokenizer
@@ -120,10 +134,6 @@ def run_job(
     Raises ValueError for what a user can have got wrong: unknown names, a tokenizer of the wrong kind, a run that is
     already there, a missing checkpoint; OSError for folders that cannot be read or written.
     """
-    from arbench.images.data import open_data
-    from arbench.machine.distributed import process_group, processes
-    from arbench.training.loop import refuse_overwriting
-
     mine = processes()
     refuse_overwriting(job.checkpoint_path(out), resume)
     device = torch.device(job.device, mine.local_rank) if job.device == "cuda" else torch.device(job.device)
@@ -151,9 +161,6 @@ def _train(
     watch: Watcher,
     say: Callable[[str], None],
 ) -> Trainer:
-    from arbench.machine.distributed import average
-    from arbench.training.loop import train
-
     def begin() -> Task:
         task = make_task()
         if mine.is_first:
@@ -176,9 +183,6 @@ def _train(
 
 def _export(job: Job, task: Task, path: Path) -> None:
     """Write the weights of a task with what they are weights of."""
-    from arbench.training.export import export_weights
-    from arbench.weights.provenance import describe_tokenizer, entries, tokenizer_entries, writer_entries
-
     if job.kind == "generator":
         origin = entries(job.target, task.model, getattr(task, "tokenizer", None))
     elif job.kind == "tokenizer":
@@ -200,16 +204,11 @@ def _in_turn(mine: Processes, device: torch.device, prepare: Callable[[], Prepar
 
 def _meet(mine: Processes, device: torch.device) -> None:
     """Wait until every process is here."""
-    from arbench.machine.distributed import average
-
     average([torch.zeros(1, device=device)], mine)
 
 
 def open_tokenizer(name: str | None, weights: str | None, device: torch.device | str, **config: Any) -> Any:
     """The frozen tokenizer whose tokens are cached; ValueError where its weights are neither given nor here."""
-    from arbench.runs.models import find_tokenizer_weights
-    from arbench.tokenizer.load import load_tokenizer
-
     if name is None:
         raise ValueError("no tokenizer named; expected --tokenizer NAME, see `arbench tokenizers`")
     file = find_tokenizer_weights(name, may_be_random=False) if weights is None else weights
@@ -229,8 +228,6 @@ def open_cache(
     progress: Progress = no_progress,
 ) -> TokenCache:
     """The token cache of these settings, built where it is not there yet; its size is told first."""
-    from arbench.training.cache import SPEC_NAME, build_cache, describe_cache
-
     spec = describe_cache(tokenizer, data, views=views, augmentation=augmentation, seed=seed, device=device)
     say(describe_size(spec, folder))
     is_there = (folder / spec.folder_name / SPEC_NAME).exists()
@@ -249,11 +246,6 @@ def describe_size(spec: CacheSpec, folder: Path) -> str:
 def _classifier_task(
     job: Job, data: ImageData, out: Path, device: torch.device, say: Callable[[str], None], progress: Progress
 ) -> Callable[[], Task]:
-    from arbench.evaluation.digits_cnn import NUM_CLASSES, DigitsCNN
-    from arbench.training.data import ImageBatches
-    from arbench.training.tasks import ClassifierTask
-    from arbench.weights.read import read_tensors
-
     if data.num_classes != NUM_CLASSES:
         raise ValueError(f"{job.data} has {data.num_classes} classes; {job.target} reads {NUM_CLASSES}")
     batches = ImageBatches(data, job.config.augmentation, device)
@@ -264,10 +256,6 @@ def _classifier_task(
 def _tokenizer_task(
     job: Job, data: ImageData, out: Path, device: torch.device, say: Callable[[str], None], progress: Progress
 ) -> Callable[[], Task]:
-    from arbench.tokenizer.load import load_tokenizer
-    from arbench.training.data import ImageBatches
-    from arbench.training.tasks import TokenizerTask
-
     batches = ImageBatches(data, job.config.augmentation, device)
     start = None if job.init is None else load_tokenizer(job.target, weights=job.init).state_dict()
     return lambda: TokenizerTask(
@@ -278,10 +266,6 @@ def _tokenizer_task(
 def _generator_task(
     job: Job, data: ImageData, out: Path, device: torch.device, say: Callable[[str], None], progress: Progress
 ) -> Callable[[], Task]:
-    from arbench.training.fit import fitted_config
-    from arbench.training.tasks import GeneratorTask
-    from arbench.weights.load import load_generator
-
     config = job.config
     tokenizer, facts = open_described(job, device, job.weights_path(out).parent)
     settings = {"num_classes": data.num_classes, **job.model_config}
@@ -310,9 +294,6 @@ def _generator_task(
 
 def open_described(job: Job, device: torch.device, folder: Path) -> tuple[Any, TokenizerFacts]:
     """The tokenizer of a generator's job, and what the weights in `folder` will say of it."""
-    from arbench.runs.models import RANDOM, find_tokenizer_weights
-    from arbench.weights.provenance import describe_tokenizer
-
     tokenizer = open_tokenizer(job.tokenizer, job.tokenizer_weights, device, **job.tokenizer_config)
     name, given = str(job.tokenizer), job.tokenizer_weights
     if given == RANDOM:
@@ -326,8 +307,6 @@ def open_described(job: Job, device: torch.device, folder: Path) -> tuple[Any, T
 
 def started(model: Any, start: Any, where: str | None) -> Any:
     """`model` with the tensors of `start`, where there are any. Raises ValueError where they are of another model."""
-    from arbench.weights.keys import require_same
-
     if start is not None:
         shapes = [{name: tuple(value.shape) for name, value in held.items()} for held in (start, model.state_dict())]
         require_same(shapes[0], shapes[1], str(where))
@@ -341,8 +320,6 @@ TASKS = {"classifier": _classifier_task, "tokenizer": _tokenizer_task, "generato
 @torch.no_grad()
 def _measure_scale(tokenizer: Any, data: ImageData, device: torch.device) -> None:
     """Set a continuous tokenizer's scale to 1 / standard deviation of its posterior samples, as LDM does."""
-    from arbench.images.pixels import to_float
-
     if tokenizer.kind != "continuous":
         return
     mean, deviation = tokenizer.moments(to_float(data.images(range(min(len(data), SCALE_IMAGES)))).to(device))

@@ -16,6 +16,7 @@ from arbench.generators.cards import WeightsCard, weights_home
 from arbench.generators.methods import presets, unusable
 from arbench.machine.hardware import GIB, available_devices, cpu_name, free_memory, num_cores, versions
 from arbench.registry import tokenizer_entry_points
+from arbench.tokenizer import load as tokenizer
 from arbench.weights.cards import cards_for, find_weights, how_to_get
 from arbench.weights.download import partial_path
 from arbench.weights.load import shipped_weights
@@ -131,8 +132,6 @@ def tokenizers() -> Iterator[Fact]:
 
 def tokenizer_fact(name: str) -> Fact:
     """Weights of one tokenizer; one that is not installed or cannot be imported is a problem of that one alone."""
-    from arbench.tokenizer import load as tokenizer
-
     try:
         shipped = tokenizer.shipped_weights(tokenizer.find_tokenizer(name))
     except ValueError as error:

@@ -19,9 +19,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from arbench import __version__
 from arbench.generators.common.config import as_grid
 from arbench.machine.files import file_sha256
 from arbench.registry import tokenizer_entry_points
+from arbench.weights.read import read_tensors
 
 MODEL, TOKENIZER, WRITER = "model", "tokenizer", "arbench"  # the entries of a file
 ORIGIN = "origin"  # a torch checkpoint holds them together under this name
@@ -142,8 +144,6 @@ def tokenizer_entries(tokenizer: TokenizerFacts) -> dict[str, str]:
 
 def writer_entries() -> dict[str, str]:
     """The version of arbench that writes a file."""
-    from arbench import __version__
-
     return {WRITER: __version__}
 
 
@@ -180,8 +180,6 @@ def read_provenance(weights: str | Path | None) -> Provenance | None:
 
 def _read_metadata(path: Path) -> Mapping[str, Any]:
     """Text entries of a file; none where its format has none, or where it is broken, which its loading tells."""
-    from arbench.weights.read import read_tensors
-
     try:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from arbench.machine.archives import check_torch_archive, explain_refusal
 from arbench.registry import unknown_name
+from arbench.weights.paddle import read_pdparams
 
 WHICH = ("ema", "raw")
 RAW_GROUPS = ("model", "module", "state_dict", "")  # DDP, DeepSpeed, Lightning, a bare state dict
@@ -124,8 +125,6 @@ def _read_safetensors(path: Path) -> Checkpoint:
 
 
 def _read_paddle(path: Path) -> Checkpoint:
-    from arbench.weights.paddle import read_pdparams
-
     return _sort_content(path, "pdparams", read_pdparams(path))
 
 
