@@ -16,6 +16,8 @@ from socket import EAI_NONAME, gaierror
 from ssl import SSLError
 from urllib.parse import urlsplit
 
+from huggingface_hub import get_token
+
 from arbench.generators.cards import WeightsCard, hub_endpoint
 from arbench.machine.files import checksum_path, file_sha256, sha256_line, write_whole
 from arbench.weights.cards import by_hand, how_to_get
@@ -298,8 +300,6 @@ def _hub_headers(url: str) -> dict[str, str]:
     """
     if not url.startswith(f"{hub_endpoint()}/"):
         return {}
-    from huggingface_hub import get_token
-
     token = get_token()
     return {"Authorization": f"Bearer {token}"} if token else {}
 
