@@ -271,8 +271,10 @@ def _draw(path: Path, name: str, tokenizer: Any, images: ImageData, device: Any)
 
 def _numbers(value: Any) -> str:
     """A number, or numbers a channel, as one writes them into a tokenizer."""
-    values = getattr(value, "tolist", lambda: value)()
-    return f"[{', '.join(f'{one:.4f}' for one in values)}]" if isinstance(values, list) else f"{values:.4f}"
+    import torch
+
+    values = torch.as_tensor(value)
+    return f"[{', '.join(f'{one:.4f}' for one in values.flatten())}]" if values.ndim else f"{float(values):.4f}"
 
 
 def _number(value: Any) -> str:
