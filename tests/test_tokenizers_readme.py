@@ -15,8 +15,8 @@ import torch
 
 import arbench
 from arbench.cli import run_command
-from arbench.data import open_data
-from arbench.evaluation.latents import latent_statistics
+from arbench.images.data import open_data
+from arbench.tokenizer.latents import latent_statistics
 
 TEXT = (Path(__file__).parent.parent / "tokenizers" / "README.md").read_text(encoding="utf-8")
 SECTION = re.compile(r"^### (.*)\n", re.MULTILINE)
