@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch import Tensor, nn
+
+State = TypeVar("State")  # of a generation under way, the generator's own
+Sampling = TypeVar("Sampling", contravariant=True)  # the sampling settings that a head reads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +116,7 @@ class Timer(Protocol):
         """Seconds by phase so far."""
 
 
-class Head(Protocol):
+class Head(Protocol[Sampling]):
     """From conditions to drawn tokens. Where it has parameters, a NaN among them is found and told."""
 
     def draw(
@@ -120,7 +124,7 @@ class Head(Protocol):
         condition: Tensor,
         unconditional: Tensor | None,
         scale: float,
-        settings: Any,
+        settings: Sampling,
         noise: Noise,
         positions: Tensor,
     ) -> Tensor:
@@ -131,7 +135,7 @@ class Head(Protocol):
         """
 
 
-class ConfidentHead(Head, Protocol):
+class ConfidentHead(Head[Sampling], Protocol[Sampling]):
     """A head that also tells how sure it is: what a schedule that looks needs."""
 
     def draw_with_confidence(
@@ -139,7 +143,7 @@ class ConfidentHead(Head, Protocol):
         condition: Tensor,
         unconditional: Tensor | None,
         scale: float,
-        settings: Any,
+        settings: Sampling,
         noise: Noise,
         positions: Tensor,
         draw: int,
@@ -147,7 +151,7 @@ class ConfidentHead(Head, Protocol):
         """As `Head.draw`, and beside each code the logarithm of its probability (B, n); `draw` is that of `noise`."""
 
 
-class Generator(Protocol):
+class Generator(Protocol[State]):
     """What a method's `model` builds from its configuration: a torch module with these members.
 
     One that is "discrete" has `vocab_size`, one that is "continuous" has `channels` as well: what its tokenizer has.
@@ -165,19 +169,19 @@ class Generator(Protocol):
     def draw_head(self) -> Head:
         """What draws its tokens."""
 
-    def begin(self, labels: Tensor, guided: bool, reveal_order: Tensor) -> Any:
+    def begin(self, labels: Tensor, guided: bool, reveal_order: Tensor) -> State:
         """The state of a generation with nothing revealed; `labels` (B,), `reveal_order` (B, N).
 
         A schedule that looks decides the order as it goes, in place: the first entries are those revealed so far.
         """
 
-    def conditions(self, state: Any, step: Step, guided: bool) -> tuple[Tensor, Tensor | None]:
+    def conditions(self, state: State, step: Step, guided: bool) -> tuple[Tensor, Tensor | None]:
         """Condition vectors (B, n, D) of the step's positions, and the unconditional ones where guided."""
 
-    def reveal(self, state: Any, step: Step, tokens: Tensor) -> None:
+    def reveal(self, state: State, step: Step, tokens: Tensor) -> None:
         """Take in the tokens drawn for the step's positions: (B, n) codes or (B, n, C) continuous."""
 
-    def result(self, state: Any) -> Tensor:
+    def result(self, state: State) -> Tensor:
         """All tokens: ids (B, h, w), or scaled latents (B, C, H, W)."""
 
     def loss(self, tokens: Tensor, labels: Tensor, *, rng: torch.Generator | None = None) -> Tensor:
@@ -194,7 +198,7 @@ class Generator(Protocol):
 
     def train(self, mode: bool = True) -> Any: ...
 
-    def to(self, *, device: Any = None, dtype: Any = None) -> Any: ...
+    def to(self, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Any: ...
 
 
 GENERATOR_MEMBERS = (
@@ -202,6 +206,7 @@ GENERATOR_MEMBERS = (
     *("draw_head", "begin", "conditions", "reveal", "result", "loss"),
 )
 TOKENIZER_MEMBERS = ("name", "kind", "downsample", "channels", "vocab_size", "scale", "encode", "decode")
+EXTRACTOR_MEMBERS = ("name", "sha256", "resize", "width", "features")
 KINDS = ("continuous", "discrete")
 
 
@@ -215,18 +220,40 @@ class Tokenizer(Protocol):
     posterior also have `moments(images)`, discrete ones `latents(images)`, `quantize(latents)` and `lookup(ids)`.
     """
 
-    name: str
     kind: str
     downsample: int
     channels: int
     vocab_size: int | None
-    scale: float | Tensor
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def scale(self) -> float | Tensor: ...
 
     def encode(self, images: Tensor, *, rng: torch.Generator | None = None) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] -> tokens; a posterior's mean, or a sample where `rng` is given."""
 
     def decode(self, tokens: Tensor) -> Tensor:
         """Tokens -> images (B, 3, H, W), about [-1, 1]."""
+
+
+class Extractor(Protocol):
+    """An image network with frozen weights, as a third party writes it.
+
+    `sha256` identifies the weights, `resize` says how an image becomes the network's input, `width` is the number of
+    features. It may also have `logits(features)` -> (B, K), from what `features` has just returned, for the Inception
+    Score; `num_classes`, where those logits are of the labels' classes; and a classmethod `load(weights, device)`, by
+    which it is made (without: the class is called with nothing). `weights` is a file or None.
+    """
+
+    name: str
+    sha256: str
+    resize: str
+    width: int
+
+    def features(self, images: np.ndarray) -> np.ndarray | Tensor:
+        """uint8 (B, H, W, 3) to (B, width). ValueError for a size that the network does not read."""
 
 
 def missing_members(plugin: object, members: Sequence[str]) -> list[str]:

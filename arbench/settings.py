@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from arbench.protocols import Generator
 from arbench.registry import unknown_name
 
 TRAIN_STEPS = 1000  # timesteps that a diffusion head is trained on (MAR, section 4.1)
@@ -48,7 +49,7 @@ class Setting:
     words: Mapping[Any, str] = dataclasses.field(default_factory=dict)
     shortens: bool = False
 
-    def field(self, default: Any) -> Any:
+    def field(self, default: int | float | str) -> Any:
         """A dataclass field of this setting with the `default` of a method."""
         return dataclasses.field(default=default, metadata={"setting": self})
 
@@ -59,7 +60,7 @@ class Setting:
             return self.meaning
         return f"{self.least:g} or more" if self.least is not None else f"a {self.kind.__name__}"
 
-    def check(self, value: Any) -> int | float | str:
+    def check(self, value: object) -> int | float | str:
         """`value` in the setting's own type. Raises ValueError for another type or a value out of range."""
         accepted = (int, float) if self.kind is float else self.kind
         if isinstance(value, bool) or not isinstance(value, accepted):
@@ -67,7 +68,7 @@ class Setting:
         if isinstance(value, str):
             if self.choices and value not in self.choices:
                 raise unknown_name(self.name, value, self.choices)
-        elif not self._in_range(value):
+        elif isinstance(value, (int, float)) and not self._in_range(value):
             raise ValueError(f"{self.name} {value}: expected {self.expected}")
         return self.kind(value)
 
@@ -79,7 +80,7 @@ class Setting:
             value = text  # which `check` tells
         return self.check(value)
 
-    def _in_range(self, value: Any) -> bool:
+    def _in_range(self, value: float) -> bool:
         return (
             -LARGEST <= value <= LARGEST  # false for NaN
             and (self.least is None or value >= self.least)
@@ -87,7 +88,7 @@ class Setting:
             and (self.most is None or value <= self.most)
         )
 
-    def text(self, value: Any) -> str:
+    def text(self, value: object) -> str:
         """`value` as it is written in a table or beside a point."""
         if value in self.words:
             return self.words[value]
@@ -274,7 +275,7 @@ class SamplingWarning(UserWarning):
     """A sampling setting that is valid, but not one that this model was made for."""
 
 
-def resolve_settings(generator: Any, given: Mapping[str, Any]) -> Any:
+def resolve_settings(generator: Generator, given: Mapping[str, Any]) -> Any:
     """The settings of a generation: as given, else the generator's own, else the defaults of its `sampling_type`.
 
     Its own are those of its preset (`load_generator`); what a preset says of another head than this one is left out.
@@ -285,12 +286,12 @@ def resolve_settings(generator: Any, given: Mapping[str, Any]) -> Any:
     return make_settings(generator.sampling_type, {**own, **given})
 
 
-def own_sampling(generator: Any) -> Mapping[str, Any]:
+def own_sampling(generator: Generator) -> Mapping[str, Any]:
     """What the preset of `generator` sets; nothing for a generator that has none."""
     return getattr(generator, "default_sampling", {})
 
 
-def warn_of_last_timesteps(generator: Any, settings: Any) -> None:
+def warn_of_last_timesteps(generator: Generator, settings: Guidance) -> None:
     """A `SamplingWarning` where a model whose own sampler leaves the last timesteps out is to start from the last."""
     own, chosen = own_sampling(generator).get("head_sampler"), getattr(settings, "head_sampler", None)
     if own == "ddpm-trimmed" and chosen == "ddpm":

@@ -15,12 +15,14 @@ from torch import Tensor
 from arbench.generators.common.causal import CausalBackbone
 from arbench.heads.diffusion import DiffusionHead, respaced
 from arbench.heads.solvers import SOLVERS, run_solver
+from arbench.protocols import Generator, Noise
+from arbench.settings import DiffusionSampling
 
 
 class Beside:
     """A generator that differs from `generator` in what a subclass says, and shares everything else with it."""
 
-    def __init__(self, generator: Any) -> None:
+    def __init__(self, generator: Generator) -> None:
         self._generator = generator
 
     def __getattr__(self, name: str) -> Any:
@@ -38,8 +40,8 @@ class PlainHead:
         condition: Tensor,
         unconditional: Tensor | None,
         scale: float,
-        settings: Any,
-        noise: Any,
+        settings: DiffusionSampling,
+        noise: Noise,
         positions: Tensor,
     ) -> Tensor:
         """As `DiffusionHead.draw`: conditions (B, n, D) -> tokens (B, n, C)."""
@@ -60,7 +62,9 @@ class PlainHead:
 
 class PlainHeadGenerator(Beside):
     def draw_head(self) -> PlainHead:
-        return PlainHead(self._generator.draw_head())
+        head = self._generator.draw_head()
+        assert isinstance(head, DiffusionHead)
+        return PlainHead(head)
 
 
 class Uncached(Beside):
@@ -80,7 +84,7 @@ class Rival:
     generator: Any
 
 
-def find_rivals(generator: Any) -> list[Rival]:
+def find_rivals(generator: Generator) -> list[Rival]:
     """What `generator` can be measured against; empty where none of its parts has a plain counterpart here."""
     rivals = []
     if isinstance(generator.draw_head(), DiffusionHead):

@@ -22,6 +22,7 @@ from arbench.machine.hardware import describe_hardware, versions
 from arbench.machine.peak import device_peak
 from arbench.machine.timing import PhaseTimer
 from arbench.machine.work import Peak
+from arbench.protocols import Generator
 from arbench.runs.labels import make_labels
 from arbench.runs.memory import LARGEST_BATCH, automatic_batch, estimate_memory
 from arbench.runs.models import RANDOM, Parts, find_tokenizer_weights
@@ -130,7 +131,7 @@ def choose_batch(parts: Parts, asked: int | str | None) -> int:
     return automatic_batch(estimate, parts.device, LARGEST_BATCH[parts.device.type])
 
 
-def dtype_of(part: Any) -> torch.dtype:
+def dtype_of(part: object) -> torch.dtype:
     """The dtype a model runs in; float32 for a tokenizer that is no module."""
     return next(part.parameters()).dtype if isinstance(part, torch.nn.Module) else torch.float32
 
@@ -183,7 +184,7 @@ def compare_seconds(name: str, batch_size: int, ours: Sequence[float], plain: Se
     }
 
 
-def make_generation(parts: Parts, generator: Any, batch_size: int, seed: int) -> Callable[[PhaseTimer], object]:
+def make_generation(parts: Parts, generator: Generator, batch_size: int, seed: int) -> Callable[[PhaseTimer], object]:
     labels = torch.from_numpy(make_labels(batch_size, parts.generator.num_classes)).to(parts.device)
     return lambda timer: generate(generator, labels, seed=seed, timer=timer, **parts.sampling)
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from arbench.machine.allocator import keep_freed_memory
 from arbench.machine.hardware import describe_hardware, peak_memory_gib, resolve_device, synchronize, versions
+from arbench.protocols import Tokenizer
 from arbench.tokenizer.load import decode_tokens, encode_images, load_tokenizer
 
 DEFAULT_SIZE = 256
@@ -66,7 +67,7 @@ def bench_tokenizer(
 
 
 def _phase(
-    tokenizer: Any, run: Callable[[], Tensor], device: torch.device, batch_size: int, repeats: int
+    tokenizer: Tokenizer, run: Callable[[], Tensor], device: torch.device, batch_size: int, repeats: int
 ) -> dict[str, float]:
     """Seconds per image of `run` and of its convolutions alone, and their ratio."""
     calls = convolutions(tokenizer, run) if isinstance(tokenizer, nn.Module) else []
@@ -115,7 +116,7 @@ def median_seconds(run: Callable[[], Tensor], device: torch.device, repeats: int
     return statistics.median(found)
 
 
-def _num_parameters(tokenizer: Any) -> int:
+def _num_parameters(tokenizer: Tokenizer) -> int:
     if not isinstance(tokenizer, nn.Module):
         return 0
     return sum(parameter.numel() for parameter in tokenizer.parameters())

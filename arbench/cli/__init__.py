@@ -14,7 +14,7 @@ from arbench.machine.plain_text import ERRORS, one_printable_line, plain_stream
 
 TYPE_CHECKING = False  # not from `typing`: Ctrl-C is ours only once this module is imported
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, TextIO
 
 USER_ERRORS = (ValueError, OSError)
 EXIT_USER_ERROR = 2
@@ -195,7 +195,7 @@ def main() -> None:
         sys.exit(code)
 
 
-def _forgiving(stream: Any) -> Any:
+def _forgiving(stream: TextIO) -> TextIO:
     """Standard error keeps its control characters, for progress bars; what its encoding lacks becomes ASCII."""
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors=ERRORS)

@@ -141,7 +141,7 @@ def describe(preset: Preset) -> dict[str, Any]:
     }
 
 
-def cell(value: Any) -> str:
+def cell(value: object) -> str:
     """A value as it stands in the table; settings as on the command line."""
     if isinstance(value, dict):
         return " ".join(as_option(name, setting) for name, setting in value.items())

@@ -11,7 +11,12 @@ import typer
 from arbench.cli import options
 
 if TYPE_CHECKING:
+    from importlib.metadata import Distribution
+
+    import torch
+
     from arbench.images.data import ImageData
+    from arbench.protocols import Tokenizer
 
 LIST_EXAMPLES = """Examples:
 
@@ -79,7 +84,7 @@ def list_tokenizers(context: typer.Context) -> None:
     typer.echo("\nmodule:Class takes any other class; tokenizers/README.md writes one.")
 
 
-def _describe(name: str, distribution: Any) -> tuple[str, ...]:
+def _describe(name: str, distribution: Distribution | None) -> tuple[str, ...]:
     """One row of the list; a plug-in that cannot be imported is told there and spoils no other row."""
     from arbench.tokenizer.load import find_tokenizer
 
@@ -97,13 +102,13 @@ def _describe(name: str, distribution: Any) -> tuple[str, ...]:
     return (name, str(known["kind"] or "?"), side, tokens, package, _weights_state(name, build))
 
 
-def _plain(build: Any, member: str) -> Any:
+def _plain(build: object, member: str) -> int | str | None:
     """A class's own value of a member; None where only an instance has it."""
     value = getattr(build, member, None)
     return value if isinstance(value, (int, str)) else None
 
 
-def _weights_state(name: str, build: Any) -> str:
+def _weights_state(name: str, build: object) -> str:
     from arbench.tokenizer.load import shipped_weights
     from arbench.weights.cards import cards_for, find_weights, how_to_get
 
@@ -255,7 +260,7 @@ def _data(source: str | None, split: str, size: int | None, num_images: int | No
     return ImageData(images.name, images.labels[chosen], images.class_names, lambda i: images[int(chosen[i])][0])
 
 
-def _draw(path: Path, name: str, tokenizer: Any, images: ImageData, device: Any) -> None:
+def _draw(path: Path, name: str, tokenizer: Tokenizer, images: ImageData, device: torch.device) -> None:
     """Originals, reconstructions and their difference as one picture."""
     import numpy as np
 
@@ -269,7 +274,7 @@ def _draw(path: Path, name: str, tokenizer: Any, images: ImageData, device: Any)
     save_grid(path, [("original", shown), (name, back), (f"difference x{DIFFERENCE_GAIN}", difference)])
 
 
-def _numbers(value: Any) -> str:
+def _numbers(value: object) -> str:
     """A number, or numbers a channel, as one writes them into a tokenizer."""
     import torch
 
@@ -277,7 +282,7 @@ def _numbers(value: Any) -> str:
     return f"[{', '.join(f'{one:.4f}' for one in values.flatten())}]" if values.ndim else f"{float(values):.4f}"
 
 
-def _number(value: Any) -> str:
+def _number(value: object) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 

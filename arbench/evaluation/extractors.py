@@ -1,42 +1,24 @@
 """Networks that turn images into features: what one has to be, and how ours and a third party's are found.
 
-An extractor is any class with the members of `Extractor`, named in the entry-point group `arbench.extractors` or given
-as `module:Class`. The README beside this file writes one from nothing.
+An extractor is any class with the members of `arbench.protocols.Extractor`, named in the entry-point group
+`arbench.extractors` or given as `module:Class`. The README beside this file writes one from nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from arbench.evaluation.files import one_line
+from arbench.protocols import EXTRACTOR_MEMBERS, Extractor
 from arbench.registry import EXTRACTORS
 
-MEMBERS = ("name", "sha256", "resize", "width", "features")
 HOW_TO = "arbench/evaluation/README.md"
-
-
-class Extractor(Protocol):
-    """An image network with frozen weights, as a third party writes it.
-
-    `sha256` identifies the weights, `resize` says how an image becomes the network's input, `width` is the number of
-    features. It may also have `logits(features)` -> (B, K), from what `features` has just returned, for the Inception
-    Score; `num_classes`, where those logits are of the labels' classes; and a classmethod `load(weights, device)`, by
-    which it is made (without: the class is called with nothing). `weights` is a file or None.
-    """
-
-    name: str
-    sha256: str
-    resize: str
-    width: int
-
-    def features(self, images: np.ndarray) -> np.ndarray | Tensor:
-        """uint8 (B, H, W, 3) to (B, width). ValueError for a size that the network does not read."""
 
 
 class Extracted(NamedTuple):
@@ -84,15 +66,15 @@ def load_extractor(name: str, *, weights: str | Path | None = None, device: torc
     return as_network(_guarded(name, "cannot be made", make), name)
 
 
-def as_network(extractor: Any, name: str = "") -> Network:
+def as_network(extractor: Extractor | Network, name: str = "") -> Network:
     """`extractor` as the evaluation runs it. Raises ValueError where it lacks a member, naming it."""
     known = name or getattr(extractor, "name", type(extractor).__name__)
-    missing = [member for member in MEMBERS[:-1] if not hasattr(extractor, member)]
+    missing = [member for member in EXTRACTOR_MEMBERS[:-1] if not hasattr(extractor, member)]
     if not hasattr(extractor, "extract") and not callable(getattr(extractor, "features", None)):
-        missing.append(MEMBERS[-1])
+        missing.append(EXTRACTOR_MEMBERS[-1])
     if missing:
         raise ValueError(f"extractor {known!r} lacks {', '.join(missing)}; see {HOW_TO}")
-    return extractor if hasattr(extractor, "extract") else PlainNetwork(extractor)
+    return cast(Network, extractor) if hasattr(extractor, "extract") else PlainNetwork(cast(Extractor, extractor))
 
 
 class PlainNetwork:
@@ -100,11 +82,11 @@ class PlainNetwork:
 
     has_spatial = False
 
-    def __init__(self, extractor: Any) -> None:
+    def __init__(self, extractor: Extractor) -> None:
         self.name, self.sha256, self.resize = extractor.name, extractor.sha256, extractor.resize
         self.width, self.num_classes = extractor.width, getattr(extractor, "num_classes", None)
         self.has_logits = hasattr(extractor, "logits")
-        self._extractor = extractor
+        self._extractor: Any = extractor  # with the members that it may have beside those that it must
 
     @torch.inference_mode()
     def extract(self, images: np.ndarray, spatial: bool = False) -> Extracted:
@@ -116,7 +98,7 @@ class PlainNetwork:
         given = _guarded(self.name, "gives no logits", lambda: self._extractor.logits(given))
         return Extracted(features, self._checked("logits", given, (len(images), self.num_classes)))
 
-    def _checked(self, member: str, values: Any, shape: tuple[int, int | None]) -> np.ndarray:
+    def _checked(self, member: str, values: object, shape: tuple[int, int | None]) -> np.ndarray:
         """(B, D) float32; the number of logits is known only where they name classes."""
         array = values.float().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values, np.float32)
         if array.shape[:1] != shape[:1] or array.ndim != 2 or shape[1] not in (None, array.shape[1]):

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from arbench.evaluation.extractors import Extracted, Extractor, Network, as_network
+from arbench.evaluation.extractors import Extracted, Network, as_network
 from arbench.evaluation.files import load_npz, save_npz
 from arbench.evaluation.sources import ImageDigest, ImageSource
 from arbench.evaluation.statistics import FrechetStatistics
+from arbench.protocols import Extractor
 
 BATCH_SIZE = 64  # features vary in their last digits with the batch, so it is fixed and recorded
 
@@ -141,6 +142,7 @@ class FeatureCollector:
         extracted = self._extractor.extract(batch)
         self._statistics.update(extracted.features)
         if self._spatial is not None:
+            assert extracted.spatial is not None
             self._spatial.update(extracted.spatial)
         if self._keep:
             self._features.add(extracted.features)

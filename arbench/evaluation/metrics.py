@@ -11,21 +11,22 @@ import torch
 
 from arbench.evaluation import intervals
 from arbench.evaluation.compared import Compared
-from arbench.evaluation.extractors import Extractor, Network, as_network, load_extractor, names_of
+from arbench.evaluation.extractors import Network, as_network, load_extractor, names_of
 from arbench.evaluation.features import BATCH_SIZE, CachedExtractor, FeatureCollector, Features, collect
 from arbench.evaluation.plan import Task, make_plan
 from arbench.evaluation.protocol import describe_protocol, notes, questions
-from arbench.evaluation.reference import Reference, open_reference
-from arbench.evaluation.sources import ImageSource, open_images
+from arbench.evaluation.reference import RealImages, Reference, open_reference
+from arbench.evaluation.sources import Images, ImageSource, open_images
 from arbench.evaluation.table import METRICS as METRICS
 from arbench.evaluation.table import REFERENCE_IMAGES, SPATIAL
+from arbench.protocols import Extractor
 
 Phase = Callable[[str, int], None]
 
 
 def evaluate(
-    images: Any,
-    reference: Any,
+    images: Images,
+    reference: RealImages,
     *,
     extractor: str | Extractor | Sequence[str | Extractor] = "inception",
     metrics: Sequence[str] | None = None,

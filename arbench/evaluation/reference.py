@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
 import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -55,7 +56,10 @@ class Reference:
     notes: tuple[str, ...] = ()
 
 
-def open_reference(reference: Any, *, size: tuple[int, int] | None = None, crop: str = "adm") -> Reference:
+RealImages = str | os.PathLike[str] | np.ndarray | Reference  # what `open_reference` opens
+
+
+def open_reference(reference: RealImages, *, size: tuple[int, int] | None = None, crop: str = "adm") -> Reference:
     """`reference` by name ("digits-heldout", "adm-train-256" …), as a file, a folder or an array of images.
 
     Files: npz with `mu sigma` (pytorch-fid), also `mu_s sigma_s arr_0` (ADM), or torch-fidelity's cached .pt. The

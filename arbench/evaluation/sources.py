@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -55,7 +55,10 @@ class ImageSource:
         )
 
 
-def open_images(images: Any) -> ImageSource:
+Images = str | os.PathLike[str] | np.ndarray | ImageSource  # what `open_images` opens
+
+
+def open_images(images: Images) -> ImageSource:
     """`images` as a source: uint8 (N, H, W, 3) array, npz with `arr_0`, folder of pictures, or run folder.
 
     Raises OSError where nothing is there, ValueError for anything else, for another dtype or shape and for no images.

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy.linalg import blas, lapack, solve_triangular
 
 from arbench.evaluation.files import load_npz, save_npz
 from arbench.evaluation.moments import check_moments, rounding_of, stored_count
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ROWS = 1024  # vectors in float64 at once
 
@@ -46,7 +49,7 @@ class FrechetStatistics:
         return upper + np.triu(upper, 1).T
 
     @classmethod
-    def of(cls, features: Any) -> FrechetStatistics:
+    def of(cls, features: np.ndarray | Tensor) -> FrechetStatistics:
         """The statistics of all rows of `features` (N, D)."""
         statistics = cls()
         statistics.update(features)
@@ -65,7 +68,7 @@ class FrechetStatistics:
         statistics._scatter = np.asfortranarray((covariance + covariance.T) * ((count - 1) / 2))
         return statistics
 
-    def update(self, features: Any) -> None:
+    def update(self, features: np.ndarray | Tensor) -> None:
         """Take in a batch: (B, D) array or tensor of finite numbers. ValueError for another shape or NaN."""
         batch = _as_array(features)
         if batch.ndim != 2 or (self.count and batch.shape[1] != self.width):
@@ -200,7 +203,7 @@ def _rounding(values: np.ndarray) -> float:
     return float(values.max()) * len(values) * np.finfo(np.float64).eps
 
 
-def _as_array(features: Any) -> np.ndarray:
+def _as_array(features: np.ndarray | Tensor) -> np.ndarray:
     if hasattr(features, "detach"):  # a torch tensor, on any device
         features = features.detach().cpu().numpy()
     return np.asarray(features)

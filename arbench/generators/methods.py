@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from functools import lru_cache
-from typing import Any
 
 from arbench.generators.spec import Method, Preset
 from arbench.registry import GENERATORS, unknown_name
@@ -79,7 +78,7 @@ def get_preset(name: str) -> Preset:
     return known[name]
 
 
-def _checked(name: str, found: Any) -> Method:
+def _checked(name: str, found: object) -> Method:
     if not isinstance(found, Method):
         raise ValueError(f"method {name!r} is of type {type(found).__name__}; expected an arbench.Method")
     return found

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from arbench.protocols import Noise
+from arbench.settings import CategoricalSampling
 
 
 def guided_logits(conditional: Tensor, unconditional: Tensor | None, scale: float) -> Tensor:
@@ -67,8 +68,8 @@ class CategoricalHead(nn.Linear):
         condition: Tensor,
         unconditional: Tensor | None,
         scale: float,
-        settings: Any,
-        noise: Any,
+        settings: CategoricalSampling,
+        noise: Noise,
         positions: Tensor,
     ) -> Tensor:
         """Draw a code for each of `positions` (B, n) from conditions (B, n, D): (B, n) int64.
@@ -85,8 +86,8 @@ class CategoricalHead(nn.Linear):
         condition: Tensor,
         unconditional: Tensor | None,
         scale: float,
-        settings: Any,
-        noise: Any,
+        settings: CategoricalSampling,
+        noise: Noise,
         positions: Tensor,
         draw: int,
     ) -> tuple[Tensor, Tensor]:
@@ -108,6 +109,6 @@ class CategoricalHead(nn.Linear):
         return guided_logits(self.logits(condition), others, scale)
 
 
-def _kept(logits: Tensor, settings: Any) -> Tensor:
+def _kept(logits: Tensor, settings: CategoricalSampling) -> Tensor:
     """`probabilities` under sampling settings."""
     return probabilities(logits, temperature=settings.temperature, top_k=settings.top_k, top_p=settings.top_p)

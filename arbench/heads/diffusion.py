@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from arbench.heads.schedule import Diffusion
 from arbench.heads.solvers import SOLVERS, run_solver
 from arbench.heads.variational import noise_and_variance_loss
+from arbench.protocols import Noise
+from arbench.settings import DiffusionSampling
 
 TIME_CHANNELS = 256  # width of the sinusoidal time embedding, MAR release
 MAX_PERIOD = 10_000  # longest period of that embedding, MAR release
@@ -206,8 +208,8 @@ class DiffusionHead(nn.Module):
         condition: Tensor,
         unconditional: Tensor | None,
         scale: float,
-        settings: Any,
-        noise: Any,
+        settings: DiffusionSampling,
+        noise: Noise,
         positions: Tensor,
     ) -> Tensor:
         """Draw a token for each of `positions` (B, n) from conditions (B, n, D): (B, n, C).

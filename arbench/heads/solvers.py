@@ -8,13 +8,14 @@ arXiv:2010.02502 (eta = 0).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from arbench.heads.schedule import Diffusion
+from arbench.protocols import Noise
 from arbench.settings import TRIMMED_START
 
 
@@ -93,7 +94,7 @@ SOLVERS: dict[str, type[Solver]] = {"ddpm": Ancestral, "ddpm-trimmed": TrimmedAn
 
 def run_solver(
     solver: Solver,
-    noise: Any,
+    noise: Noise,
     positions: Tensor,
     channels: int,
     network_dtype: torch.dtype,

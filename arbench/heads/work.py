@@ -12,6 +12,7 @@ from arbench.heads.diffusion import TIME_CHANNELS, DiffusionHead, respaced
 from arbench.heads.solvers import SOLVERS
 from arbench.machine.work import PlannedStep, Work
 from arbench.protocols import Generator
+from arbench.settings import DiffusionSampling
 
 LOGIT_BYTES = 4  # logits are float32 whatever the network runs in
 
@@ -33,7 +34,7 @@ def categorical_work(head: CategoricalHead, rows: int) -> Iterator[Work]:
     yield Work(flops=rows * 2 * weights, bytes=traffic)
 
 
-def diffusion_work(head: DiffusionHead, settings: Any, rows: int) -> Iterator[Work]:
+def diffusion_work(head: DiffusionHead, settings: DiffusionSampling, rows: int) -> Iterator[Work]:
     """The modulations of all blocks and denoising steps in one product, then step after step what depends on x."""
     net, item = head.net, item_size(head)
     inner, depth, channels = net.width, net.depth, net.channels
@@ -49,7 +50,7 @@ def diffusion_work(head: DiffusionHead, settings: Any, rows: int) -> Iterator[Wo
     yield Work(flops=rows * 2 * sequential, bytes=sequential * item, repeats=visited)
 
 
-def num_visited(settings: Any) -> int:
+def num_visited(settings: DiffusionSampling) -> int:
     """How many denoising steps the solver of these settings takes."""
     solver = SOLVERS[settings.head_sampler](respaced(settings.head_steps), temperature=settings.temperature)
     return len(solver.visited)

@@ -8,7 +8,7 @@ import unicodedata
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, TextIO
 
 MARK = "\N{REPLACEMENT CHARACTER}"
 KEPT = "\n\t"
@@ -67,7 +67,7 @@ class PlainStream(io.TextIOWrapper):
         return super().write(shown.encode("ascii", ERRORS).decode() if self._is_ascii else shown)
 
 
-def plain_stream(stream: Any) -> Any:
+def plain_stream(stream: TextIO) -> TextIO:
     """`stream`, or what writes to the same place: printable text, in ASCII where its encoding lacks a character."""
     codecs.register_error(ERRORS, in_ascii)
     if type(stream) is not io.TextIOWrapper:  # ours already, or what a test or a notebook put there

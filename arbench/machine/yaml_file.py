@@ -34,7 +34,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
     return content
 
 
-def _check_growth(file: Path, content: Any) -> None:
+def _check_growth(file: Path, content: object) -> None:
     """Walk what was read as often as it is used; a loop of anchors ends by its depth."""
     left, count = [(content, 1)], 0
     while left:

@@ -370,13 +370,13 @@ def _build(cls: type[Built], where: str, content: Mapping[str, Any]) -> Built:
         raise ValueError(f"{where}: {error}") from error
 
 
-def _check_name(where: str, what: str, name: Any) -> None:
+def _check_name(where: str, what: str, name: object) -> None:
     """Rows and experiments name folders: ValueError for what could lead elsewhere."""
     if not isinstance(name, str) or not re.fullmatch(NAME, name):
         raise ValueError(f"{where}: {name!r} cannot be {what}; expected letters, digits and any of . _ + = -")
 
 
-def _check_kind(where: str, key: str, value: Any, hint: Any) -> None:
+def _check_kind(where: str, key: str, value: object, hint: Any) -> None:
     """ValueError where `value` is not of the kind that the field is declared with; what is inside is not looked at."""
     kinds = tuple(get_origin(kind) or kind for kind in (get_args(hint) if get_origin(hint) is UnionType else (hint,)))
     if not isinstance(value, kinds):

@@ -8,7 +8,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from arbench.machine.plain_text import printable
 from arbench.registry import unknown_name
@@ -91,7 +91,7 @@ def to_csv(tables: Sequence[Table]) -> str:
     return out.getvalue()
 
 
-def _csv_cell(value: Any) -> Any:
+def _csv_cell(value: object) -> object:
     """Text that a spreadsheet would run as a formula gets a quote before it; numbers stay numbers."""
     if not isinstance(value, str):
         return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +124,7 @@ def load_record(path: str | Path) -> Record:
     return record
 
 
-def upgrade(record: Any) -> Any:
+def upgrade(record: object) -> Any:
     """A record of schema 1 as one of this schema; any other as it is."""
     if not isinstance(record, Mapping) or record.get("schema") != 1:
         return record
@@ -187,13 +187,13 @@ def _check_other_extractors(record: Mapping[str, Any]) -> None:
                 raise ValueError(f"record field {place[:-1]!r} {told}; expected each extractor once, by its own name")
 
 
-def _check_names(kind: str, given: Mapping[str, Any], names: Any) -> None:
+def _check_names(kind: str, given: Mapping[str, Any], names: Collection[str]) -> None:
     for name in given:
         if name not in names:
             raise unknown_name(kind, str(name), names)
 
 
-def _check_type(name: str, value: Any, types: tuple[type, ...], optional: bool) -> None:
+def _check_type(name: str, value: object, types: tuple[type, ...], optional: bool) -> None:
     if value is None and optional:
         return
     if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
@@ -201,7 +201,7 @@ def _check_type(name: str, value: Any, types: tuple[type, ...], optional: bool) 
         raise ValueError(f"record field {name!r} is {value!r}; expected {wanted}")
 
 
-def _check_finite(name: str, value: Any) -> None:
+def _check_finite(name: str, value: object) -> None:
     """NaN and infinity are no measurements, and JSON cannot hold them."""
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"record field {name!r} is {value}; expected a finite number, or null where not measured")
@@ -217,7 +217,7 @@ def _check_finite(name: str, value: Any) -> None:
             _check_finite(name, part)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     """`value` as JSON holds it: NumPy scalars and arrays, tuples and paths are turned into Python's own."""
     if isinstance(value, Mapping):
         return {str(key): _plain(part) for key, part in value.items()}

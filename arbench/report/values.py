@@ -58,7 +58,7 @@ class Quantity:
         places = max(0, self.digits - 1 - math.floor(math.log10(abs(shown))))
         return f"{shown:.{places}f}"
 
-    def rank(self, value: Any) -> tuple[float, str]:
+    def rank(self, value: object) -> tuple[float, str]:
         """What sorts values of a setting: numbers by size, those with a word behind them, texts by letter."""
         if value in self.words:
             return math.inf, self.words[value]

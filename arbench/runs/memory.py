@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -48,7 +47,7 @@ def estimate_memory(generator: Generator, tokenizer: Tokenizer | None, image_siz
     )
 
 
-def _weight_bytes(part: Any) -> int:
+def _weight_bytes(part: object) -> int:
     if not isinstance(part, nn.Module):
         return 0
     return sum(tensor.numel() * tensor.element_size() for tensor in (*part.parameters(), *part.buffers()))

@@ -14,6 +14,7 @@ from arbench.generators.methods import get_method, get_preset, method_by_module,
 from arbench.generators.spec import Method, Preset
 from arbench.images import imagenet
 from arbench.machine.files import file_sha256
+from arbench.protocols import Generator, Tokenizer
 from arbench.registry import unknown_name
 from arbench.settings import resolve_settings, warn_of_last_timesteps
 from arbench.tokenizer.load import find_tokenizer, load_tokenizer
@@ -186,24 +187,22 @@ def load_parts(
     )
 
 
-def resolve_sampling(generator: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+def resolve_sampling(generator: Generator, given: Mapping[str, Any]) -> dict[str, Any]:
     """Every sampling setting of `generator` by name: as given, else its preset's, else the default."""
     settings = resolve_settings(generator, given)
     warn_of_last_timesteps(generator, settings)
     return dataclasses.asdict(settings)
 
 
-def check_fit(model: str, generator: Any, tokenizer_name: str, tokenizer: Any) -> int:
+def check_fit(model: str, generator: Generator, tokenizer_name: str, tokenizer: Tokenizer) -> int:
     """The side of the decoded images in pixels. Raises ValueError where the tokenizer cannot decode the tokens."""
     if tokenizer.kind != generator.kind:
         raise ValueError(
             f"tokenizer {tokenizer_name!r} is {tokenizer.kind} but model {model!r} makes {generator.kind} tokens; "
             f"expected a {generator.kind} tokenizer"
         )
-    if generator.kind == "discrete":
-        made, known, what = generator.vocab_size, tokenizer.vocab_size, "codes"
-    else:
-        made, known, what = generator.channels, tokenizer.channels, "latent channels"
+    member, what = ("vocab_size", "codes") if generator.kind == "discrete" else ("channels", "latent channels")
+    made, known = getattr(generator, member), getattr(tokenizer, member)
     if made != known:
         raise ValueError(
             f"tokenizer {tokenizer_name!r} has {known} {what} but model {model!r} was made for {made}; "

@@ -87,7 +87,7 @@ class RunRequest:
             raise ValueError(f"labels: {len(self.labels)} given for {self.num_images} images; expected one an image")
 
 
-def require_whole(name: str, value: Any, least: int, otherwise: str = "", most: int | None = None) -> None:
+def require_whole(name: str, value: object, least: int, otherwise: str = "", most: int | None = None) -> None:
     """Raise ValueError unless `value` is a whole number of at least `least`, and at most `most` where that is given."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise ValueError(f"{name} is {value!r}; expected a whole number of at least {least}{otherwise}")
@@ -95,7 +95,7 @@ def require_whole(name: str, value: Any, least: int, otherwise: str = "", most: 
         raise ValueError(f"{name} is {value!r}; expected at most {most}")
 
 
-def require_batch_size(value: Any) -> None:
+def require_batch_size(value: object) -> None:
     """Raise ValueError unless `value` is "auto" or a whole number of at least 1."""
     if value != AUTO:
         require_whole("batch_size", value, 1, f" or {AUTO!r}")
@@ -204,7 +204,7 @@ def check_evaluation(settings: dict[str, Any] | None) -> None:
     load_networks(settings["extractor"], settings["inception_weights"], "cpu")
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """`value` as YAML and JSON hold it: tuples become lists, NumPy numbers Python's, paths text."""
     if isinstance(value, Mapping):
         return {str(key): plain(part) for key, part in value.items()}

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -21,6 +20,7 @@ from arbench.protocols import Generator, Tokenizer
 from arbench.sampling.guidance import guidance_scale
 from arbench.sampling.noise import ImageNoise
 from arbench.sampling.schedules import make_schedule
+from arbench.settings import Guidance
 from arbench.tokenizer.work import decoder_work
 
 
@@ -54,7 +54,7 @@ class Roofline:
 
 
 def roofline(
-    generator: Generator, settings: Any, tokenizer: Tokenizer | None = None, *, batch_size: int = 1
+    generator: Generator, settings: Guidance, tokenizer: Tokenizer | None = None, *, batch_size: int = 1
 ) -> Roofline | None:
     """The work of drawing `batch_size` images by `generator` (meta tensors do) under its sampling `settings`.
 
@@ -81,12 +81,12 @@ def latent_size(generator: Generator) -> tuple[int, int]:
     return generator.grid[0] * patch, generator.grid[1] * patch
 
 
-def num_passes(generator: Generator, settings: Any) -> int:
+def num_passes(generator: Generator, settings: Guidance) -> int:
     """Passes of the network through one image, as a table counts its steps."""
     return sum(step.passes for step in planned_steps(generator, settings))
 
 
-def planned_steps(generator: Generator, settings: Any) -> list[PlannedStep]:
+def planned_steps(generator: Generator, settings: Guidance) -> list[PlannedStep]:
     """The steps as the sampling loop takes them: the same schedule, the same guidance at each step."""
     label = torch.zeros(1, dtype=torch.int64)
     schedule = make_schedule(generator, settings, ImageNoise(0, label), label)

@@ -13,6 +13,7 @@ from arbench.generators.methods import get_method
 from arbench.generators.spec import MakeSchedule
 from arbench.protocols import Generator, Noise, Schedule
 from arbench.registry import unknown_name
+from arbench.settings import DiffusionSampling, Guidance, MaskedSampling
 
 HiddenShare = Callable[[int, int], float]  # (step, num_iter) -> share of the tokens that is hidden after that step
 
@@ -56,7 +57,7 @@ def masked_sizes(num_tokens: int, num_iter: int, hidden_share: HiddenShare = cos
     return [*sizes, hidden]
 
 
-def sequential(generator: Any, settings: Any, noise: Noise, labels: Tensor) -> Schedule:
+def sequential(generator: Any, settings: Guidance, noise: Noise, labels: Tensor) -> Schedule:
     """The generator's own order, or a random one for each image, with groups of `generator.parallel`."""
     total = generator.num_tokens
     fixed = generator.order
@@ -65,23 +66,25 @@ def sequential(generator: Any, settings: Any, noise: Noise, labels: Tensor) -> S
     return Schedule(order=order, sizes=sequential_sizes(*groups), clocks=sequential_clocks(*groups))
 
 
-def masked(generator: Any, settings: Any, noise: Noise, labels: Tensor) -> Schedule:
+def masked(generator: Generator, settings: MaskedSampling, noise: Noise, labels: Tensor) -> Schedule:
     """A random order for each image, whose last entries are revealed first (MAR release)."""
-    sizes = masked_sizes(generator.num_tokens, settings.num_iter)
-    order = noise.orders(generator.num_tokens).to(labels.device).flip(1)
+    total = math.prod(generator.grid)
+    sizes = masked_sizes(total, settings.num_iter)
+    order = noise.orders(total).to(labels.device).flip(1)
     return Schedule(order=order, sizes=sizes, clocks=list(range(-1, len(sizes) - 1)))
 
 
-def randomised(generator: Any, settings: Any, noise: Noise, labels: Tensor) -> Schedule:
+def randomised(generator: Generator, settings: Any, noise: Noise, labels: Tensor) -> Schedule:
     """A random order for each image, revealed along the curve that the settings name (ARPG release)."""
-    sizes = masked_sizes(generator.num_tokens, settings.num_iter, settings.hidden_share)
-    order = noise.orders(generator.num_tokens).to(labels.device)
+    total = math.prod(generator.grid)
+    sizes = masked_sizes(total, settings.num_iter, settings.hidden_share)
+    order = noise.orders(total).to(labels.device)
     return Schedule(order=order, sizes=sizes, clocks=list(range(-1, len(sizes) - 1)), least_hidden=0)
 
 
-def joint(generator: Any, settings: Any, noise: Noise, labels: Tensor) -> Schedule:
+def joint(generator: Generator, settings: DiffusionSampling, noise: Noise, labels: Tensor) -> Schedule:
     """All tokens in one step, in raster order, by as many passes as there are denoising steps."""
-    total = generator.num_tokens
+    total = math.prod(generator.grid)
     order = torch.arange(total, device=labels.device).expand(len(labels), -1)
     return Schedule(order=order, sizes=[total], clocks=[-1], passes=settings.head_steps)
 
@@ -94,7 +97,7 @@ SCHEDULES: dict[str, MakeSchedule] = {
 }
 
 
-def make_schedule(generator: Generator, settings: Any, noise: Noise, labels: Tensor) -> Schedule:
+def make_schedule(generator: Generator, settings: Guidance, noise: Noise, labels: Tensor) -> Schedule:
     """The schedule of `generator` under its sampling `settings` for a batch of `labels` (B,): that of its method.
 
     Raises ValueError where the method names a schedule that is not shipped.

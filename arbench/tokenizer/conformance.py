@@ -11,7 +11,7 @@ from torch import Tensor
 
 from arbench.machine.checks import Check, CheckSkipped, require, run_check, same
 from arbench.machine.hardware import available_devices
-from arbench.protocols import KINDS, TOKENIZER_MEMBERS, missing_members
+from arbench.protocols import KINDS, TOKENIZER_MEMBERS, Tokenizer, missing_members
 from arbench.tokenizer.load import decode_tokens, encode_images, scaled, shift_and_scale
 
 # Floats of an image may differ with its batch by the order of sums: float32 convolutions stay below this share.
@@ -22,7 +22,7 @@ SEED = 0
 
 
 @torch.no_grad()
-def check_tokenizer(tokenizer: Any, images: Tensor, *, trained: bool = True) -> list[Check]:
+def check_tokenizer(tokenizer: Tokenizer, images: Tensor, *, trained: bool = True) -> list[Check]:
     """Every check of the protocol on images (B, 3, H, W) in [-1, 1], B at least 2.
 
     `trained` False leaves out what random weights cannot do. Nothing is raised for a tokenizer that fails: whatever
@@ -38,8 +38,9 @@ def check_tokenizer(tokenizer: Any, images: Tensor, *, trained: bool = True) -> 
 class Probe:
     """The checks, one method each; a method returns what it saw, raises ValueError where the protocol is broken."""
 
-    def __init__(self, tokenizer: Any, images: Tensor, trained: bool) -> None:
-        self.tokenizer, self.images, self.trained = tokenizer, images, trained
+    def __init__(self, tokenizer: Tokenizer, images: Tensor, trained: bool) -> None:
+        self.tokenizer: Any = tokenizer  # with the members that it may have beside those that it must
+        self.images, self.trained = images, trained
         self.discrete = tokenizer.kind == "discrete"
 
     def names(self) -> Iterator[str]:
@@ -168,16 +169,17 @@ class Probe:
 
     def device_move(self) -> str:
         """On the machine's fastest device it decodes what it decodes here."""
+        tokenizer: Tokenizer = self.tokenizer
         kind = available_devices()[0]
-        if kind == "cpu" or not isinstance(self.tokenizer, torch.nn.Module):
+        if kind == "cpu" or not isinstance(tokenizer, torch.nn.Module):
             raise CheckSkipped("this machine has the CPU only" if kind == "cpu" else "no torch module")
-        home = next(self.tokenizer.parameters()).device
-        tokens = encode_images(self.tokenizer, self.images)
-        expected = decode_tokens(self.tokenizer, tokens).cpu()
+        home = next(tokenizer.parameters()).device
+        tokens = encode_images(tokenizer, self.images)
+        expected = decode_tokens(tokenizer, tokens).cpu()
         try:
-            self.tokenizer.to(kind)
-            found = decode_tokens(self.tokenizer, tokens.to(kind))
+            tokenizer.to(kind)
+            found = decode_tokens(tokenizer, tokens.to(kind))
         finally:
-            self.tokenizer.to(home)
+            tokenizer.to(home)
         require(found.device.type == kind, f"decode on {kind} returns a tensor on {found.device.type}")
         return f"{kind}: {same(found.cpu(), expected, DEVICE_TOLERANCE, 'decode')}"

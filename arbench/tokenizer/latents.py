@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from arbench.images.data import ImageData
 from arbench.images.pixels import to_float
+from arbench.protocols import Tokenizer
 from arbench.tokenizer.load import encode_images, unscaled
 
 BATCH_SIZE = 16
@@ -40,7 +40,7 @@ class LatentStatistics:
 
 
 def latent_statistics(
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     data: ImageData,
     *,
     batch_size: int = BATCH_SIZE,
@@ -77,7 +77,7 @@ def latent_statistics(
     )
 
 
-def _latent_moments(tokenizer: Any, images: Tensor) -> tuple[Tensor, Tensor]:
+def _latent_moments(tokenizer: Tokenizer, images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance of the unscaled latents (B, C, h, w), float64 on the CPU; variance 0 without a posterior."""
     if hasattr(tokenizer, "moments"):
         mean, std = tokenizer.moments(images)

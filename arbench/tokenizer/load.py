@@ -9,17 +9,25 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from arbench.machine.hardware import resolve_device
-from arbench.protocols import KINDS, TOKENIZER_MEMBERS, missing_members
+from arbench.protocols import KINDS, TOKENIZER_MEMBERS, Tokenizer, missing_members
 from arbench.registry import TOKENIZERS, unknown_name
 
 RANDOM = "random"
+
+
+class Scaled(Protocol):
+    """What has a tokenizer's scale, and perhaps its `shift`: one number, or one a channel."""
+
+    @property
+    def scale(self) -> float | Sequence[float] | Tensor: ...
 
 
 def load_tokenizer(
@@ -64,7 +72,7 @@ def find_tokenizer(name: str) -> Any:
     return TOKENIZERS.find(name)
 
 
-def shipped_weights(build: Any) -> Path | None:
+def shipped_weights(build: object) -> Path | None:
     """The weights that travel with a tokenizer: `assets/<name>.safetensors` in its top-level package, or None."""
     package = importlib.import_module(getattr(build, "__module__", "arbench").partition(".")[0])
     for folder in getattr(package, "__path__", ()):
@@ -74,7 +82,7 @@ def shipped_weights(build: Any) -> Path | None:
     return None
 
 
-def encode_images(tokenizer: Any, images: Tensor, *, rng: torch.Generator | None = None) -> Tensor:
+def encode_images(tokenizer: Tokenizer, images: Tensor, *, rng: torch.Generator | None = None) -> Tensor:
     """`tokenizer.encode`, its result checked. Raises ValueError, naming the tokenizer, for a wrong shape or dtype."""
     tokens = tokenizer.encode(images, rng=rng)
     height, width = (side // tokenizer.downsample for side in images.shape[2:])
@@ -87,7 +95,7 @@ def encode_images(tokenizer: Any, images: Tensor, *, rng: torch.Generator | None
     return tokens
 
 
-def decode_tokens(tokenizer: Any, tokens: Tensor) -> Tensor:
+def decode_tokens(tokenizer: Tokenizer, tokens: Tensor) -> Tensor:
     """`tokenizer.decode`, its result checked. Raises ValueError, naming the tokenizer, for a wrong shape."""
     images = tokenizer.decode(tokens)
     height, width = (side * tokenizer.downsample for side in tokens.shape[-2:])
@@ -95,25 +103,27 @@ def decode_tokens(tokenizer: Any, tokens: Tensor) -> Tensor:
     return images
 
 
-def shift_and_scale(tokenizer: Any) -> tuple[float | Tensor, float | Tensor]:
+def shift_and_scale(tokenizer: Scaled) -> tuple[float | Tensor, float | Tensor]:
     """What a continuous tokenizer takes from its latents and multiplies them by: numbers, or tensors (C, 1, 1)."""
     return _by_channel(getattr(tokenizer, "shift", 0.0)), _by_channel(tokenizer.scale)
 
 
-def _by_channel(value: Any) -> float | Tensor:
+def _by_channel(value: float | Sequence[float] | Tensor) -> float | Tensor:
     """A number as it is; numbers a channel as a float32 tensor (C, 1, 1)."""
-    if isinstance(value, (int, float)) or getattr(value, "ndim", 1) == 0:
+    if isinstance(value, (int, float)):
         return float(value)
+    if getattr(value, "ndim", 1) == 0:
+        return float(torch.as_tensor(value))
     return torch.as_tensor(value, dtype=torch.float32).view(-1, 1, 1)
 
 
-def scaled(tokenizer: Any, latents: Tensor) -> Tensor:
+def scaled(tokenizer: Scaled, latents: Tensor) -> Tensor:
     """Latents (B, C, h, w) as a generator sees them: less the shift, times the scale."""
     shift, scale = (_beside(value, latents) for value in shift_and_scale(tokenizer))
     return (latents - shift) * scale if isinstance(shift, Tensor) or shift else latents * scale
 
 
-def unscaled(tokenizer: Any, tokens: Tensor) -> Tensor:
+def unscaled(tokenizer: Scaled, tokens: Tensor) -> Tensor:
     """The inverse of `scaled`."""
     shift, scale = (_beside(value, tokens) for value in shift_and_scale(tokenizer))
     return tokens / scale + shift if isinstance(shift, Tensor) or shift else tokens / scale
@@ -123,13 +133,13 @@ def _beside(value: float | Tensor, other: Tensor) -> float | Tensor:
     return value.to(other) if isinstance(value, Tensor) else value
 
 
-def _require_tensor(tokenizer: Any, member: str, value: Any, shape: tuple[int, ...]) -> None:
+def _require_tensor(tokenizer: Tokenizer, member: str, value: object, shape: tuple[int, ...]) -> None:
     found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
     if found != shape:
         raise ValueError(f"tokenizer {tokenizer.name!r}: {member} returned {found}; expected a tensor of shape {shape}")
 
 
-def _construct(build: Any, name: str, weights: Path | None, config: dict[str, Any]) -> Any:
+def _construct(build: object, name: str, weights: Path | None, config: dict[str, Any]) -> Any:
     """Build a tokenizer from `config`, with `weights` where given; a failure is one line that names it."""
     make: Any = build
     positional: tuple[Path, ...] = ()
@@ -149,7 +159,7 @@ def _construct(build: Any, name: str, weights: Path | None, config: dict[str, An
         raise ValueError(f"tokenizer {name!r} cannot be built: {type(error).__name__}: {error}") from error
 
 
-def _place(tokenizer: Any, device: torch.device, dtype: torch.dtype) -> Any:
+def _place(tokenizer: Tokenizer, device: torch.device, dtype: torch.dtype) -> Any:
     """Move a tokenizer that is a module to device and dtype, in evaluation mode; any other is left as it is."""
     if isinstance(tokenizer, torch.nn.Module):
         return tokenizer.to(device=device, dtype=dtype).eval()

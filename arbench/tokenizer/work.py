@@ -8,12 +8,34 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from arbench.machine.work import Work
+from arbench.protocols import Tokenizer
 
 # What a tokenizer's configuration has to say for its decoder to be known.
 DECODER_FIELDS = ("widths", "num_res_blocks", "decoder_attention", "attends", "channels", "latent_channels")
+
+
+class DecoderConfig(Protocol):
+    """Those fields: channels of each level, finest first, blocks a level, and where attention stands."""
+
+    @property
+    def widths(self) -> tuple[int, ...]: ...
+
+    @property
+    def num_res_blocks(self) -> int: ...
+
+    @property
+    def decoder_attention(self) -> bool: ...
+
+    @property
+    def channels(self) -> int: ...
+
+    @property
+    def latent_channels(self) -> int: ...
+
+    def attends(self, level: int) -> bool: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,21 +58,22 @@ class Layer:
         return 4 * self.outgoing * self.pixels**2
 
 
-def decoder_work(tokenizer: Any, latent_size: tuple[int, int], batch_size: int) -> Work | None:
+def decoder_work(tokenizer: Tokenizer | None, latent_size: tuple[int, int], batch_size: int) -> Work | None:
     """Decoding `batch_size` latents of (rows, columns); None where the tokenizer's decoder is not of this family.
 
     A VQ tokenizer with `kind="continuous"` also searches its codebook, which is left out.
     """
+    weights: Any = tokenizer  # one with such a configuration is a module
     config = getattr(tokenizer, "config", None)
     if config is None or not all(hasattr(config, name) for name in DECODER_FIELDS):
         return None
     layers = list(decoder_layers(config, latent_size[0] * latent_size[1]))
-    item = next(tokenizer.parameters()).element_size()
+    item = next(weights.parameters()).element_size()
     flops = batch_size * sum(layer.flops for layer in layers)
     return Work(flops=flops, bytes=item * sum(layer.weights for layer in layers))
 
 
-def decoder_layers(config: Any, pixels: int) -> Iterator[Layer]:
+def decoder_layers(config: DecoderConfig, pixels: int) -> Iterator[Layer]:
     """Every convolution and attention for latents of `pixels` places, in the order in which they run."""
     width = config.widths[-1]
     yield convolution(config.latent_channels, config.channels, 1, pixels)

@@ -176,7 +176,7 @@ def shard_name(shard: int) -> str:
     return f"tokens-{shard:05d}.npy"
 
 
-def weights_hash(tokenizer: Any) -> str:
+def weights_hash(tokenizer: Tokenizer) -> str:
     """SHA-256 of a tokenizer's class name and of its tensors by name; of its source where it has none."""
     kind = type(tokenizer)
     digest = hashlib.sha256(f"{kind.__module__}.{kind.__qualname__}".encode())

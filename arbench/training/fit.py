@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from arbench.protocols import Tokenizer
 from arbench.weights.load import RANDOM, load_generator
 
 
 def fitted_config(
-    model: str, tokenizer_name: str, tokenizer: Any, size: int, given: Mapping[str, Any]
+    model: str, tokenizer_name: str, tokenizer: Tokenizer, size: int, given: Mapping[str, Any]
 ) -> dict[str, Any]:
     """`given` settings of `model` and those that follow from a loaded tokenizer and images of `size` pixels a side.
 

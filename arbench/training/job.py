@@ -89,7 +89,7 @@ def read_job(path: Path, **changes: Any) -> Job:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _checked(kind: Any, values: dict[str, Any], **parts: Any) -> Any:
+def _checked(kind: type, values: dict[str, Any], **parts: Any) -> Any:
     """A dataclass from plain values; ValueError for a name that it has not."""
     names = [known.name for known in dataclasses.fields(kind)]
     for name in values:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 
@@ -36,11 +36,13 @@ from arbench.weights.read import read_tensors
 if TYPE_CHECKING:
     from arbench.images.data import ImageData
     from arbench.machine.distributed import Processes
+    from arbench.protocols import Generator, Tokenizer
     from arbench.training.cache import CacheSpec, TokenCache
     from arbench.training.loop import Task, Trainer, Watcher
     from arbench.weights.provenance import TokenizerFacts
 
 Prepared = TypeVar("Prepared")
+Model = TypeVar("Model", bound=torch.nn.Module)
 CACHE_FOLDER = "cache"  # below the output folder
 # A bar, or lines, for a title and a number of steps: entered, it gives what is to be called with the steps done.
 Progress = Callable[[str, int], "AbstractContextManager[Watcher]"]
@@ -184,9 +186,9 @@ def _train(
 def _export(job: Job, task: Task, path: Path) -> None:
     """Write the weights of a task with what they are weights of."""
     if job.kind == "generator":
-        origin = entries(job.target, task.model, getattr(task, "tokenizer", None))
+        origin = entries(job.target, cast("Generator", task.model), getattr(task, "tokenizer", None))
     elif job.kind == "tokenizer":
-        origin = tokenizer_entries(describe_tokenizer(job.target, task.model, None, {}))
+        origin = tokenizer_entries(describe_tokenizer(job.target, cast("Tokenizer", task.model), None, {}))
     else:
         origin = writer_entries()
     export_weights(path, task.weights(), target=job.target, config=job.config, origin=origin)
@@ -216,7 +218,7 @@ def open_tokenizer(name: str | None, weights: str | None, device: torch.device |
 
 
 def open_cache(
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     data: ImageData,
     folder: Path,
     *,
@@ -305,7 +307,7 @@ def open_described(job: Job, device: torch.device, folder: Path) -> tuple[Any, T
     return tokenizer, describe_tokenizer(name, tokenizer, None if found is None else Path(found), job.tokenizer_config)
 
 
-def started(model: Any, start: Any, where: str | None) -> Any:
+def started(model: Model, start: Mapping[str, torch.Tensor] | None, where: str | None) -> Model:
     """`model` with the tensors of `start`, where there are any. Raises ValueError where they are of another model."""
     if start is not None:
         shapes = [{name: tuple(value.shape) for name, value in held.items()} for held in (start, model.state_dict())]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from arbench.generators.common.layers import grid_sinusoids
+from arbench.protocols import Generator
 
 TABLE_DEVIATION = 0.5  # beside embedded tokens of about unit deviation
 
 
 @torch.no_grad()
-def start_positions(model: nn.Module) -> None:
+def start_positions(model: Generator) -> None:
     """Fill a masked generator's learned positions with 2-D sinusoids of its grid, the buffer's rows left as they are.
 
     MAR starts them as noise of deviation 0.02, fifty times below the tokens they are added to: which token is a
@@ -23,5 +23,5 @@ def start_positions(model: nn.Module) -> None:
         raise ValueError(f"{type(model).__name__} has no learned positions to start as sinusoids")
     for name in names:
         table = getattr(model, name)  # (1, buffer + N, D)
-        sinusoids = grid_sinusoids(model.grid, table.shape[-1])  # type: ignore[arg-type]
+        sinusoids = grid_sinusoids(model.grid, table.shape[-1])
         table[0, -len(sinusoids) :] = sinusoids.to(table) * (TABLE_DEVIATION / sinusoids.std())

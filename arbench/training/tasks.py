@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from arbench.generators.recipe import TrainConfig
 from arbench.heads.diffusion import TRAINING_ONLY
+from arbench.protocols import Generator
 from arbench.training.cache import TokenCache
 from arbench.training.data import ImageBatches
 from arbench.training.start import start_positions
@@ -46,8 +47,9 @@ class ClassifierTask:
 class TokenizerTask:
     """A tokenizer's own training loss; the dead codes of a discrete one are re-seeded during the first part."""
 
-    def __init__(self, model: Any, batches: ImageBatches) -> None:
-        self.model, self.batches = model, batches
+    def __init__(self, model: nn.Module, batches: ImageBatches) -> None:
+        self.model: Any = model
+        self.batches = batches
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -75,7 +77,7 @@ class GeneratorTask:
 
     def __init__(
         self,
-        model: Any,
+        model: Generator,
         cache: TokenCache,
         config: TrainConfig,
         *,
@@ -83,7 +85,8 @@ class GeneratorTask:
         start: Mapping[str, Tensor] | None = None,
     ) -> None:
         """`tokenizer` made the tokens; `start` are weights to go on from, in place of a fresh start."""
-        self.model, self.cache, self.tokenizer = model, cache, tokenizer
+        self.model: Any = model
+        self.cache, self.tokenizer = cache, tokenizer
         self._check_fit()
         if start is not None:
             model.load_state_dict(start)

@@ -60,14 +60,14 @@ def expand_config(method: str, config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def _check_value(name: str, value: Any, kind: str) -> None:
+def _check_value(name: str, value: object, kind: str) -> None:
     """Raise ValueError for a number that is none, or that is not positive."""
     if kind.startswith("int | tuple") and not isinstance(value, (int, list, tuple)):
         raise ValueError(f"{name} {value!r}: expected a side or (rows, columns)")
     whole = kind.startswith("int")
     if not (whole or kind == "float") or "tuple" in kind or (value is None and "None" in kind):
         return
-    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or (whole and not isinstance(value, int)):
         raise ValueError(f"{name} {value!r}: expected a {'whole number' if whole else 'number'}")
     if value < 0 or (value == 0 and name not in MAY_BE_ZERO):
         raise ValueError(f"{name} {value}: expected {'0 or more' if name in MAY_BE_ZERO else '1 or more'}")

@@ -22,6 +22,7 @@ from torch import nn
 from arbench import __version__
 from arbench.generators.common.config import as_grid
 from arbench.machine.files import file_sha256
+from arbench.protocols import Generator, Tokenizer
 from arbench.registry import tokenizer_entry_points
 from arbench.weights.read import read_tensors
 
@@ -89,7 +90,7 @@ class Provenance:
 
 
 def describe_tokenizer(
-    name: str, tokenizer: Any, file: Path | None, config: Mapping[str, Any], *, given: Path | None = None
+    name: str, tokenizer: Tokenizer, file: Path | None, config: Mapping[str, Any], *, given: Path | None = None
 ) -> TokenizerFacts:
     """The facts of a loaded tokenizer; `file` are its weights, `given` how they are to be found again."""
     content = content_hash(tokenizer)
@@ -103,7 +104,7 @@ def describe_tokenizer(
     )
 
 
-def tokenizer_version(name: str, tokenizer: Any) -> str | None:
+def tokenizer_version(name: str, tokenizer: Tokenizer) -> str | None:
     """The version a tokenizer states, else that of the package that installed it, else None."""
     own = getattr(tokenizer, "version", None)
     if own is not None:
@@ -112,7 +113,7 @@ def tokenizer_version(name: str, tokenizer: Any) -> str | None:
     return entry.dist.version if entry is not None and entry.dist is not None else None
 
 
-def content_hash(tokenizer: Any) -> str:
+def content_hash(tokenizer: Tokenizer) -> str:
     """SHA-256 of a tokenizer's plain members and of its tensors as float32; of its name too where it has no tensors."""
     members = {member: _plain(getattr(tokenizer, member, None)) for member in MEMBERS}
     state = tokenizer.state_dict() if isinstance(tokenizer, nn.Module) else {}
@@ -126,11 +127,11 @@ def content_hash(tokenizer: Any) -> str:
     return digest.hexdigest()
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-def entries(preset: str | None, generator: Any, tokenizer: TokenizerFacts | None) -> dict[str, str]:
+def entries(preset: str | None, generator: Generator, tokenizer: TokenizerFacts | None) -> dict[str, str]:
     """What a generator's file says of itself, as text entries of its header."""
     model = {"method": generator.method, "preset": preset, "config": dataclasses.asdict(generator.config)}
     told = {MODEL: model} if tokenizer is None else {MODEL: model, TOKENIZER: dataclasses.asdict(tokenizer)}

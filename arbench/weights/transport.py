@@ -8,12 +8,15 @@ import io
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from arbench import __version__
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 TIMEOUT = 30.0  # seconds without a byte
 WINDOW = 60.0  # seconds over which the pace is taken
@@ -45,13 +48,13 @@ class Pace:
 class _PacedReader(io.RawIOBase):
     """A connection's bytes, counted as they come."""
 
-    def __init__(self, raw: Any, pace: Pace) -> None:
+    def __init__(self, raw: io.RawIOBase, pace: Pace) -> None:
         self._raw, self._pace = raw, pace
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int | None:
+    def readinto(self, buffer: WriteableBuffer) -> int | None:
         count = self._raw.readinto(buffer)
         self._pace.count(count or 0)
         return count
@@ -72,7 +75,7 @@ class _Pacing:
 
     pace: Pace
 
-    def do_open(self, http_class: Any, req: urllib.request.Request, **named: Any) -> Any:
+    def do_open(self, http_class: Callable[..., Any], req: urllib.request.Request, **named: Any) -> Any:
         def connect(*host: Any, **how: Any) -> Any:
             connection = http_class(*host, **how)
             connection.response_class = functools.partial(_PacedResponse, self.pace)
@@ -95,7 +98,9 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     def __init__(self) -> None:
         self.headers: dict[str, str] = {}
 
-    def http_error_302(self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any) -> Any:
+    def http_error_302(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: http.client.HTTPMessage
+    ) -> Any:
         try:
             return super().http_error_302(req, fp, code, msg, headers)
         except ValueError:  # an address that cannot be read
@@ -105,7 +110,13 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
     def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
     ) -> urllib.request.Request | None:
         self.headers.update({name.lower(): value for name, value in headers.items()})
         if urlsplit(newurl).scheme not in SCHEMES:

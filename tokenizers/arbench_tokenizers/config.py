@@ -94,11 +94,11 @@ def make_config(name: str, default: Config, given: Mapping[str, Any]) -> Config:
     return replace(default, **checked)
 
 
-def _check_value(key: str, value: Any, default: Any) -> Any:
+def _check_value(key: str, value: object, default: object) -> Any:
     """`value` in the type of `default`; ValueError where it cannot be that."""
     if key == "kind":
         if value not in KINDS:
-            raise unknown_name("kind", value, KINDS)
+            raise unknown_name("kind", str(value), KINDS)
         return value
     if isinstance(default, bool):
         if not isinstance(value, bool):
@@ -115,7 +115,7 @@ def _check_value(key: str, value: Any, default: Any) -> Any:
     return _positive_integer(key, value)
 
 
-def _positive_integer(key: str, value: Any) -> int:
+def _positive_integer(key: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{key} holds {value!r}; expected a positive integer")
     return value

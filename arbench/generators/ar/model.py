@@ -6,6 +6,9 @@ Table 1 (arXiv:2406.11838): AR with Diffusion Loss, and causal generation in ran
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +25,7 @@ class AR(CausalBackbone):
     """Causal generator, one token a step."""
 
     method = "ar"
+    default_sampling: Mapping[str, Any]  # a preset's
 
     def __init__(self, config: ARConfig, *, parallel: int = 1) -> None:
         grid = as_grid(config.grid)

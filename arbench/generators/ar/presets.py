@@ -5,8 +5,6 @@ Guidance: LlamaGen, Tables 8 to 10.
 
 from __future__ import annotations
 
-from typing import Any
-
 from arbench.generators.common.presets import (
     DIGITS_GPT,
     LLAMAGEN,
@@ -43,7 +41,9 @@ TABLE1 = (
 )  # fmt: skip
 
 
-def _preset(name: str, size: str, pixels: int, scale: float, fid: Any, score: Any, place: str | None) -> Preset:
+def _preset(
+    name: str, size: str, pixels: int, scale: float, fid: float | None, score: float | None, place: str | None
+) -> Preset:
     return Preset(
         name=name,
         method="ar",

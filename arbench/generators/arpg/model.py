@@ -8,7 +8,9 @@ number of places in any order is predicted at once (section 3.2).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +62,7 @@ class ARPG(nn.Module):
     kind = "discrete"
     schedule = "randomised"
     sampling_type: type = ARPGSampling
+    default_sampling: Mapping[str, Any]  # a preset's
 
     def __init__(self, config: ARPGConfig) -> None:
         super().__init__()

@@ -6,8 +6,6 @@ Operations are two for each multiply-add; bytes are weights once and the filled 
 
 from __future__ import annotations
 
-from typing import Any
-
 from arbench.generators.common.layers import swiglu_width
 from arbench.heads.work import item_size
 from arbench.machine.work import PlannedStep, Work
@@ -30,7 +28,7 @@ def causal_work(generator: Generator, step: PlannedStep, batch_size: int) -> Wor
     length = step.known + step.size
     fed, embedded = (step.size, step.drawn_before) if config.kv_cache else (length, step.known)
     flops = rows * fed * (2 * weights + 4 * depth * width * length)
-    embedding = embedded_channels(config) * width
+    embedding = embedded_channels(generator) * width
     flops += batch_size * embedded * 2 * embedding
     cached = rows * depth * 2 * width * (length + step.size) if config.kv_cache else 0
     return Work(flops=flops, bytes=(weights + embedding + cached) * item)
@@ -61,8 +59,9 @@ def logit_bytes(generator: Generator) -> int:
     return 3 * ROWS * 4 * codes
 
 
-def embedded_channels(config: Any) -> int:
+def embedded_channels(generator: Generator) -> int:
     """Channels of a continuous token that goes in; 0 for codes, whose embedding is a look-up."""
+    config = generator.config
     return 0 if config.head == "categorical" else config.channels * config.patch_size**2
 
 

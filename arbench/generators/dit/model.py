@@ -6,6 +6,7 @@ a head that denoises all tokens together. Blocks are modulated by time and class
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from arbench.generators.dit.config import DiTConfig, JointSampling
 from arbench.heads.diffusion import FinalLayer, TimeEmbedder, guided_prediction, modulate, respaced, start_as_identity
 from arbench.heads.solvers import SOLVERS, run_solver
 from arbench.heads.variational import noise_and_variance_loss
-from arbench.protocols import Step
+from arbench.protocols import Noise, Step
 
 EMBEDDING_STD = 0.02  # of the class table at the start
 
@@ -93,8 +94,8 @@ class JointHead(nn.Module):
         condition: Tensor,
         unconditional: Tensor | None,
         scale: float,
-        settings: Any,
-        noise: Any,
+        settings: JointSampling,
+        noise: Noise,
         positions: Tensor,
     ) -> Tensor:
         """Draw the tokens at all `positions` (B, N) from class vectors (B, 1, W): (B, N, C)."""
@@ -125,6 +126,7 @@ class DiT(nn.Module):
     method = "dit"
     kind = "continuous"
     sampling_type: type = JointSampling
+    default_sampling: Mapping[str, Any]  # a preset's
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from arbench.generators.common.work import activation_bytes, block_flops, num_tokens
+from arbench.generators.dit.config import JointSampling
 from arbench.heads.diffusion import TIME_CHANNELS
 from arbench.heads.work import item_size, num_visited
 from arbench.machine.work import PlannedStep, Work
@@ -17,7 +17,7 @@ def class_work(generator: Generator, step: PlannedStep, batch_size: int) -> Work
     return Work(flops=0, bytes=0)
 
 
-def denoising_work(generator: Generator, settings: Any, step: PlannedStep, batch_size: int) -> Iterator[Work]:
+def denoising_work(generator: Generator, settings: JointSampling, step: PlannedStep, batch_size: int) -> Iterator[Work]:
     """The whole transformer over all tokens at every denoising step; time and class are embedded a sequence."""
     config, rows, item = generator.config, batch_size * step.head_rows, item_size(generator)
     width, depth, channels = config.width, config.depth, config.channels * config.patch_size**2

@@ -4,7 +4,9 @@ cross-entropy (the paper's Table 1)."""
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from statistics import NormalDist
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +31,7 @@ class MAR(MaskedBackbone):
     """Masked generator: random order, a set of tokens a step."""
 
     method = "mar"
+    default_sampling: Mapping[str, Any]  # a preset's
 
     def __init__(self, config: MARConfig) -> None:
         super().__init__(

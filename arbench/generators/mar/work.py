@@ -13,7 +13,7 @@ def masked_work(generator: Generator, step: PlannedStep, batch_size: int) -> Wor
     config, item = generator.config, item_size(generator)
     rows, inner, width = batch_size * step.rows, config.encoder_width, config.decoder_width
     seen, whole = config.buffer_size + step.known, config.buffer_size + step.total
-    embedding, bridge = embedded_channels(config) * inner, inner * width
+    embedding, bridge = embedded_channels(generator) * inner, inner * width
     flops = step.known * 2 * embedding + seen * 2 * bridge
     flops += config.encoder_depth * block_flops(inner, seen, seen)
     flops += (config.decoder_depth - 1) * block_flops(width, whole, whole) + block_flops(width, step.size, whole)

@@ -5,8 +5,6 @@ Guidance: PAR's repository.
 
 from __future__ import annotations
 
-from typing import Any
-
 from arbench.generators.common.presets import DIGITS_GPT, PAR, gpt_config, published
 from arbench.generators.spec import DIGITS, Preset
 
@@ -23,7 +21,9 @@ TABLE = (
 RELEASED = ("par-xl-4x", "par-xxl-4x", "par-3b-4x", "par-3b-16x")
 
 
-def _preset(name: str, size: str, parallel: int, scale: float, fid: Any, score: Any, place: str | None) -> Preset:
+def _preset(
+    name: str, size: str, parallel: int, scale: float, fid: float | None, score: float | None, place: str | None
+) -> Preset:
     return Preset(
         name=name,
         method="par",
