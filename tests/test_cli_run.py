@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -100,7 +101,9 @@ def test_a_row_that_cannot_be_run_is_told():
 
 
 def test_all_methods_make_one_table_and_one_plot(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(comparison, "VARIANTS", {"mar": ({"num_iter": 2},), "par": (), "ar": ({"cfg_scale": 1.0},)})
+    beside = {"mar": ({"num_iter": 2},), "par": (), "ar": ({"cfg_scale": 1.0},)}
+    specs = {name: replace(spec, compared=beside.get(name)) for name, spec in comparison.methods().items()}
+    monkeypatch.setattr(comparison, "methods", lambda: specs)
     arguments = ["run", "--method", "all", "--num-images", "12", "--metrics", "fid", "--out", "here"]
     assert cli.run_command(arguments) == 0
     table = capsys.readouterr().out

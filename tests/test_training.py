@@ -98,7 +98,7 @@ def test_resume_refuses_other_settings_models_and_broken_files(tmp_path):
     with pytest.raises(ValueError, match="another model"):
         train(lambda: TinyTask(width=5), tiny_config(steps=2), tmp_path, resume=True)
     (tmp_path / FILE_NAME).write_bytes((tmp_path / FILE_NAME).read_bytes()[:500])
-    with pytest.raises(ValueError, match="not a readable checkpoint"):
+    with pytest.raises(ValueError, match="not a torch file that is safe to read"):
         train(TinyTask, tiny_config(steps=2), tmp_path, resume=True)
 
 
