@@ -19,7 +19,7 @@ from arbench.runs.memory import automatic_batch, estimate_memory
 from arbench.runs.models import RANDOM, class_names
 from arbench.runs.pipeline import Pipeline, Worker
 from arbench.runs.record import FEATURES, feature_observer, is_scored, make_record, score
-from arbench.runs.request import AUTO, IF_STARTED, Job, RunRequest, check_evaluation, prepare
+from arbench.runs.request import AUTO, IF_STARTED, PreparedRun, RunRequest, check_evaluation, prepare
 
 WARM_UP_IMAGES = 8  # on the CPU; on a GPU a whole batch, whose shape decides which kernels are chosen
 
@@ -63,7 +63,7 @@ def execute(request: RunRequest, *, say: Callable[[str], None] = lambda line: No
         ) from None
 
 
-def open_folder(job: Job) -> RunFolder:
+def open_folder(job: PreparedRun) -> RunFolder:
     """The run folder, opened by the first process for all of them."""
     out, model = Path(job.request.out), job.parts.model
     opened = tell_all(job.mine, lambda: _opened(out, model, job))
@@ -71,7 +71,7 @@ def open_folder(job: Job) -> RunFolder:
     return RunFolder(Path(opened["path"]), settings, job.mine.rank)
 
 
-def _opened(out: Path, model: str, job: Job) -> dict[str, Any]:
+def _opened(out: Path, model: str, job: PreparedRun) -> dict[str, Any]:
     try:
         check_evaluation(job.settings["evaluation"])
     except (ValueError, OSError) as error:
@@ -86,7 +86,7 @@ def _opened(out: Path, model: str, job: Job) -> dict[str, Any]:
     return {"path": str(folder.path), "shard_size": folder.shards.size}
 
 
-def sample(job: Job, folder: RunFolder, say: Callable[[str], None]) -> None:
+def sample(job: PreparedRun, folder: RunFolder, say: Callable[[str], None]) -> None:
     """Draw what is missing; the first process returns when all images are there, the others when nothing is free."""
     if not folder.shards.unfinished():
         return
@@ -134,7 +134,7 @@ def sample(job: Job, folder: RunFolder, say: Callable[[str], None]) -> None:
     folder.log("sampled", peak_memory_gib=round(peak_memory_gib(parts.device), 3))
 
 
-def finish(job: Job, folder: RunFolder) -> Record:
+def finish(job: PreparedRun, folder: RunFolder) -> Record:
     """Grid, scores, record and, where asked for, samples.npz of a run whose images are all there."""
     if job.request.export_npz:
         with folder.timed("exported"):

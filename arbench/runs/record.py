@@ -16,7 +16,7 @@ from arbench.machine.progress import image_progress
 from arbench.report.record import PHASES, Record, new_record
 from arbench.runs.folder import RunFolder
 from arbench.runs.models import Parts
-from arbench.runs.request import Job
+from arbench.runs.request import PreparedRun
 from arbench.runs.roofline import roofline
 
 EXCLUDED = "loading, a warm-up draw, writing images, evaluation"
@@ -30,7 +30,7 @@ def is_scored(folder: RunFolder) -> bool:
     return bool(finished) and finished[-1]["evaluation"] == folder.settings["evaluation"]
 
 
-def feature_observer(job: Job, folder: RunFolder) -> Callable[[np.ndarray], None]:
+def feature_observer(job: PreparedRun, folder: RunFolder) -> Callable[[np.ndarray], None]:
     """What looks at every finished shard while sampling: the extractor where asked for, whose features `score` finds.
 
     Every process extracts its own shards so, and the first one has only statistics left to merge.
@@ -54,7 +54,7 @@ def feature_observer(job: Job, folder: RunFolder) -> Callable[[np.ndarray], None
     return observe
 
 
-def score(job: Job, folder: RunFolder) -> dict[str, Any]:
+def score(job: PreparedRun, folder: RunFolder) -> dict[str, Any]:
     """What `arbench.evaluate` says about the run's images, empty where nothing is to be scored."""
     settings = folder.settings["evaluation"]
     if settings is None:
@@ -76,7 +76,7 @@ def score(job: Job, folder: RunFolder) -> dict[str, Any]:
         )
 
 
-def make_record(job: Job, folder: RunFolder, scores: dict[str, Any]) -> Record:
+def make_record(job: PreparedRun, folder: RunFolder, scores: dict[str, Any]) -> Record:
     """The checked record of a finished run."""
     parts, images = job.parts, job.settings["images"]
     return new_record(
@@ -99,7 +99,7 @@ def make_record(job: Job, folder: RunFolder, scores: dict[str, Any]) -> Record:
     )
 
 
-def describe_source(job: Job, folder: RunFolder) -> dict[str, Any]:
+def describe_source(job: PreparedRun, folder: RunFolder) -> dict[str, Any]:
     """Where the record comes from: the run folder, when, and the row of a paper's table that it measures."""
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")
     return {"kind": "measured", "run": folder.path.name, "date": date, **job.request.source}

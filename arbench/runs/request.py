@@ -102,7 +102,7 @@ def require_batch_size(value: object) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class PreparedRun:
     """A checked run: the models, the labels, and the settings that go into config.yaml."""
 
     request: RunRequest
@@ -113,7 +113,7 @@ class Job:
     mine: Processes
 
 
-def prepare(request: RunRequest) -> Job:
+def prepare(request: RunRequest) -> PreparedRun:
     """Load the models and resolve every setting. Raises ValueError or OSError for a user's mistake."""
     mine = processes()
     parts = load_parts(
@@ -132,7 +132,7 @@ def prepare(request: RunRequest) -> Job:
     labels = resolve_labels(request, parts.generator.num_classes)
     images = image_settings(request, parts)
     settings = {"images": images, "evaluation": evaluation_settings(request, parts)}
-    return Job(
+    return PreparedRun(
         request=request, parts=parts, labels=labels, steps=count_steps(parts), settings=plain(settings), mine=mine
     )
 
