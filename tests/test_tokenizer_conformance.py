@@ -100,8 +100,8 @@ def test_missing_members_are_told(images):
 
 def test_the_readme_writes_a_tokenizer_that_conforms(images):
     readme = (Path(__file__).parents[1] / "tokenizers" / "README.md").read_text()
-    (block,) = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
-    assert block.count("\n") <= 30
+    block = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)[0]
+    assert block.count("\n") <= 40
     names: dict = {}
     exec(compile(block, "README.md", "exec"), names)
-    assert failed(names["Quadrants"](), images) == set()
+    assert failed(names["BlockDCT"](), images) == set()

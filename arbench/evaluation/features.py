@@ -142,7 +142,8 @@ class FeatureCollector:
         extracted = self._extractor.extract(batch)
         self._statistics.update(extracted.features)
         if self._spatial is not None:
-            assert extracted.spatial is not None
+            if extracted.spatial is None:
+                raise ValueError(f"extractor {self._extractor.name!r} gave no spatial features; expected none of sfid")
             self._spatial.update(extracted.spatial)
         if self._keep:
             self._features.add(extracted.features)
