@@ -31,7 +31,7 @@ def nothing_is_drawn(monkeypatch):
     def generate(*_, **__):
         raise AssertionError("the mistake was not found before sampling")
 
-    monkeypatch.setattr(loop, "generate", generate)
+    monkeypatch.setattr(loop, "draw_tokens", generate)
 
 
 def told(capsys, *arguments, code=2):
@@ -172,7 +172,7 @@ def test_an_output_folder_without_permission_is_one_line(capsys, tmp_path):
 
 
 def test_ctrl_c_says_how_to_go_on_and_leaves_nothing_half_written(capsys, tmp_path, monkeypatch):
-    draw, drawn = loop.generate, []
+    draw, drawn = loop.draw_tokens, []
 
     def interrupted(*positional, **named):
         drawn.append(1)
@@ -182,7 +182,7 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_nothing_half_written(capsys, tmp_pa
 
     arguments = ["run", "--method", "par", *RANDOM, "--num-images", "80", "--batch-size", "64", "--no-evaluate"]
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "generate", interrupted)
+        patch.setattr(loop, "draw_tokens", interrupted)
         assert cli.run_command(arguments) == 130
     message = capsys.readouterr().err
     assert re.search(r"64 of 80 images are safe in runs/par-digits-\w+; give the same command with --resume", message)

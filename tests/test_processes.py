@@ -28,14 +28,14 @@ import arbench
 from arbench.machine.distributed import processes
 from arbench.runs import pipeline as loop
 from tiny_runs import tiny
-draw, calls = loop.generate, []
+draw, calls = loop.draw_tokens, []
 def dying(*positional, **named):
     calls.append(1)
     if len(calls) == 2:  # the first was the warm-up
         os.kill(os.getpid(), signal.SIGKILL)
     return draw(*positional, **named)
 if "die" in sys.argv and (processes().rank, processes().restarts) == (1, 0):
-    loop.generate = dying
+    loop.draw_tokens = dying
 asked = {{**tiny(num_images={NUM_IMAGES}), "evaluate": True}}
 options = sys.argv[3:]
 arbench.run(
@@ -121,6 +121,8 @@ def test_torchrun_restarts_after_a_death_and_goes_on(tmp_path, script, undisturb
     assert_same(run, undisturbed)
     (resumed,) = [line for line in events(run) if line["event"] == "resume"]
     drawn_after = events(run)[events(run).index(resumed) :]
+    began = [line["event"] for line in events(run)[: events(run).index(resumed)]]
+    assert began.count("sampling") == 2, "a restarted process went on before the first one had opened the folder"
     assert sum(line["images"] for line in drawn_after if line["event"] == "batch") == (
         NUM_IMAGES - resumed["images_present"]
     )
@@ -143,7 +145,7 @@ def test_two_nodes_share_one_run(tmp_path, script, undisturbed):
 
 def test_the_first_process_draws_what_a_dead_one_leaves(tmp_path, monkeypatch, undisturbed):
     """Another process holds a shard; the first one does all others, waits, and takes it over once that is killed."""
-    draw, other, calls = loop.generate, [], []
+    draw, other, calls = loop.draw_tokens, [], []
 
     def generate(*positional, **named):
         calls.append(1)
@@ -155,7 +157,7 @@ def test_the_first_process_draws_what_a_dead_one_leaves(tmp_path, monkeypatch, u
             other[0].kill()
         return draw(*positional, **named)
 
-    monkeypatch.setattr(loop, "generate", generate)
+    monkeypatch.setattr(loop, "draw_tokens", generate)
     arbench.run(**{**tiny(num_images=NUM_IMAGES), "evaluate": True}, out=tmp_path, batch_size=64)
     with other[0]:
         assert len(calls) == 6

@@ -37,7 +37,7 @@ def events(run, name):
 
 def stop_after(monkeypatch, batches, error=KeyboardInterrupt):
     """Let `generate` draw so many batches and raise `error` in the next one."""
-    draw, drawn = loop.generate, []
+    draw, drawn = loop.draw_tokens, []
 
     def draws(*positional, **named):
         if len(drawn) == batches:
@@ -45,7 +45,7 @@ def stop_after(monkeypatch, batches, error=KeyboardInterrupt):
         drawn.append(1)
         return draw(*positional, **named)
 
-    monkeypatch.setattr(loop, "generate", draws)
+    monkeypatch.setattr(loop, "draw_tokens", draws)
 
 
 @pytest.mark.parametrize("method", ["ar", "par", "mar"])
@@ -181,14 +181,14 @@ def test_the_npz_holds_the_images(tmp_path):
 
 def test_the_batch_is_halved_when_memory_runs_out(tmp_path, monkeypatch):
     arbench.run(**tiny(), out=tmp_path / "whole")
-    draw = loop.generate
+    draw = loop.draw_tokens
 
     def little_memory(generator, labels, **settings):
         if len(labels) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return draw(generator, labels, **settings)
 
-    monkeypatch.setattr(loop, "generate", little_memory)
+    monkeypatch.setattr(loop, "draw_tokens", little_memory)
     path, record = execute(RunRequest.of(**tiny(), out=tmp_path / "halved"))
     assert record["speed"]["batch_size"] == 2
     assert [(e["failed_batch_size"], e["batch_size"]) for e in events(path, "out_of_memory")] == [(10, 2)]
@@ -206,7 +206,9 @@ def test_one_image_that_does_not_fit_is_told(tmp_path, monkeypatch):
 
 
 def test_images_that_are_not_finite_stop_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "generate", lambda generator, labels, **_: torch.full((len(labels), 4, 8, 8), torch.nan))
+    monkeypatch.setattr(
+        loop, "draw_tokens", lambda generator, labels, **_: torch.full((len(labels), 4, 8, 8), torch.nan)
+    )
     with pytest.raises(ValueError, match="not finite; likely causes"):
         arbench.run(**tiny("mar"), out=tmp_path)
 
@@ -219,7 +221,7 @@ def test_weights_written_over_during_a_run_stop_it(tmp_path, monkeypatch, in_pla
     generator = arbench.load_generator("par-digits", weights="random", **asked["config"])
     for path in (file, other):
         save_file(generator.state_dict(), path)
-    draw = loop.generate
+    draw = loop.draw_tokens
 
     def overwriting(*positional, **named):
         if in_place:
@@ -228,7 +230,7 @@ def test_weights_written_over_during_a_run_stop_it(tmp_path, monkeypatch, in_pla
             os.replace(other, file)  # the mapped file lives on under no name
         return draw(*positional, **named)
 
-    monkeypatch.setattr(loop, "generate", overwriting)
+    monkeypatch.setattr(loop, "draw_tokens", overwriting)
     if in_place:
         with pytest.raises(ValueError, match="was written over while images were drawn"):
             arbench.run(**{**asked, "weights": file}, out=tmp_path / "runs")

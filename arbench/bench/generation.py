@@ -28,7 +28,7 @@ from arbench.runs.memory import LARGEST_BATCH, automatic_batch, estimate_memory
 from arbench.runs.models import RANDOM, Parts, find_tokenizer_weights
 from arbench.runs.pipeline import Pipeline
 from arbench.runs.roofline import Roofline, num_passes, roofline
-from arbench.sampling.algorithm import generate
+from arbench.sampling.algorithm import draw_tokens
 from arbench.weights.cards import find_weights
 from arbench.weights.load import shipped_weights
 from arbench.weights.provenance import Provenance
@@ -105,7 +105,7 @@ def bench_generation(
     batch = choose_batch(parts, batch_size)
     if compare and not find_rivals(parts.generator):
         raise ValueError(f"model {parts.model!r} has neither a diffusion head nor a KV cache; expected no --compare")
-    settings = parts.generator.sampling_type(**parts.sampling)
+    settings = parts.settings
     bounds = Bounds(generator=device_peak(parts.device, dtype_of(parts.generator)), decoder=decoder_peak(parts))
     measured = {}
     for size in sorted({1, batch}):
@@ -146,7 +146,7 @@ def make_draw(parts: Parts, batch_size: int, seed: int) -> Callable[[PhaseTimer]
         generator=parts.generator,
         tokenizer=parts.tokenizer,
         labels=make_labels(batch_size, parts.generator.num_classes),
-        sampling=parts.sampling,
+        settings=parts.settings,
         seed=seed,
         device=parts.device,
         image_size=parts.image_size,
@@ -186,7 +186,7 @@ def compare_seconds(name: str, batch_size: int, ours: Sequence[float], plain: Se
 
 def make_generation(parts: Parts, generator: Generator, batch_size: int, seed: int) -> Callable[[PhaseTimer], object]:
     labels = torch.from_numpy(make_labels(batch_size, parts.generator.num_classes)).to(parts.device)
-    return lambda timer: generate(generator, labels, seed=seed, timer=timer, **parts.sampling)
+    return lambda timer: draw_tokens(generator, labels, settings=parts.settings, seed=seed, timer=timer)
 
 
 def describe(parts: Parts, work: Roofline | None, steps: int, bounds: Bounds, seed: int) -> dict[str, Any]:

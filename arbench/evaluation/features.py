@@ -143,7 +143,7 @@ class FeatureCollector:
         self._statistics.update(extracted.features)
         if self._spatial is not None:
             if extracted.spatial is None:
-                raise ValueError(f"extractor {self._extractor.name!r} gave no spatial features; expected none of sfid")
+                raise ValueError("the extractor gave no spatial features; expected metrics without sfid")
             self._spatial.update(extracted.spatial)
         if self._keep:
             self._features.add(extracted.features)

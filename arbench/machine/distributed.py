@@ -73,7 +73,7 @@ def tell_all(mine: Processes, compute: Callable[[], Any]) -> Any:
     """
     if mine.count == 1:
         return compute()
-    store, key = _store(), f"arbench/{next(_TOLD)}"
+    store, key = _store(), _next_key(mine)
     if not mine.is_first:
         answer = json.loads(store.get(key))
     else:
@@ -96,7 +96,7 @@ def by_first(mine: Processes, compute: Callable[[], Any]) -> Any:
     """
     if mine.count == 1:
         return compute()
-    store, key = _store(), f"arbench/{next(_TOLD)}"
+    store, key = _store(), _next_key(mine)
     if mine.is_first:
         try:
             return compute()
@@ -108,6 +108,11 @@ def by_first(mine: Processes, compute: Callable[[], Any]) -> Any:
     except torch.distributed.DistError:
         pass  # the store has left with the first process, which is done
     return None
+
+
+def _next_key(mine: Processes) -> str:
+    """The next thing that is told, named alike on all processes; a restarted group never hears what an earlier one said."""
+    return f"arbench/{mine.restarts}/{next(_TOLD)}"
 
 
 @cache

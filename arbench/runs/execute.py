@@ -110,7 +110,7 @@ def sample(job: PreparedRun, folder: RunFolder, say: Callable[[str], None]) -> N
         generator=parts.generator,
         tokenizer=parts.tokenizer,
         labels=job.labels,
-        sampling=parts.sampling,
+        settings=parts.settings,
         seed=job.request.seed,
         device=parts.device,
         image_size=parts.image_size,

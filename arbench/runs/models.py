@@ -16,7 +16,7 @@ from arbench.images import imagenet
 from arbench.machine.files import file_sha256
 from arbench.protocols import Generator, Tokenizer
 from arbench.registry import unknown_name
-from arbench.settings import resolve_settings, warn_of_last_timesteps
+from arbench.settings import Guidance, resolve_settings, warn_of_last_timesteps
 from arbench.tokenizer.load import find_tokenizer, load_tokenizer
 from arbench.tokenizer.load import shipped_weights as shipped_tokenizer
 from arbench.weights.cards import cards_for, find_weights, how_to_get
@@ -53,7 +53,7 @@ class Parts:
     tokenizer_name: str
     tokenizer_config: dict[str, Any] = field(default_factory=dict)
     weights: dict[str, Any]  # the record's entry: files and SHA-256
-    sampling: dict[str, Any]  # every sampling setting, resolved
+    settings: Guidance  # every sampling setting, resolved; made once
     device: torch.device
     image_size: int  # pixels a side of the images that are kept
     decoded_size: int  # and of those that the tokenizer decodes
@@ -72,6 +72,11 @@ class Parts:
                     f"{path} was written over while images were drawn with it, so they cannot be trusted; "
                     "delete the run folder and run again"
                 )
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """The settings by name, as records hold them."""
+        return dataclasses.asdict(self.settings)
 
     @property
     def params_m(self) -> float:
@@ -165,7 +170,9 @@ def load_parts(
         file = None if tokenizer_weights is None else Path(tokenizer_weights)
         require_tokenizer(told, describe_tokenizer(tokenizer_name, decoder, file, tokenizer_config or {}))
     # The settings of the run become the generator's own, so that they hold, and are warned of once.
-    generator.default_sampling = resolve_sampling(generator, sampling or {})
+    settings = resolve_settings(generator, sampling or {})
+    warn_of_last_timesteps(generator, settings)
+    generator.default_sampling = dataclasses.asdict(settings)
     size = check_fit(name, generator, tokenizer_name, decoder)
     return Parts(
         model=name,
@@ -179,19 +186,12 @@ def load_parts(
             **weights_facts("", weights),
             **weights_facts("tokenizer_", tokenizer_weights),
         },
-        sampling=dict(generator.default_sampling),
+        settings=settings,
         device=device,
         image_size=(preset.evaluated_at if preset else None) or size,
         decoded_size=size,
         stamps=stamps,
     )
-
-
-def resolve_sampling(generator: Generator, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Every sampling setting of `generator` by name: as given, else its preset's, else the default."""
-    settings = resolve_settings(generator, given)
-    warn_of_last_timesteps(generator, settings)
-    return dataclasses.asdict(settings)
 
 
 def check_fit(model: str, generator: Generator, tokenizer_name: str, tokenizer: Tokenizer) -> int:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,8 @@ from arbench.protocols import Generator, Timer, Tokenizer
 from arbench.runs.folder import RunFolder
 from arbench.runs.memory import is_out_of_memory
 from arbench.runs.shards import Assembly, Claims, ShardWriter, claim_unfinished
-from arbench.sampling.algorithm import generate
+from arbench.sampling.algorithm import draw_tokens
+from arbench.settings import Guidance
 from arbench.tokenizer.load import decode_tokens
 
 POLL_SECONDS = 0.2  # how often a waiting process looks whether another one has finished or died
@@ -38,7 +38,7 @@ class Pipeline:
     generator: Generator
     tokenizer: Tokenizer
     labels: np.ndarray
-    sampling: dict[str, Any]
+    settings: Guidance
     seed: int
     device: torch.device
     image_size: int | None = None  # None: as the tokenizer decodes
@@ -56,7 +56,7 @@ class Pipeline:
     def _draw(self, image_ids: Sequence[int], timer: Timer) -> np.ndarray:
         ids = torch.as_tensor(list(image_ids))
         labels = torch.from_numpy(self.labels[list(image_ids)]).to(self.device)
-        tokens = generate(self.generator, labels, seed=self.seed, image_ids=ids, timer=timer, **self.sampling)
+        tokens = draw_tokens(self.generator, labels, settings=self.settings, seed=self.seed, image_ids=ids, timer=timer)
         if tokens.is_floating_point():
             check_finite(tokens, "latents")
         with timer.phase("decode"):

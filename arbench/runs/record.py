@@ -107,8 +107,7 @@ def describe_source(job: PreparedRun, folder: RunFolder) -> dict[str, Any]:
 
 def flops_per_image(parts: Parts) -> float | None:
     """Operations an image, counted from the shapes; None where the method or the decoder does not tell."""
-    settings = parts.generator.sampling_type(**parts.sampling)
-    work = roofline(parts.generator, settings, parts.tokenizer)
+    work = roofline(parts.generator, parts.settings, parts.tokenizer)
     return round(work.flops_per_image) if work is not None and work.phases["decode"] else None
 
 

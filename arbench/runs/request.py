@@ -146,9 +146,8 @@ def resolve_labels(request: RunRequest, num_classes: int) -> np.ndarray:
 
 def count_steps(parts: Parts) -> int:
     """Steps of the generator for one image under the resolved settings. Raises ValueError where they do not fit it."""
-    settings = parts.generator.sampling_type(**parts.sampling)
     label = torch.zeros(1, dtype=torch.int64, device=parts.device)
-    return make_schedule(parts.generator, settings, ImageNoise(0, label), label).num_passes
+    return make_schedule(parts.generator, parts.settings, ImageNoise(0, label), label).num_passes
 
 
 def image_settings(request: RunRequest, parts: Parts) -> dict[str, Any]:

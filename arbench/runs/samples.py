@@ -49,7 +49,7 @@ def sample_rows(
         generator=parts.generator,
         tokenizer=parts.tokenizer,
         labels=wanted,
-        sampling=parts.sampling,
+        settings=parts.settings,
         seed=seed,
         device=parts.device,
         image_size=parts.image_size,

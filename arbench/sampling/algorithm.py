@@ -15,7 +15,7 @@ from arbench.protocols import Generator, Head, Noise, Timer
 from arbench.sampling.guidance import guidance_scale
 from arbench.sampling.noise import ImageNoise
 from arbench.sampling.schedules import make_schedule
-from arbench.settings import resolve_settings, warn_of_last_timesteps
+from arbench.settings import Guidance, resolve_settings, warn_of_last_timesteps
 
 Labels = Sequence[int] | np.ndarray | Tensor
 
@@ -49,7 +49,6 @@ def check_image_ids(image_ids: Labels | None, batch: int, device: torch.device) 
     return checked.to(device, torch.int64)
 
 
-@torch.inference_mode()
 def generate(
     generator: Generator,
     labels: Labels,
@@ -69,6 +68,21 @@ def generate(
     """
     settings = resolve_settings(generator, sampling)
     warn_of_last_timesteps(generator, settings)
+    return draw_tokens(generator, labels, settings=settings, seed=seed, image_ids=image_ids, noise=noise, timer=timer)
+
+
+@torch.inference_mode()
+def draw_tokens(
+    generator: Generator,
+    labels: Labels,
+    *,
+    settings: Guidance,
+    seed: int = 0,
+    image_ids: Labels | None = None,
+    noise: Noise | None = None,
+    timer: Timer | None = None,
+) -> Tensor:
+    """As `generate`, under the `settings` of a generation that are resolved already."""
     device = next(generator.parameters()).device
     labels = check_labels(labels, generator.num_classes, device)
     ids = check_image_ids(image_ids, len(labels), device)
