@@ -111,7 +111,7 @@ def by_first(mine: Processes, compute: Callable[[], Any]) -> Any:
 
 
 def _next_key(mine: Processes) -> str:
-    """The next thing that is told, named alike on all processes; a restarted group never hears what an earlier one said."""
+    """The next thing that is told, named alike on all processes; a restarted group hears nothing of an earlier one."""
     return f"arbench/{mine.restarts}/{next(_TOLD)}"
 
 
