@@ -159,7 +159,8 @@ def parse_setting(text: str) -> tuple[str, float | int | str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--models", default="ar-digits,par-digits,mar-digits", help="comma-separated presets")
+    models = "ar-digits,par-digits,mar-digits,arpg-digits"
+    parser.add_argument("--models", default=models, help="comma-separated presets")
     parser.add_argument("--weights", help="a file instead of the shipped weights (one model)")
     parser.add_argument("--tokenizer-weights", help="a file instead of the shipped tokenizer")
     parser.add_argument("--seeds", type=int, default=3)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install arbench into a virtual environment and compare the three methods on handwritten digits.
+# Install arbench into a virtual environment and compare the methods on handwritten digits.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/venv.sh

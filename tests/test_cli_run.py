@@ -1,9 +1,8 @@
-"""`arbench run`: one command, one row, one folder; rows of experiments; the three methods together."""
+"""`arbench run`: one command, one row, one folder; rows of experiments; the methods together."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -101,16 +100,16 @@ def test_a_row_that_cannot_be_run_is_told():
 
 
 def test_all_methods_make_one_table_and_one_plot(capsys, tmp_path, monkeypatch):
-    beside = {"mar": ({"num_iter": 2},), "par": (), "ar": ({"cfg_scale": 1.0},)}
-    specs = {name: replace(spec, compared=beside.get(name)) for name, spec in comparison.methods().items()}
-    monkeypatch.setattr(comparison, "methods", lambda: specs)
+    beside = {"mar": [{"num_iter": 2}], "ar": [{"cfg_scale": 1.0}]}
+    monkeypatch.setattr(comparison, "variants", lambda method: beside.get(method.name, []))
     arguments = ["run", "--method", "all", "--num-images", "12", "--metrics", "fid", "--out", "here"]
     assert cli.run_command(arguments) == 0
     table = capsys.readouterr().out
-    assert [line.split("|")[1].strip() for line in table.splitlines() if "-digits" in line] == ["MAR", "PAR", "AR"]
-    assert len(list((tmp_path / "here").glob("*-digits-*"))) == 5
+    names = [line.split("|")[1].strip() for line in table.splitlines() if "-digits" in line]
+    assert names == ["MAR", "PAR", "AR", "ARPG"]
+    assert len(list((tmp_path / "here").glob("*-digits-*"))) == 6
     assert (tmp_path / "here" / "comparison.png").read_bytes().startswith(b"\x89PNG")
-    assert (tmp_path / "here" / "comparison.md").read_text().count("-digits") >= 5
+    assert (tmp_path / "here" / "comparison.md").read_text().count("-digits") >= 6
     assert cli.run_command([*arguments, "--resume"]) == 0  # nothing is drawn anew
     batches = [
         line
@@ -118,4 +117,4 @@ def test_all_methods_make_one_table_and_one_plot(capsys, tmp_path, monkeypatch):
         for line in (run / "events.jsonl").read_text().splitlines()
         if json.loads(line)["event"] == "batch"
     ]
-    assert len(batches) == 5
+    assert len(batches) == 6

@@ -132,7 +132,7 @@ def test_weights_that_are_not_finite_draw_no_codes(name, part):
     assert model.training
 
 
-@pytest.mark.parametrize("name", ["ar-digits", "par-digits", "mar-digits", "dit-digits"])
+@pytest.mark.parametrize("name", ["ar-digits", "par-digits", "mar-digits", "dit-digits", "arpg-digits"])
 def test_a_preset_brings_its_own_settings(name: str) -> None:
     generator, preset = load_generator(name), get_preset(name)
     own = dict(preset.sampling)

@@ -1,4 +1,4 @@
-"""`arbench run`: sample, evaluate, record; one model, a row of a paper's table, or all three methods."""
+"""`arbench run`: sample, evaluate, record; one model, a row of a paper's table, or all methods."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def row_files(row: Row, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def compare_methods(asked: Mapping[str, Any]) -> None:
-    """`--method all`: the three methods one after another, one table and one speed/accuracy plot."""
+    """`--method all`: the methods one after another, one table and one speed/accuracy plot."""
     from arbench.runs.compare import compare
 
     table, files = compare(parsed(asked), say=say)

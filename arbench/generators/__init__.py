@@ -1,1 +1,1 @@
-"""Generators: backbones and the three methods built on them."""
+"""Generators: backbones and the methods built on them."""

@@ -1,4 +1,4 @@
-"""`arbench run --method all`: the three methods one after another, each at several speeds; one table and one plot."""
+"""`arbench run --method all`: the methods one after another, each at several speeds; one table and one plot."""
 
 from __future__ import annotations
 

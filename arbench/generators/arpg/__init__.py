@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from arbench.generators.arpg.config import ARPGConfig, ARPGSampling
 from arbench.generators.arpg.presets import PRESETS
-from arbench.generators.arpg.recipe import RECIPE
+from arbench.generators.arpg.recipe import DIGITS_RECIPE, RECIPE
 from arbench.generators.arpg.release import CARDS, RELEASE
 from arbench.generators.spec import Method
 from arbench.registry import lazy
@@ -24,7 +24,9 @@ METHOD = Method(
     release=RELEASE,
     cards=CARDS,
     recipe=RECIPE,
+    digits_recipe=DIGITS_RECIPE,
     backbone_work=lazy("arbench.generators.arpg.work:two_pass_work"),
     head_work=lazy("arbench.heads.work:head_work"),
     memory=lazy("arbench.generators.arpg.work:two_pass_memory"),
+    compared=({"num_iter": 8}, {"num_iter": 32}),  # it trades speed for quality by its number of iterations
 )

@@ -1,4 +1,4 @@
-"""The named ARPG models: the released sizes.
+"""The named ARPG models: the released sizes, and the one of the digits.
 
 Shapes, guidance and values: README of the release (hp-l33/ARPG), at 64 steps along the cosine. It prints the scale of
 guidance and not how that grows; linear is what scales as high as these are made for.
@@ -6,8 +6,8 @@ guidance and not how that grows; linear is what scales as high as these are made
 
 from __future__ import annotations
 
-from arbench.generators.common.presets import gpt_config, published
-from arbench.generators.spec import Preset
+from arbench.generators.common.presets import DIGITS_GPT, gpt_config, published
+from arbench.generators.spec import DIGITS, Preset
 
 README = "hp-l33/ARPG"
 
@@ -32,4 +32,16 @@ def _preset(name: str, size: str, scale: float, fid: float, score: float) -> Pre
     )
 
 
-PRESETS = tuple(_preset(*row) for row in TABLE)
+PRESETS = (
+    Preset(
+        name="arpg-digits",
+        method="arpg",
+        config={**DIGITS_GPT, "depth": 6, "sinusoids": True},
+        tokenizer="digits-vq",
+        image_size=32,
+        sampling={"num_iter": 16, "cfg_scale": 1.5, "cfg_schedule": "constant"},
+        shipped=True,
+        data=DIGITS,
+    ),
+    *(_preset(*row) for row in TABLE),
+)

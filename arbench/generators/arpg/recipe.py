@@ -1,7 +1,8 @@
-"""How ARPG is trained: the paper's recipe for one's own data."""
+"""How ARPG is trained: the paper's recipe for one's own data, and that of the digits."""
 
 from __future__ import annotations
 
+from arbench.generators.common.recipe import MILD
 from arbench.generators.recipe import TrainConfig
 
 # arXiv:2503.10568, section 4.1: 400 epochs of ImageNet, batch 1024, rate 1e-4 a batch of 256, 100 epochs of warm-up,
@@ -9,4 +10,7 @@ from arbench.generators.recipe import TrainConfig
 RECIPE = TrainConfig(
     steps=500_000, batch_size=1024, learning_rate=4e-4, warmup_steps=125_000, schedule="cosine", final_rate=0.025,
     weight_decay=0.05, ema_rate=0.0, dtype="bfloat16", checkpoint_every=5000,
+)  # fmt: skip
+DIGITS_RECIPE = TrainConfig(
+    steps=1500, batch_size=32, learning_rate=2e-3, weight_decay=0.05, ema_rate=0.998, views=32, augmentation=MILD,
 )  # fmt: skip
