@@ -83,7 +83,7 @@ def test_images_are_resized_as_floats_before_they_become_bytes():
         generator=parts.generator,
         tokenizer=parts.tokenizer,
         labels=labels,
-        sampling=parts.sampling,
+        settings=parts.settings,
         seed=0,
         device=CPU,
         image_size=24,
