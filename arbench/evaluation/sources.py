@@ -13,7 +13,8 @@ import numpy as np
 
 from arbench.images.data import MOST_PIXELS, Conversions, image_files, read_image
 from arbench.machine.archives import ArrayHeader, member_header, read_header, reading_npz
-from arbench.machine.files import is_intact, one_line, read_yaml
+from arbench.machine.files import is_intact, one_line
+from arbench.machine.yaml_file import read_yaml
 
 LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp")
 READ = 256  # images read at once

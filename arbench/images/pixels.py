@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,9 +54,3 @@ def to_pil(images: Tensor | np.ndarray) -> list[Picture]:
 def resize_bicubic(images: Tensor, size: int) -> Tensor:
     """Floats (B, 3, H, W) to (B, 3, size, size): bicubic without antialias, as LlamaGen and PAR bring 384 to 256."""
     return F.interpolate(images.float(), size=(size, size), mode="bicubic", align_corners=False, antialias=False)
-
-
-def save_png(path: Path, image: np.ndarray) -> None:
-    """Write one uint8 (H, W, 3) picture as PNG."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(path)

@@ -8,12 +8,8 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 CHECKSUM_SUFFIX = ".sha256"
-DEEPEST_YAML = 50  # levels of brackets
 PARTIAL = ".partial"  # how the name of a file ends while it is written
 
 
@@ -44,28 +40,6 @@ def remove_partials(folder: Path) -> None:
     """Remove what killed processes left half-written in `folder`."""
     for left in folder.glob(f".*{PARTIAL}"):
         left.unlink()
-
-
-def read_yaml(path: Path) -> Any:
-    """What a YAML file holds: plain values, nothing is built from tags.
-
-    OSError where it cannot be read, ValueError in one line where it is no YAML, or nested beyond all use.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-        if _bracket_depth(text) > DEEPEST_YAML:  # PyYAML's time grows with the square
-            raise ValueError(f"more than {DEEPEST_YAML} brackets inside one another")
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError, TypeError, OverflowError) as error:
-        raise ValueError(f"{path}: not readable YAML ({one_line(error)})") from error
-
-
-def _bracket_depth(text: str) -> int:
-    depth = deepest = 0
-    for character in text:
-        depth += (character in "[{") - (character in "]}")
-        deepest = max(deepest, depth)
-    return deepest
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:

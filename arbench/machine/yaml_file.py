@@ -1,4 +1,4 @@
-"""YAML that somebody else wrote, read safely: no objects, limited size, depth and growth, mistakes in one line."""
+"""YAML, read safely: no objects, limited depth, mistakes in one line; by hand written files also in size and growth."""
 
 from __future__ import annotations
 
@@ -7,13 +7,24 @@ from typing import Any
 
 import yaml
 
+from arbench.machine.files import one_line
+
+MOST_BRACKETS = 50  # inside one another, before it is parsed: PyYAML's time grows with the square
 MOST_BYTES = 1 << 18  # a table of a thousand rows has a third of it
 MOST_DEPTH = 12  # rows, a row, its config, a list in it
 MOST_NODES = 50_000  # counted where they are used, so that anchors cannot multiply
 
 
-def read_yaml(file: Path) -> dict[str, Any]:
-    """The keys of a YAML file, all of them texts.
+def read_yaml(file: Path) -> Any:
+    """What a YAML file holds: plain values, nothing is built from tags.
+
+    OSError where it cannot be read, ValueError in one line where it is no YAML, or nested beyond all use.
+    """
+    return _parsed(file, file.read_bytes())
+
+
+def read_keys(file: Path) -> dict[str, Any]:
+    """The keys of a YAML file that somebody wrote by hand, all of them texts.
 
     Raises OSError where it cannot be read, and ValueError, in one line, where it is no YAML of plain values, holds no
     keys, or is larger, deeper or more entangled than any experiment.
@@ -22,16 +33,29 @@ def read_yaml(file: Path) -> dict[str, Any]:
         data = stream.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
         raise ValueError(f"{file} is larger than {MOST_BYTES} bytes; expected a short YAML file")
-    try:
-        content = yaml.safe_load(data.decode("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is no YAML of plain values: {' '.join(str(error).split())}") from error
-    except RecursionError as error:
-        raise ValueError(_too_deep(file)) from error
+    content = _parsed(file, data)
     if not isinstance(content, dict):
         raise ValueError(f"{file} holds no keys; expected at least `rows`")
     _check_growth(file, content)
     return content
+
+
+def _parsed(file: Path, data: bytes) -> Any:
+    try:
+        text = data.decode("utf-8")
+        if _bracket_depth(text) > MOST_BRACKETS:
+            raise ValueError(f"brackets nested more than {MOST_BRACKETS} deep")
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError, OverflowError) as error:
+        raise ValueError(f"{file}: not readable YAML, or no YAML of plain values ({one_line(error)})") from error
+
+
+def _bracket_depth(text: str) -> int:
+    depth = deepest = 0
+    for character in text:
+        depth += (character in "[{") - (character in "]}")
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _check_growth(file: Path, content: object) -> None:

@@ -20,7 +20,7 @@ from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from arbench.generators.methods import all_settings
-from arbench.machine.yaml_file import read_yaml
+from arbench.machine.yaml_file import read_keys
 from arbench.registry import unknown_name
 
 TASKS = ("generate", "bench", "reconstruct", "quoted")
@@ -252,7 +252,7 @@ def _load_file(file: Path) -> Experiment:
 
 def _file_with_base(file: Path, seen: tuple[str, ...] = ()) -> dict[str, Any]:
     """A user's file over its base: a shipped experiment by name, or a file beside it, never one elsewhere."""
-    content = read_yaml(file)
+    content = read_keys(file)
     base = content.pop("base", None)
     if base is None:
         return content
@@ -331,7 +331,7 @@ def _with_base(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
     file = package_folder("experiments") / f"{name}.yaml"
     if not file.is_file():
         raise ValueError(f"experiments/{name}.yaml does not exist; it is the base of {seen[-1]}.yaml")
-    content = read_yaml(file)
+    content = read_keys(file)
     base = content.pop("base", None)
     if base is None:
         return content

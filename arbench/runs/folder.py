@@ -16,7 +16,8 @@ import numpy as np
 import yaml
 
 from arbench import __version__
-from arbench.machine.files import read_yaml, remove_partials, whole_file, write_whole
+from arbench.machine.files import remove_partials, whole_file, write_whole
+from arbench.machine.yaml_file import read_yaml
 from arbench.runs.shards import SHARD_SIZE, Claims, Shards
 
 RECORD_FILE = "record.json"
