@@ -2,7 +2,10 @@
 
 import json
 import os
+import re
 import signal
+import struct
+import zipfile
 
 import pytest
 import torch
@@ -100,6 +103,50 @@ def test_resume_refuses_other_settings_models_and_broken_files(tmp_path):
     (tmp_path / FILE_NAME).write_bytes((tmp_path / FILE_NAME).read_bytes()[:500])
     with pytest.raises(ValueError, match="not a torch file that is safe to read"):
         train(TinyTask, tiny_config(steps=2), tmp_path, resume=True)
+
+
+def test_a_flipped_bit_is_not_trained_on(tmp_path):
+    train(TinyTask, tiny_config(steps=2), tmp_path)
+    path, whole = tmp_path / FILE_NAME, (tmp_path / FILE_NAME).read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        members = [(entry.header_offset, len(archive.read(entry))) for entry in archive.infolist()]
+    for header, size in members:
+        names, extra = struct.unpack_from("<HH", whole, header + 26)
+        changed = bytearray(whole)
+        changed[header + 30 + names + extra + size // 2] ^= 1
+        path.write_bytes(changed)
+        with pytest.raises(ValueError, match=rf"^{re.escape(str(path))}: .*") as error:
+            train(TinyTask, tiny_config(steps=4), tmp_path, resume=True)
+        assert len(str(error.value).splitlines()) == 1
+    path.write_bytes(whole)
+    train(TinyTask, tiny_config(steps=2), tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"step: 3",
+        {"step": "3"},
+        [1],
+        {"step": 1, "config": {"steps": 2}, "model": {}, "ema": {}, "optimizer": {}, "rng": {}},
+        {"step": 1, "config": tiny_config().as_dict(), "model": {}, "ema": {}, "optimizer": {}, "rng": {}},
+    ],
+)
+def test_what_is_no_checkpoint_is_one_line(tmp_path, content):
+    if isinstance(content, bytes):
+        (tmp_path / FILE_NAME).write_bytes(content)
+    else:
+        torch.save(content, tmp_path / FILE_NAME)
+    with pytest.raises(ValueError, match=r"checkpoint") as error:
+        train(TinyTask, tiny_config(), tmp_path, resume=True)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_what_a_killed_training_left_half_written_goes_at_the_next_start(tmp_path):
+    (tmp_path / f".{FILE_NAME}.0badcafe.partial").write_bytes(b"half")
+    train(TinyTask, tiny_config(steps=1), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [FILE_NAME, LOG_NAME]
 
 
 def test_constant_rate_run_can_be_lengthened(tmp_path):

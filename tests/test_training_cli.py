@@ -213,6 +213,21 @@ def test_the_checkpoint_of_an_interrupted_run_gives_the_average(name, tmp_path):
     assert any(not torch.equal(value, loaded["raw"][key]) for key, value in loaded["ema"].items())
 
 
+def test_another_seed_is_refused_before_its_cache_is_built(tmp_path):
+    job = digits_job("ar-digits")
+    job = replace(job, config=with_settings(job.config, steps=2, batch_size=4, views=1))
+    run_job(job, tmp_path)
+    (cache,) = (tmp_path / "cache").iterdir()
+    other = replace(job, config=with_settings(job.config, seed=1))
+    with pytest.raises(ValueError, match="cannot resume with seed=1: the checkpoint was trained with 0"):
+        run_job(other, tmp_path, resume=True)
+    assert list((tmp_path / "cache").iterdir()) == [cache]
+    (cache / ".tokens-00000.npy.0badcafe.partial").write_bytes(b"half")
+    (cache / "cache.json").unlink()
+    run_job(job, tmp_path, resume=True)
+    assert sorted(path.name for path in cache.iterdir()) == ["cache.json", "labels.npy", "tokens-00000.npy"]
+
+
 @pytest.mark.slow
 def test_two_processes_train_one_model(tmp_path):
     import subprocess

@@ -19,7 +19,10 @@ from arbench.machine.files import one_line, whole_file
 
 EXPECTED = "expected a dict of tensors or arrays, as torch.save writes it"
 # What unpickling a cut or foreign file raises, beside torch's refusal of anything but tensors.
-BROKEN_PICKLE = (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, pickle.UnpicklingError)
+BROKEN_PICKLE = (
+    *(RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError),
+    pickle.UnpicklingError,
+)
 
 
 def load_npz(path: Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from arbench.generators.recipe import Augmentation
 from arbench.images.pixels import to_float
-from arbench.machine.files import whole_file, write_whole
+from arbench.machine.files import remove_partials, whole_file, write_whole
 from arbench.tokenizer.load import encode_images, scaled, shift_and_scale, unscaled
 from arbench.training.augment import augment
 
@@ -114,6 +114,7 @@ def build_cache(
     target = folder / spec.folder_name
     if not (target / SPEC_NAME).exists():
         target.mkdir(parents=True, exist_ok=True)
+        remove_partials(target)
         for shard, start in enumerate(range(0, len(data), IMAGES_PER_SHARD)):
             indices = np.arange(start, min(start + IMAGES_PER_SHARD, len(data)))
             path = target / shard_name(shard)

@@ -13,7 +13,7 @@ import torch
 
 from arbench.evaluation.digits_cnn import NUM_CLASSES, DigitsCNN
 from arbench.generators.methods import get_method, get_preset
-from arbench.generators.recipe import Augmentation, TrainConfig
+from arbench.generators.recipe import Augmentation, TrainConfig, lengthened
 from arbench.generators.spec import DIGITS
 from arbench.images.data import DIGITS_SIZE, open_data
 from arbench.images.pixels import to_float
@@ -21,11 +21,12 @@ from arbench.machine.distributed import average, process_group, processes
 from arbench.runs.models import RANDOM, find_tokenizer_weights
 from arbench.tokenizer.load import load_tokenizer
 from arbench.training.cache import SPEC_NAME, build_cache, describe_cache
+from arbench.training.checkpoint import load_checkpoint
 from arbench.training.data import ImageBatches
 from arbench.training.export import export_weights
 from arbench.training.fit import fitted_config
 from arbench.training.job import Job, write_job
-from arbench.training.loop import refuse_overwriting, train
+from arbench.training.loop import check_resumable, refuse_overwriting, train
 from arbench.training.recipes import get_recipe
 from arbench.training.tasks import ClassifierTask, GeneratorTask, TokenizerTask
 from arbench.weights.keys import require_same
@@ -138,13 +139,14 @@ def run_job(
     """
     mine = processes()
     refuse_overwriting(job.checkpoint_path(out), resume)
+    state = _read_state(job, out) if resume else None  # before anything is encoded
     device = torch.device(job.device, mine.local_rank) if job.device == "cuda" else torch.device(job.device)
     data = open_data(job.data, size=job.size)
     with process_group(mine, device):
         shown = progress if mine.is_first else no_progress
         make_task = _in_turn(mine, device, lambda: TASKS[job.kind](job, data, out, device, say, shown))
         with shown(job.target, job.config.steps) as advance:
-            trainer = _train(job, out, make_task, mine, resume, watch or advance, say)
+            trainer = _train(job, out, make_task, mine, state, watch or advance, say)
         trainer.task.model.load_state_dict(trainer.ema.weights)
         if job.kind == "tokenizer":
             _measure_scale(trainer.task.model, data, device)
@@ -154,12 +156,20 @@ def run_job(
     return job.weights_path(out)
 
 
+def _read_state(job: Job, out: Path) -> dict[str, Any]:
+    """The checkpoint that `job` goes on with. Raises ValueError where it is missing, broken or of another training."""
+    state = load_checkpoint(job.checkpoint_path(out))
+    config = lengthened(job.config, state["config"], state["step"], lambda line: None)
+    check_resumable(config, job.made_of, state)
+    return state
+
+
 def _train(
     job: Job,
     out: Path,
     make_task: Callable[[], Task],
     mine: Processes,
-    resume: bool,
+    state: dict[str, Any] | None,
     watch: Watcher,
     say: Callable[[str], None],
 ) -> Trainer:
@@ -173,7 +183,8 @@ def _train(
         begin,
         job.config,
         out / job.target,
-        resume=resume,
+        resume=state is not None,
+        state=state,
         watch=watch if mine.is_first else None,
         reduce_gradients=lambda gradients: average(gradients, mine),
         rank=mine.rank,

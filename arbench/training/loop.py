@@ -16,11 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from arbench.generators.recipe import TrainConfig, check_same_run, lengthened
-from arbench.training.checkpoint import FILE_NAME, load_checkpoint, save_checkpoint
+from arbench.machine.files import one_line
+from arbench.training.checkpoint import FILE_NAME, begin_folder, load_checkpoint, save_checkpoint
 from arbench.training.data import batch_indices
 from arbench.training.ema import EMA
 
 LOG_NAME = "log.jsonl"
+NOT_OURS = (RuntimeError, KeyError, TypeError, AttributeError, IndexError, ValueError)  # of loading foreign state
 RANK_SEEDS = 1_000_003  # between the seeds of two processes, so that no two draw the same noise
 
 
@@ -109,23 +111,28 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a saved run; raises ValueError where it was another model's or another recipe's."""
-        check_same_run(self.config, state["config"])
-        for name, value in state.get("made_of", {}).items():
-            if value != self.made_of.get(name, value):
-                raise ValueError(f"cannot resume with {name} {self.made_of[name]!r}: the checkpoint has {value!r}")
+        check_resumable(self.config, self.made_of, state)
         try:
             self.task.model.load_state_dict(state["model"])
             self.ema.load_state_dict(state["ema"])
             self.optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, KeyError) as error:
-            raise ValueError(f"the checkpoint belongs to another model: {str(error).splitlines()[0]}") from error
-        self.step = int(state["step"])
-        if self.rank == 0:
-            self.rng.set_state(state["rng"]["loss"])
-            set_global_rng_state(self.rng.device, state["rng"])
-        else:  # the file holds the first process's randomness: the others go on with fresh, equally good noise
+            if self.rank == 0:
+                self.rng.set_state(state["rng"]["loss"])
+                set_global_rng_state(self.rng.device, state["rng"])
+        except NOT_OURS as error:
+            raise ValueError(f"the checkpoint belongs to another model: {one_line(error)}") from error
+        self.step = state["step"]
+        if self.rank:  # the file holds the first process's randomness: the others go on with fresh, equally good noise
             self.rng.manual_seed(self.rng.initial_seed() + RANK_SEEDS * self.step)
             torch.manual_seed(self.rng.initial_seed())
+
+
+def check_resumable(config: TrainConfig, made_of: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Raise ValueError where a checkpoint is of another recipe, seed, model or tokenizer than is asked for."""
+    check_same_run(config, state["config"])
+    for name, value in state.get("made_of", {}).items():
+        if value != made_of.get(name, value):
+            raise ValueError(f"cannot resume with {name} {made_of[name]!r}: the checkpoint has {value!r}")
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -143,6 +150,7 @@ def train(
     folder: Path,
     *,
     resume: bool = False,
+    state: dict[str, Any] | None = None,
     watch: Watcher | None = None,
     reduce_gradients: GradientHook | None = None,
     rank: int = 0,
@@ -154,7 +162,8 @@ def train(
 
     `make_task` is called under the run's seed, which decides the weights' start. The caller's global random state is
     left as it was. Ctrl-C finishes the step and saves a checkpoint first. Process `rank` of `world_size` takes its
-    share of every batch; `reduce_gradients` averages them; the first process writes. Raises ValueError where `folder`
+    share of every batch; `reduce_gradients` averages them; the first process writes. `state` is the checkpoint to go on
+    with where it has been read already. Raises ValueError where `folder`
     already holds a run and `resume` is false, or holds none and `resume` is true, or the batch cannot be shared.
     More steps than the checkpoint was to have lengthen the run; `say` is told what that means for the learning rate.
     """
@@ -162,7 +171,10 @@ def train(
     if config.batch_size % world_size:
         raise ValueError(f"batch_size={config.batch_size} cannot be shared by {world_size} processes evenly")
     refuse_overwriting(path, resume)
-    state = load_checkpoint(path) if resume else None
+    if state is None and resume:
+        state = load_checkpoint(path)
+    if rank == 0:
+        begin_folder(folder)
     if state is not None:
         config = lengthened(config, state["config"], int(state["step"]), say)
     with torch.random.fork_rng():
