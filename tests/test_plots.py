@@ -50,7 +50,9 @@ def test_one_curve_a_method_along_its_steps():
 
 def test_seeds_become_error_bars():
     (curve,) = curves([record("mar", 8, 0.02, fid, seed=seed) for seed, fid in enumerate((3.0, 4.0, 5.0))])
-    assert [(point.y, point.y_spread) for point in curve.points] == [(4.0, 1.0)]
+    assert [point.y for point in curve.points] == [4.0]
+    # Student's t of 2 degrees of freedom, over a root: 4.3027 / 3**0.5
+    assert curve.points[0].y_interval == pytest.approx((4 - 2.4841, 4 + 2.4841), abs=1e-4)
 
 
 def test_several_models_of_a_method_are_several_curves():
@@ -195,7 +197,7 @@ def test_a_label_keeps_clear_of_an_error_bar(tmp_path, monkeypatch):
     axes, alone, _ = drawn_labels(tmp_path, monkeypatch, [labelled])
     bar = axes.transData.transform((1.015, 1))[0]
     assert alone["8"].x0 < bar < alone["8"].x1
-    barred = Curve(name="AR", points=(Point(x=1.015, y=1.5, y_spread=0.7),))
+    barred = Curve(name="AR", points=(Point(x=1.015, y=1.5, y_interval=(0.8, 2.2)),))
     axes, beside, _ = drawn_labels(tmp_path, monkeypatch, [labelled, barred])
     bar = axes.transData.transform((1.015, 1))[0]
     assert not beside["8"].x0 < bar < beside["8"].x1

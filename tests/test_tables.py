@@ -66,12 +66,62 @@ def test_a_fid_from_fewer_images_is_another_protocol():
     assert [row[3][-1:] for row in cells] == [">", ">"]  # each carries a mark
 
 
-def test_seeds_are_one_row_with_their_spread():
+def test_three_seeds_are_one_row_with_the_interval_of_their_mean():
     records = [record(fid=fid, seed=seed) for seed, fid in enumerate((3.0, 4.0, 5.0))]
     text = render_table(records)
     assert len(rows(text)) == 3
-    assert "4.00 ± 1.00" in text
-    assert "over 3 seeds" in text
+    assert "4.00 [1.52, 6.48]" in text  # 4 ± 4.3027 / 3**0.5, Student's t of 2 degrees of freedom
+    assert "mean over 3 seeds" in text
+    assert "interval of the mean over seeds (Student's t" in text
+    assert "drawing of images" not in text
+    assert "97.5 [97.5, 97.5]" in text
+    (row,) = read_csv(render_table(records, "csv"))
+    assert [float(row[name]) for name in ("fid_low", "fid_high")] == pytest.approx([1.51586, 6.48414], abs=1e-5)
+    assert row["interval_method"] == "95 % of the mean over 3 seeds, Student's t"
+
+
+def test_an_interval_ends_where_the_score_does():
+    records = [record(fid=fid, seed=seed) for seed, fid in enumerate((0.1, 0.2, 4.0))]
+    for made, accuracy in zip(records, (0.9, 0.99, 1.0), strict=True):
+        made["metrics"]["label_accuracy"] = accuracy
+    text = render_table(records)
+    assert "1.43 [0.00, 6.96]" in text
+    assert ", 100.0]" in text
+
+
+def test_one_run_has_its_own_interval_and_a_plain_table_none():
+    made = [with_interval(record(fid=4.0), 3.1, 5.3)]
+    text = render_table(made)
+    assert "4.00 [3.10, 5.30]" in text
+    assert "over the drawing of images (bootstrap)" in text
+    plain = render_table(made, intervals=False)
+    assert "[" not in plain
+    assert rows(plain)[2][3] == "4.00"
+    assert r"4.00 {\scriptsize {[}3.10, 5.30]}" in render_table(made, "latex")
+    assert "4.00<br/><small>[3.10, 5.30]</small>" in render_table(made, "html")
+
+
+def bold(records):
+    return re.findall(r"\*\*(\d+\.\d\d)\*\*", render_table(records))
+
+
+def test_what_is_not_told_apart_from_the_best_is_bold_with_it():
+    near, far = with_interval(record("ar-digits", fid=5.0), 3.9, 6.1), with_interval(record("x-d", fid=9.0), 8.0, 9.9)
+    assert bold([with_interval(record(fid=4.0), 3.0, 5.0), near, far]) == ["4.00", "5.00"]
+    # 1 apart, where the difference's interval reaches 0.6 * 2**0.5 = 0.85
+    sure = with_interval(record("ar-digits", fid=5.0), 4.4, 5.6)
+    assert bold([with_interval(record(fid=4.0), 3.4, 4.6), sure, far]) == ["4.00"]
+    assert "bold: the best, and what is not told apart" in render_table([near, far])
+
+
+def test_seeds_in_common_tell_apart_what_intervals_alone_do_not():
+    ours = [record(fid=fid, seed=seed) for seed, fid in enumerate((3.0, 5.0, 7.0))]
+    theirs = [record("ar-digits", fid=fid, seed=seed) for seed, fid in enumerate((4.0, 6.1, 7.9))]
+    assert bold([*ours, *theirs]) == ["5.00"]
+    others = [{**made, "seed": made["seed"] + 10} for made in theirs]
+    assert bold([*ours, *others]) == ["5.00", "6.00"]
+    asked = [{**made, "labels": "random"} for made in theirs]  # other labels: no pairs
+    assert bold([*ours, *asked]) == ["5.00", "6.00"]
 
 
 def test_what_one_evaluation_found_is_no_other_protocol():
@@ -79,7 +129,8 @@ def test_what_one_evaluation_found_is_no_other_protocol():
         record(fid=fid, seed=seed, protocol={**PROTOCOL, "measured": {"images_sha256": str(seed)}, "warnings": [seed]})
         for seed, fid in enumerate((3.0, 5.0))
     ]
-    assert "4.00 ± 1.41" in render_table(records)
+    (row,) = rows(render_table(records))[2:]
+    assert row[3] == "4.00"
 
 
 def timed(name, seconds, batch=100, model="mar-digits", seed=0):
@@ -121,7 +172,7 @@ def test_seeds_that_were_timed_elsewhere_are_told():
     row = {"kind": "measured", "experiment": "digits/mar-fig6", "row": "mar-8"}
     records = [timed("A100", 0.02), timed("A100", 0.04, seed=1), timed("H100", 0.9, seed=2)]
     text = render_table([{**made, "source": row} for made in records])
-    assert "0.0300 ± 0.0141" in text  # of the two that were timed on one machine
+    assert rows(text)[2][-1] == "0.0300"  # of the two that were timed on one machine
     assert "- time of 2 of 3 seeds; not pooled with it: H100, batch 100" in text
     assert "not pooled" not in render_table([{**made, "source": row} for made in records[:2]])
 

@@ -65,4 +65,5 @@ def _framed(table: Table) -> Frame:
 def _text(cell: Cell) -> Text:
     from rich.text import Text
 
-    return Text(f"{cell.text}{f' {cell.mark}' if cell.mark else ''}", style="bold" if cell.best else "")
+    text = Text(f"{cell.text}{f' {cell.mark}' if cell.mark else ''}", style="bold" if cell.best else "")
+    return text.append(f"\n{cell.span}", style="not bold dim") if cell.span else text

@@ -17,6 +17,7 @@ Runs = Annotated[
     typer.Argument(metavar="[RUN]...", help="Run folders or record files; by default every run under runs/."),
 ]
 Format = Annotated[str, typer.Option("--format", "-f", help="md, csv, latex or html.")]
+Intervals = Annotated[bool, typer.Option("--intervals/--no-intervals", help="95 % intervals beside the numbers.")]
 Output = Annotated[
     Optional[Path], typer.Option("--out", "-o", help="File to write; a table goes to the screen without.")
 ]
@@ -48,7 +49,7 @@ def register(app: typer.Typer) -> None:
     app.command("report", epilog=REPORT_EXAMPLES)(report)
 
 
-def table(sources: Sources = None, format: Format = "md", out: Output = None) -> None:
+def table(sources: Sources = None, format: Format = "md", out: Output = None, intervals: Intervals = True) -> None:
     """Print the table of stored records, or of a paper with what was measured; nothing is run."""
     from arbench.cli.screen import print_tables
     from arbench.papers.collect import RUNS, load_records, of_experiment, stored_records
@@ -59,9 +60,9 @@ def table(sources: Sources = None, format: Format = "md", out: Output = None) ->
     experiments, paths = split_sources(sources or [])
     if experiments:
         records = load_records(paths) if paths else stored_records()
-        tables = [experiment_table(e, of_experiment(records, e)) for e in experiments]
+        tables = [experiment_table(e, of_experiment(records, e), intervals=intervals) for e in experiments]
     else:
-        tables = [records_table(load_records(paths or [str(RUNS)]))]
+        tables = [records_table(load_records(paths or [str(RUNS)]), intervals=intervals)]
     if format == "md" and out is None:
         print_tables(tables)
     else:
@@ -73,6 +74,7 @@ def plot(
     x: Annotated[Optional[str], typer.Option("--x", help="Quantity along the axis, e.g. seconds_per_image.")] = None,
     y: Annotated[Optional[str], typer.Option("--y", help="Quantity upwards, e.g. fid.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="PNG, SVG or PDF by suffix.")] = Path("curve.png"),
+    intervals: Intervals = True,
 ) -> None:
     """Draw curves of stored records, published points hollow; nothing is run."""
     from arbench.papers.collect import RUNS, in_row_order, load_records, stored_records
@@ -96,13 +98,15 @@ def plot(
     axes |= {axis: quantity(name).name for axis, name in (("x", x), ("y", y)) if name is not None}
     if experiments:
         curves = published_curves(experiments[0], axes["x"], axes["y"])
-    typer.echo(str(plot_records(records, out, axes["x"], axes["y"], published=curves, title=title)))
+    drawn = plot_records(records, out, axes["x"], axes["y"], published=curves, title=title, intervals=intervals)
+    typer.echo(str(drawn))
 
 
 def report(
     runs: Runs = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path("report.html"),
     title: Annotated[str, typer.Option("--title", help="Heading of the page.")] = "arbench report",
+    intervals: Intervals = True,
 ) -> None:
     """Write one self-contained page: tables, curves, sample grids and protocols."""
     from arbench.papers.collect import RUNS, record_files
@@ -114,7 +118,7 @@ def report(
     for file in files:
         grid = file.parent / GRID_FILE
         entries.append(Entry(record=load_record(file), grid=grid if grid.is_file() else None))
-    typer.echo(str(write_report(entries, out, title)))
+    typer.echo(str(write_report(entries, out, title, intervals=intervals)))
 
 
 def split_sources(sources: Sequence[str]) -> tuple[list, list[str]]:

@@ -6,6 +6,7 @@ computed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -20,6 +21,8 @@ SPATIAL = "spatial features"
 LOGITS = "logits"
 CLASSES = "logits of the labels' classes"
 LABELS = "labels"
+# Between which a number always is.
+DISTANCE, SHARE = (0.0, math.inf), (0.0, 1.0)
 
 
 class Scored(NamedTuple):
@@ -39,6 +42,7 @@ class Head:
     unit: str = ""
     decimals: int | None = None
     scale: float = 1.0  # shown = stored * scale
+    range: tuple[float, float] = (-math.inf, math.inf)  # between which the stored number always is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,19 +129,19 @@ METRICS: dict[str, Metric] = {
     for metric in (
         Metric(
             name="fid",
-            heads=(Head(name="fid", title="FID", better="lower", decimals=2),),
+            heads=(Head(name="fid", title="FID", better="lower", decimals=2, range=DISTANCE),),
             compute=fid,
             usual=True,
         ),
         Metric(
             name="sfid",
-            heads=(Head(name="sfid", title="sFID", better="lower", decimals=2),),
+            heads=(Head(name="sfid", title="sFID", better="lower", decimals=2, range=DISTANCE),),
             compute=sfid,
             needs=_needs(SPATIAL),
         ),
         Metric(
             name="is",
-            heads=(Head(name="is_mean", title="IS", better="higher", decimals=2),),
+            heads=(Head(name="is_mean", title="IS", better="higher", decimals=2, range=(1.0, math.inf)),),
             also=("is_std",),
             compute=inception_score,
             needs=_needs(LOGITS),
@@ -145,14 +149,14 @@ METRICS: dict[str, Metric] = {
         ),
         Metric(
             name="precision",
-            heads=(Head(name="precision", title="precision", better="higher", decimals=3),),
+            heads=(Head(name="precision", title="precision", better="higher", decimals=3, range=SHARE),),
             compute=precision,
             needs=_needs(REFERENCE_IMAGES),
             usual=True,
         ),
         Metric(
             name="recall",
-            heads=(Head(name="recall", title="recall", better="higher", decimals=3),),
+            heads=(Head(name="recall", title="recall", better="higher", decimals=3, range=SHARE),),
             compute=recall,
             needs=_needs(REFERENCE_IMAGES),
             usual=True,
@@ -167,7 +171,15 @@ METRICS: dict[str, Metric] = {
         Metric(
             name="label_accuracy",
             heads=(
-                Head(name="label_accuracy", title="label accuracy", better="higher", unit="%", decimals=1, scale=100.0),
+                Head(
+                    name="label_accuracy",
+                    title="label accuracy",
+                    better="higher",
+                    unit="%",
+                    decimals=1,
+                    scale=100.0,
+                    range=SHARE,
+                ),
             ),
             compute=label_accuracy,
             needs=_needs(LOGITS, CLASSES, LABELS),

@@ -18,6 +18,7 @@ from arbench.papers.cost import estimate_cost
 from arbench.papers.experiment import RANDOM, SHIPPED, TRAINED, UNRELEASED, Experiment, Row
 from arbench.papers.published import PublishedValue, published_row
 from arbench.registry import tokenizer_entry_points
+from arbench.report.estimates import estimate
 from arbench.report.record import Record
 from arbench.report.values import group_seeds
 from arbench.settings import as_option
@@ -62,10 +63,16 @@ class Difference:
     printed: PublishedValue
     measured: float
     within: bool | None
+    error: float | None = None  # standard error of the measured value
 
     @property
     def difference(self) -> float:
         return self.measured - float(self.printed.value)
+
+    @property
+    def errors(self) -> float | None:
+        """The difference in standard errors of the measured value, None where they are not known or 0."""
+        return self.difference / self.error if self.error else None
 
 
 def plan(
@@ -199,5 +206,7 @@ def differences(experiment: Experiment, row: Row, records: Sequence[Record]) -> 
             judged = name in experiment.tolerance and group.first["num_images"] == row.num_images
             allowed = experiment.tolerance.get(name, math.inf) * printed.number + printed.last_digit
             within = abs(measured - printed.number) <= allowed if judged else None
-            found[name] = Difference(printed=printed, measured=float(measured), within=within)
+            told = estimate(group, name)
+            error = None if told is None else told.error
+            found[name] = Difference(printed=printed, measured=float(measured), within=within, error=error)
     return found

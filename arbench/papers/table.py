@@ -13,12 +13,26 @@ from arbench.report.data import DataRow, measured_data
 from arbench.report.naming import measured_label, telling_labels
 from arbench.report.protocols import SCORE, TIME, Marks
 from arbench.report.record import Record
-from arbench.report.tables import NOTHING, Cell, Table, footnotes, mark_best, measured_cell
+from arbench.report.tables import (
+    NOTHING,
+    Cell,
+    Table,
+    estimate_notes,
+    footnotes,
+    mark_best,
+    measured_cell,
+    without_intervals,
+)
 from arbench.report.values import Quantity, SeedGroup, group_seeds, is_score, method_name, quantity
 
 
-def experiment_table(experiment: Experiment, measured: Mapping[str, Sequence[Record]]) -> Table:
-    """The table of `experiment`: printed values digit for digit, then, by row name, measured ones below theirs."""
+def experiment_table(
+    experiment: Experiment, measured: Mapping[str, Sequence[Record]], *, intervals: bool = True
+) -> Table:
+    """The table of `experiment`: printed values digit for digit, then, by row name, measured ones below theirs.
+
+    With `intervals` measured numbers carry their 95 % intervals.
+    """
     columns = [quantity(name) for name in experiment.columns]
     columns += _further_columns(columns, measured)
     marks = _marks(experiment, measured)
@@ -43,13 +57,14 @@ def experiment_table(experiment: Experiment, measured: Mapping[str, Sequence[Rec
         (*(Cell(text=text) for text in label), *row)
         for label, row in zip(labels, mark_best(cells, columns), strict=True)
     ]
-    return Table(
+    table = Table(
         heads=(*heads, *(column.head for column in columns)),
         rows=tuple(rows),
         title=_title(experiment),
-        footnotes=_footnotes(experiment, marks, groups),
+        footnotes=(*_footnotes(experiment, marks, groups), *estimate_notes(rows)),
         data=tuple(data),
     )
+    return table if intervals else without_intervals(table)
 
 
 def published_curves(experiment: Experiment, x: str, y: str) -> list[Curve]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from arbench.papers.experiment import Experiment
 from arbench.papers.plan import BY_COMMAND, MEASURED, MISSING, RowPlan, differences
@@ -10,7 +11,7 @@ from arbench.papers.published import published_row
 from arbench.report.formats import render
 from arbench.report.naming import measured_label, telling_labels
 from arbench.report.protocols import TIME, Marks, record_marks
-from arbench.report.tables import NOTHING, Cell, Table
+from arbench.report.tables import NOTHING, Cell, Table, estimate_notes, measured_cell
 from arbench.report.values import TIMED, Quantity, SeedGroup, group_seeds, quantity
 
 COST_HEADS = ("est. A100 hours", "est. memory (GiB)")
@@ -59,12 +60,16 @@ def plan_table(experiment: Experiment, plans: Sequence[RowPlan]) -> Table:
         rows.append((*texts, *cells, Cell(text=_state(plan, group)), *(_cost_cells(plan) if priced else ())))
     heads = (*named, *(column.head for column in columns), "state", *(COST_HEADS if priced else ()))
     footnotes = []
-    if any(differences(experiment, plan.row, plan.records) for plan in plans):
+    found = [one for plan in plans for one in differences(experiment, plan.row, plan.records).values()]
+    if found:
         footnotes.append(("", "printed → measured (difference); ✓ within and ✗ outside tolerance, neither: not judged"))
+    if any(one.errors is not None for one in found):
+        footnotes.append(("", "s.e.: the difference in standard errors of the measured value"))
     if priced:
         footnotes.append(("", "hours: a quarter of the speed that the roofline of one A100 allows; memory: one batch"))
     timed = any(name in TIMED for name in experiment.columns)
-    return Table(heads=heads, rows=tuple(rows), footnotes=(*footnotes, *(marks.footnotes(TIME) if timed else ())))
+    notes = (*footnotes, *(marks.footnotes(TIME) if timed else ()), *estimate_notes(rows))
+    return Table(heads=heads, rows=tuple(rows), footnotes=notes)
 
 
 def _named(plan: RowPlan, group: SeedGroup | None) -> tuple[str, str, str]:
@@ -79,14 +84,17 @@ def _value_cell(experiment: Experiment, plan: RowPlan, group: SeedGroup | None, 
     found = differences(experiment, plan.row, group.records if group else ()).get(column.name)
     mark = marks.of(column.name, group.first) if group and column.name in TIMED else ""
     if printed is not None and found is not None:
-        text = f"{printed.value} → {column.text(found.measured)} ({found.difference:+.2g}){WITHIN[found.within]}"
+        errors = "" if found.errors is None else f", {found.errors:+.1f} s.e."
+        text = (
+            f"{printed.value} → {column.text(found.measured)} ({found.difference:+.2g}{errors}){WITHIN[found.within]}"
+        )
         return Cell(text=text, value=found.measured, mark=mark)
     if printed is not None:
         return Cell(text=printed.value, value=printed.number)
     measured = group.mean(column.name) if group else None
     if group is None or not isinstance(measured, (int, float)):
         return Cell(text=NOTHING)
-    return Cell(text=column.with_spread(measured, group.spread(column.name)), value=float(measured), mark=mark)
+    return replace(measured_cell(group, column, marks), mark=mark)
 
 
 def _state(plan: RowPlan, group: SeedGroup | None) -> str:

@@ -1,11 +1,12 @@
-"""Curves of records: one a method, its points along their steps or a setting, each with its spread over seeds."""
+"""Curves of records: one a method, its points along their steps or a setting, each with its 95 % interval."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from arbench.generators.methods import all_settings
+from arbench.report.estimates import estimate
 from arbench.report.protocols import Marks
 from arbench.report.values import SeedGroup, fid_name, method_name, quantity, split_score, varying
 from arbench.settings import NUM_ITER
@@ -15,12 +16,12 @@ CROWD = 8  # points of a curve; with more, only their steps are written beside t
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One place on a curve; spreads are standard deviations over seeds."""
+    """One place on a curve, with the 95 % intervals of its numbers where they are known."""
 
     x: float
     y: float
-    x_spread: float | None = None
-    y_spread: float | None = None
+    x_interval: tuple[float, float] | None = None
+    y_interval: tuple[float, float] | None = None
     label: str = ""
 
 
@@ -77,8 +78,8 @@ def _points(groups: Sequence[SeedGroup], x: str, y: str) -> tuple[Point, ...]:
         Point(
             x=group.mean(x) * across,
             y=group.mean(y) * up,
-            x_spread=_scaled(group.spread(x), across),
-            y_spread=_scaled(group.spread(y), up),
+            x_interval=_interval(group, x, across),
+            y_interval=_interval(group, y, up),
             label=_point_label(group, telling),
         )
         for group in sorted(groups, key=lambda group: _rank(group, x, varied))
@@ -142,5 +143,16 @@ def _settings(group: SeedGroup, names: Sequence[str]) -> list[str]:
     return [f"{quantity(name).title} {known[name].text(value)}" for name, value in values if value is not None]
 
 
-def _scaled(value: float | None, scale: float) -> float | None:
-    return None if value is None else value * scale
+def _interval(group: SeedGroup, name: str, scale: float) -> tuple[float, float] | None:
+    """The 95 % interval of a result; a setting or a count has none."""
+    found = estimate(group, name) if quantity(name).better else None
+    if found is None or found.interval is None:
+        return None
+    low, high = found.interval
+    return low * scale, high * scale
+
+
+def without_intervals(curve: Curve) -> Curve:
+    """The same curve without error bars."""
+    points = tuple(replace(point, x_interval=None, y_interval=None) for point in curve.points)
+    return replace(curve, points=points)

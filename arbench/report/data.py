@@ -1,10 +1,10 @@
 """Rows of a table for machines: plain numbers at full precision under the names that records have.
 
 Every row says what it is (`kind`: measured or published), how its scores were made and what its times were taken on.
-`NAME_low` and `NAME_high` are the 95 % interval of a score over the drawing of images, `NAME_seed_std` is its standard
-deviation over seeds (n - 1), `NAME@EXTRACTOR` what an extractor after the first says; `is_std` and `kid_std` are the
-records' own, within one set of images. Where a paper prints a bound (`<2.0`), it stands in `bounds` and its number is
-left empty.
+`NAME_low` and `NAME_high` are the 95 % interval of a score, `interval_method` says over what: seeds where there are
+three, else the drawing of images. `NAME_seed_std` is its standard deviation over seeds (n - 1), `NAME@EXTRACTOR` what
+an extractor after the first says; `is_std` and `kid_std` are the records' own, within one set of images.
+Where a paper prints a bound (`<2.0`), it stands in `bounds` and its number is left empty.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from arbench.evaluation.table import heads
+from arbench.report.estimates import LEAST_SEEDS, estimate
 from arbench.report.values import TIMED, SeedGroup, is_score, lookup, score_names, scores_of
 from arbench.settings import SETTINGS
 
@@ -70,7 +71,7 @@ def measured_data(group: SeedGroup) -> DataRow:
         "timed_seeds": len(group.timed) if lookup(first, "seconds_per_image") is not None else None,
         **{name: hardware.get("name" if name == "hardware" else name) for name in MACHINE},
         **{name: protocol.get(name) for name in PROTOCOL},
-        "interval_method": (protocol.get("measured") or {}).get("interval_method"),
+        "interval_method": _interval_method(group),
         **{
             f"{name}@{extractor}": scores_of(first, extractor)["metric_protocol"].get(name)
             for extractor in first["other_extractors"]
@@ -84,10 +85,20 @@ def _scores(group: SeedGroup) -> DataRow:
     told: DataRow = {}
     for name in score_names([group]):
         if group.mean(name) is not None:
-            low, high = group.interval(name) or (None, None)
+            told_of = estimate(group, name)
+            low, high = (None, None) if told_of is None else (told_of.low, told_of.high)
             values = (group.mean(name), low, high, group.spread(name))
             told |= dict(zip((name, *_spreads(name)), values, strict=True))
     return told | {name: group.mean(name) for name in WITHIN if group.mean(name) is not None}
+
+
+def _interval_method(group: SeedGroup) -> str | None:
+    """How the intervals of the row's scores were made."""
+    if not group.first["metrics"]:
+        return None
+    if group.num_seeds >= LEAST_SEEDS:
+        return f"95 % of the mean over {group.num_seeds} seeds, Student's t"
+    return (group.first["metric_protocol"].get("measured") or {}).get("interval_method")
 
 
 def _spreads(score: str) -> list[str]:

@@ -202,7 +202,8 @@ def _markdown_line(texts: list[str], widths: list[int], numeric: list[bool]) -> 
 def _markdown_cell(cell: Cell) -> str:
     text = _escaped(cell.text)
     text = f"**{text}**" if cell.best else text
-    return f"{text}<sup>{cell.mark}</sup>" if cell.mark else text
+    text = f"{text}<sup>{cell.mark}</sup>" if cell.mark else text
+    return f"{text} {cell.span}" if cell.span else text
 
 
 def _escaped(text: str) -> str:
@@ -217,7 +218,8 @@ def _latex(text: str) -> str:
 def _latex_cell(cell: Cell) -> str:
     text = _latex(cell.text)
     text = rf"\textbf{{{text}}}" if cell.best else text
-    return f"{text}$^{{{cell.mark}}}$" if cell.mark else text
+    text = f"{text}$^{{{cell.mark}}}$" if cell.mark else text
+    return rf"{text} {{\scriptsize {_latex(cell.span)}}}" if cell.span else text
 
 
 def _html_class(text: str, number: bool) -> str:
@@ -229,7 +231,8 @@ def _html_class(text: str, number: bool) -> str:
 def _html_cell(cell: Cell) -> str:
     text = html.escape(cell.text)
     text = f"<strong>{text}</strong>" if cell.best else text
-    return f"{text}<sup>{cell.mark}</sup>" if cell.mark else text
+    text = f"{text}<sup>{cell.mark}</sup>" if cell.mark else text
+    return f"{text}<br/><small>{html.escape(cell.span)}</small>" if cell.span else text
 
 
 FORMATS = {"md": to_markdown, "csv": to_csv, "latex": to_latex, "html": to_html}

@@ -31,12 +31,14 @@ class Entry:
     grid: Path | None = None
 
 
-def write_report(entries: Sequence[Entry], path: str | Path, title: str = "arbench report") -> Path:
+def write_report(
+    entries: Sequence[Entry], path: str | Path, title: str = "arbench report", *, intervals: bool = True
+) -> Path:
     """Write the page on `entries`; returns its path. Raises ValueError where there are none."""
     records = [entry.record for entry in entries]
     sections = [
-        _section("Results", _wide(records_table(records))),
-        _section("Speed and accuracy", "\n".join(_curves(records))),
+        _section("Results", _wide(records_table(records, intervals=intervals))),
+        _section("Speed and accuracy", "\n".join(_curves(records, intervals))),
         _section("Samples", _grids(entries)),
         _section("Where the time goes", _wide(_phase_table(records))),
         _section("How the scores were made", _wide(_protocol_table(records))),
@@ -65,7 +67,7 @@ def _wide(table: Table | None) -> str:
     return "" if table is None else f'<div class="wide">{table_element(table)}</div>'
 
 
-def _curves(records: Sequence[Record]) -> list[str]:
+def _curves(records: Sequence[Record], intervals: bool) -> list[str]:
     """Figures as SVG inside the page."""
     figures = []
     for x, y in CURVES:
@@ -73,7 +75,8 @@ def _curves(records: Sequence[Record]) -> list[str]:
         if len(drawable) < 2:
             continue
         with tempfile.TemporaryDirectory() as folder:
-            svg = plot_records(drawable, Path(folder) / "curve.svg", x=x, y=y).read_text(encoding="utf-8")
+            file = plot_records(drawable, Path(folder) / "curve.svg", x=x, y=y, intervals=intervals)
+            svg = file.read_text(encoding="utf-8")
         caption = f"{quantity(y).title} over {quantity(x).title}"
         methods = ", ".join(dict.fromkeys(method_name(record["method"]) for record in drawable))
         picture = _embedded(svg, f"{caption}: curves of {methods}; the numbers stand in the table of results")

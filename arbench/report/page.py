@@ -19,6 +19,7 @@ table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabul
 th, td { padding: .35rem .8rem; text-align: left; vertical-align: top; white-space: nowrap;
          border-bottom: 1px solid var(--line); }
 thead th { border-bottom: 2px solid var(--ink); } td.number, th.number { text-align: right; }
+td small { color: var(--quiet); font-size: .75rem; font-weight: normal; }
 td.text { white-space: normal; min-width: 11rem; } strong { color: var(--best); }
 figure { margin: 1rem 0; } figure.curve { display: inline-block; width: 32rem; max-width: 100%; }
 figure img { max-width: 100%; height: auto; } figure.curve img { background: #ffffff; border-radius: .4rem; }

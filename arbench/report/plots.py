@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from arbench.generators.methods import methods
 from arbench.machine.files import whole_file
 from arbench.registry import unknown_name
-from arbench.report.curves import Curve, axis_head, record_curves
+from arbench.report.curves import Curve, axis_head, record_curves, without_intervals
+from arbench.report.estimates import IMAGES, SEEDS, estimate
 from arbench.report.labels import Label, place_labels
 from arbench.report.protocols import SCORE, TIME, Marks
 from arbench.report.record import Record
-from arbench.report.values import TIMED, group_seeds, is_score, split_score
+from arbench.report.values import TIMED, SeedGroup, group_seeds, is_score, quantity, split_score
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,8 +48,12 @@ def plot_records(
     y: str = "fid",
     published: Sequence[Curve] = (),
     title: str = "",
+    *,
+    intervals: bool = True,
 ) -> Path:
     """Draw `y` over `x` for `records` into a PNG, SVG or PDF by suffix; returns the path.
+
+    With `intervals` results have bars that span their 95 % intervals.
 
     Raises ValueError where the suffix or a quantity is unknown, or no record has both quantities.
     """
@@ -56,10 +61,12 @@ def plot_records(
     marks = Marks()
     for group in groups:
         marks.add_record(group.first, extractors={split_score(axis)[1] for axis in (x, y) if is_score(axis)})
-    curves = [*record_curves(groups, x, y, marks), *published]
+    measured = record_curves(groups, x, y, marks)
+    curves = [*(measured if intervals else map(without_intervals, measured)), *published]
     counted = () if published else groups  # printed scores are not from the number of images of ours
     heads = axis_head(x, counted), axis_head(y, counted)
-    return draw_curves(curves, path, *heads, title=title, notes=_notes(marks, (x, y), bool(published)))
+    notes = [*_notes(marks, (x, y), bool(published)), *(_bars(groups, (x, y)) if intervals else [])]
+    return draw_curves(curves, path, *heads, title=title, notes=notes)
 
 
 def _notes(marks: Marks, axes: Sequence[str], published: bool) -> list[str]:
@@ -68,6 +75,14 @@ def _notes(marks: Marks, axes: Sequence[str], published: bool) -> list[str]:
     kinds = [kind for kind, is_told in told_of.items() if is_told]
     told = [note for kind in kinds for note in marks.footnotes(kind)]
     return [f"{mark}: {text}" if mark else f"measured: {text}" for mark, text in told if mark or published]
+
+
+def _bars(groups: Sequence[SeedGroup], axes: Sequence[str]) -> list[str]:
+    """What the bars are over."""
+    found = [estimate(group, axis) for group in groups for axis in axes if quantity(axis).better]
+    over = {one.over for one in found if one is not None} - {None}
+    told = {SEEDS: "over seeds (Student's t)", IMAGES: "over the drawing of images (bootstrap)"}
+    return [f"bars: 95 % interval {' or '.join(told[kind] for kind in told if kind in over)}"] if over else []
 
 
 def draw_curves(
@@ -111,8 +126,8 @@ def _draw_curve(axes: Axes, curve: Curve, colour: str, marker: str) -> Any:
     if not curve.joined or len(curve.points) == 1:
         style["linestyle"] = "none"
     errors: dict[str, Any] = {
-        "xerr": _errors([p.x_spread for p in curve.points]),
-        "yerr": _errors([p.y_spread for p in curve.points]),
+        "xerr": _errors([(p.x, p.x_interval) for p in curve.points]),
+        "yerr": _errors([(p.y, p.y_interval) for p in curve.points]),
     }
     return axes.errorbar(across, up, elinewidth=1.0, **errors, **style)[0]
 
@@ -128,9 +143,9 @@ def _label_points(figure: Figure, axes: Axes, curves: Sequence[Curve], looks: di
         return
     lines = [[(p.x, p.y) for p in curve.points] for curve in curves if curve.joined]
     for point in (point for curve in curves for point in curve.points):
-        across, up = point.x_spread or 0.0, point.y_spread or 0.0
-        lines.append([(point.x - across, point.y), (point.x + across, point.y)])
-        lines.append([(point.x, point.y - up), (point.x, point.y + up)])
+        left, right = point.x_interval or (point.x, point.x)
+        bottom, top = point.y_interval or (point.y, point.y)
+        lines += [[(left, point.y), (right, point.y)], [(point.x, bottom), (point.x, top)]]
     place_labels(figure, axes, labels, lines)
 
 
@@ -185,8 +200,12 @@ def _legend(figure: Figure, axes: Axes, curves: Sequence[Curve], handles: Sequen
         axes.legend(handles, names, **style)
 
 
-def _errors(spreads: list[float | None]) -> list[float] | None:
-    return None if all(spread is None for spread in spreads) else [spread or 0.0 for spread in spreads]
+def _errors(places: list[tuple[float, tuple[float, float] | None]]) -> list[list[float]] | None:
+    """How far the bars reach below and above each place, None where none has any."""
+    if all(interval is None for _, interval in places):
+        return None
+    spans = [(place, interval or (place, place)) for place, interval in places]
+    return [[place - low for place, (low, _) in spans], [high - place for place, (_, high) in spans]]
 
 
 def _metadata(suffix: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from arbench.generators.methods import all_settings
 from arbench.report.data import DataRow, measured_data
+from arbench.report.estimates import IMAGES, SEEDS, Estimate, estimate
 from arbench.report.formats import render
 from arbench.report.naming import row_names
 from arbench.report.protocols import SCORE, TIME, Marks, record_marks, timing_text
@@ -26,16 +27,23 @@ from arbench.report.values import (
 from arbench.settings import NUM_ITER
 
 NOTHING = "–"  # in a cell
+SPANS = {
+    SEEDS: "[low, high]: 95 % interval of the mean over seeds (Student's t, three or more)",
+    IMAGES: "[low, high]: 95 % interval over the drawing of images (bootstrap)",
+}
+BOLD = "bold: the best, and what is not told apart from it at 95 % (seed by seed where both have three in common)"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One printed value; `value` is its number where it has one, `mark` the letter of its footnote."""
+    """One printed value; `value` is its number as printed where it has one, `mark` the letter of its footnote."""
 
     text: str
     value: float | None = None
     mark: str = ""
     best: bool = False
+    estimate: Estimate | None = None  # what was measured, where it was
+    span: str = ""  # its 95 % interval as it is printed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,16 +57,19 @@ class Table:
     data: tuple[DataRow, ...] = ()  # the rows for machines
 
 
-def render_table(records: Sequence[Record], format: str = "md", title: str = "") -> str:
+def render_table(records: Sequence[Record], format: str = "md", title: str = "", *, intervals: bool = True) -> str:
     """The table of `records`, one row for those that differ in the seed alone, as md, csv, latex or html.
 
     Raises ValueError where there are no records or the format is unknown.
     """
-    return render(records_table(records, title), format)
+    return render(records_table(records, title, intervals=intervals), format)
 
 
-def records_table(records: Sequence[Record], title: str = "") -> Table:
-    """The `Table` of `records`: the settings that differ, the scores that were measured, time and memory."""
+def records_table(records: Sequence[Record], title: str = "", *, intervals: bool = True) -> Table:
+    """The `Table` of `records`: the settings that differ, the scores that were measured, time and memory.
+
+    With `intervals` numbers carry their 95 % intervals.
+    """
     if not records:
         raise ValueError("no records to tabulate; expected at least one run folder or record.json")
     groups = _in_order(group_seeds(records))
@@ -71,28 +82,62 @@ def records_table(records: Sequence[Record], title: str = "") -> Table:
         for label, row in zip(texts, mark_best(cells, columns), strict=True)
     ]
     heads = (*names, *(_head(column, groups) for column in columns))
-    notes = footnotes([(" ".join(label), group) for label, group in zip(texts, groups, strict=True)], marks)
+    named = [(" ".join(label), group) for label, group in zip(texts, groups, strict=True)]
+    notes = (*footnotes(named, marks), *estimate_notes(rows))
     data = tuple(measured_data(group) for group in groups)
-    return Table(heads=heads, rows=tuple(rows), title=title, footnotes=notes, data=data)
+    table = Table(heads=heads, rows=tuple(rows), title=title, footnotes=notes, data=data)
+    return table if intervals else without_intervals(table)
 
 
 def mark_best(rows: Sequence[Sequence[Cell]], columns: Sequence[Quantity]) -> list[list[Cell]]:
-    """The same cells with the best of each column in bold, among those that share a protocol and do not all agree."""
-    values: dict[tuple[int, str], list[float]] = {}
+    """The same cells with the best of each column in bold, and with it what is not told apart from it.
+
+    Only cells that share a protocol are compared; where all are printed alike, none is better.
+    """
+    compared: dict[tuple[int, str], list[Cell]] = {}
     for row in rows:
         for place, cell in enumerate(row):
             if cell.value is not None and columns[place].better:
-                values.setdefault((place, cell.mark), []).append(cell.value)
+                compared.setdefault((place, cell.mark), []).append(cell)
     best = {
-        key: min(found) if columns[key[0]].better == "lower" else max(found)
-        for key, found in values.items()
-        if len(set(found)) > 1
+        key: (min if columns[key[0]].better == "lower" else max)(found, key=_number)
+        for key, found in compared.items()
+        if len({cell.value for cell in found}) > 1
     }
 
     def judged(place: int, cell: Cell) -> Cell:
-        return replace(cell, best=cell.value is not None and best.get((place, cell.mark)) == cell.value)
+        first = best.get((place, cell.mark))
+        return cell if first is None or cell.value is None else replace(cell, best=not _is_apart(cell, first))
 
     return [[judged(place, cell) for place, cell in enumerate(row)] for row in rows]
+
+
+def _number(cell: Cell) -> float:
+    assert cell.value is not None
+    return cell.value
+
+
+def _is_apart(cell: Cell, other: Cell) -> bool:
+    """Whether two printed numbers differ, and by more than chance gives where their intervals are known."""
+    if cell.value == other.value:
+        return False
+    if cell.estimate is None or other.estimate is None:
+        return True
+    return cell.estimate.is_apart(other.estimate)
+
+
+def without_intervals(table: Table) -> Table:
+    """The same table with plain numbers; what is bold stays so."""
+    rows = tuple(tuple(replace(cell, span="") for cell in row) for row in table.rows)
+    return replace(table, rows=rows, footnotes=tuple(note for note in table.footnotes if note[1] not in SPANS.values()))
+
+
+def estimate_notes(rows: Sequence[Sequence[Cell]]) -> list[tuple[str, str]]:
+    """What the intervals of `rows` are over, and what bold means where they decide it."""
+    cells = [cell for row in rows for cell in row if cell.span and cell.estimate is not None]
+    over = dict.fromkeys(cell.estimate.over for cell in cells if cell.estimate is not None)
+    told = [SPANS[kind] for kind in (SEEDS, IMAGES) if kind in over]
+    return [("", text) for text in (*told, *([BOLD] if any(cell.best for cell in cells) else []))]
 
 
 def _in_order(groups: Sequence[SeedGroup]) -> list[SeedGroup]:
@@ -125,15 +170,17 @@ def _columns(groups: Sequence[SeedGroup]) -> list[str]:
 
 
 def measured_cell(group: SeedGroup, column: Quantity, marks: Marks) -> Cell:
-    """The mean of a quantity with its spread; its number is the printed one, so that what reads alike is alike."""
+    """The mean of a quantity with its interval; its number is the printed one, so that what reads alike is alike."""
     value = group.mean(column.name)
     if value is None:
         return Cell(text=NOTHING)
     if not isinstance(value, (int, float)):
         return Cell(text=str(value))
-    text = column.with_spread(value, group.spread(column.name))
-    printed = float(value) if value in column.words else float(column.text(value))
-    return Cell(text=text, value=printed, mark=marks.of(column.name, group.first))
+    text = column.text(value)
+    printed = float(value) if value in column.words else float(text)
+    found = estimate(group, column.name) if column.better else None
+    span = "" if found is None else column.span(value, found.interval)
+    return Cell(text=text, value=printed, mark=marks.of(column.name, group.first), estimate=found, span=span)
 
 
 def _head(column: Quantity, groups: Sequence[SeedGroup]) -> str:
@@ -153,7 +200,7 @@ def footnotes(named: Sequence[tuple[str, SeedGroup]], marks: Marks) -> tuple[tup
     seeds = {group.num_seeds for group in groups}
     if seeds and max(seeds) > 1:
         told = str(max(seeds)) if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}"
-        remarks.append(("", f"mean ± standard deviation over {told} seeds"))
+        remarks.append(("", f"mean over {told} seeds"))
     counts = {group.first["num_images"] for group in groups if group.first["metrics"]} - {None}
     if counts and max(counts) < FULL_COUNT:
         remarks.append(("", f"scores from fewer than {FULL_COUNT} images are not comparable with published ones"))

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from arbench.evaluation.table import heads
+from arbench.evaluation.table import Head, heads
 from arbench.generators.methods import all_settings, methods
 from arbench.registry import unknown_name
 from arbench.report.record import Record
@@ -38,13 +38,13 @@ class Quantity:
         arrow = {"lower": " ↓", "higher": " ↑", None: ""}[self.better]
         return f"{self.title}{f' ({self.unit})' if self.unit else ''}{arrow}"
 
-    def with_spread(self, value: float, spread: float | None) -> str:
-        """`value ± spread`, both to the decimals that `value` is printed with; a setting has no spread."""
-        text = self.text(value)
-        if spread is None or self.better is None:
-            return text
-        decimals = len(text.partition(".")[2])
-        return f"{text} ± {spread * self.scale:.{decimals}f}"
+    def span(self, value: float, interval: tuple[float, float] | None) -> str:
+        """`[low, high]` to the decimals that `value` is printed with; empty without one, and for a setting."""
+        if interval is None or self.better is None:
+            return ""
+        decimals = len(self.text(value).partition(".")[2])
+        low, high = (f"{end * self.scale:.{decimals}f}" for end in interval)
+        return f"[{low}, {high}]"
 
     def text(self, value: float) -> str:
         """`value` as it is printed in a table."""
@@ -125,8 +125,13 @@ def quantity(name: str) -> Quantity:
     if head is None:
         raise unknown_name("quantity", name, [*heads(), *QUANTITIES, *SHORT_NAMES])
     if extractor is None:
-        return Quantity(**asdict(head))
-    return Quantity(**{**asdict(head), "name": f"{score}@{extractor}", "title": f"{head.title} ({extractor})"})
+        return Quantity(**_written(head))
+    return Quantity(**{**_written(head), "name": f"{score}@{extractor}", "title": f"{head.title} ({extractor})"})
+
+
+def _written(head: Head) -> dict[str, Any]:
+    """What a quantity takes over from a metric's head."""
+    return {name: value for name, value in asdict(head).items() if name != "range"}
 
 
 def split_score(name: str) -> tuple[str, str | None]:
@@ -217,6 +222,13 @@ class SeedGroup:
         if len(values) < 2 or not all(isinstance(value, (int, float)) for value in values):
             return None
         return statistics.stdev(values)
+
+    def by_seed(self, name: str) -> dict[int, float]:
+        """The numbers of single seeds; empty where a record lacks it or its seed."""
+        records = self.timed if name in TIMED else self.records
+        found = dict(zip((record["seed"] for record in records), self._values(name), strict=True))
+        known = all(isinstance(seed, int) and isinstance(value, (int, float)) for seed, value in found.items())
+        return found if known else {}
 
     def interval(self, name: str) -> tuple[float, float] | None:
         """The 95 % interval of the mean over the drawing of images, None where a record has none.
