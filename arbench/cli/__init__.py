@@ -105,6 +105,7 @@ def run_command(arguments: list[str]) -> int:
     try:
         with one_line_warnings():
             result = invoke(arguments)
+        sys.stdout.flush()  # a full disk behind it is told here, not while Python ends
     except typer.Exit as stop:
         return stop.exit_code
     except shows_help as usage:
@@ -115,11 +116,13 @@ def run_command(arguments: list[str]) -> int:
     except usage_error as usage:
         return fail(explain_usage(usage))
     except BrokenPipeError:  # the reader of our output, `head` say, has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         return EXIT_BROKEN_PIPE
     except USER_ERRORS as error:
         if debug:
             raise
+        if getattr(error, "filename", "") is None:  # of a stream, which is this one where it cannot be flushed
+            drop_output()
         return fail(describe(error))
     except MemoryError as error:
         return fail(f"not enough memory for that: {error}")
@@ -174,8 +177,21 @@ def explain_usage(usage: Any) -> str:
     return str(unknown_name(f"command {of_group}".strip(), unknown[1], usage.ctx.command.list_commands(usage.ctx)))
 
 
+def drop_output() -> None:
+    """Throw away what standard output cannot take, or Python would complain of it once more at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def describe(error: Exception) -> str:
-    """One line for an exception; an `OSError` is told with its path."""
+    """One line for an exception; an `OSError` is told with its path, a full disk with what is safe."""
+    from arbench.machine.files import FULL, NoSpaceError
+
+    if isinstance(error, OSError) and error.errno in FULL and not isinstance(error, NoSpaceError):
+        place = f"in {os.path.dirname(error.filename) or '.'}" if error.filename else "where the output goes"
+        return f"no space left {place}: what was finished before is whole"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return str(error)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from arbench.generators.recipe import TrainConfig
+from arbench.machine.log import read_lines
 from arbench.papers.experiment import SHIPPED, UNRELEASED, Row
 from arbench.papers.plan import weights_file
 from arbench.registry import unknown_name
@@ -82,12 +83,13 @@ def trained_weights(row: Row, seed: int, out: Path, progress: Progress = no_prog
 def training_facts(row: Row, seed: int, out: Path) -> dict[str, float]:
     """What a record tells of the training of `row` for one seed under `out`: its steps, and the time they took.
 
-    Raises OSError where the row was not trained there.
+    Its steps alone where no log of it can be read.
     """
-    folder = out / f"{row.model}-{training_digest(row)}" / f"seed-{seed}"
-    log = training_job(row, seed).checkpoint_path(folder).with_name(LOG_NAME)
-    last = json.loads(log.read_text(encoding="utf-8").splitlines()[-1])
-    suffix = "_per_step"
+    folder, job = out / f"{row.model}-{training_digest(row)}" / f"seed-{seed}", training_job(row, seed)
+    lines = read_lines(job.checkpoint_path(folder).with_name(LOG_NAME))
+    if not lines:
+        return {"steps": job.config.steps}
+    last, suffix = lines[-1], "_per_step"
     times = {name.removesuffix(suffix): last["step"] * last[name] for name in last if name.endswith(suffix)}
     return {"steps": last["step"], **{name: round(value, 1) for name, value in times.items()}}
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from arbench.machine.distributed import by_first, tell_all
+from arbench.machine.files import FULL, NoSpaceError
 from arbench.machine.hardware import peak_memory_gib, reset_peak_memory
 from arbench.machine.progress import image_progress
 from arbench.machine.timing import PhaseTimer
@@ -61,6 +62,13 @@ def execute(request: RunRequest, *, say: Callable[[str], None] = lambda line: No
             f"{written} of {request.num_images} images are safe in {folder.path}; "
             "give the same command with --resume to go on"
         ) from None
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise NoSpaceError(
+            f"no space left in {folder.path}: {folder.shards.num_written()} of {request.num_images} images are safe "
+            "there; make room and give the same command with --resume to go on"
+        ) from error
 
 
 def open_folder(job: PreparedRun) -> RunFolder:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,10 +16,12 @@ import yaml
 
 from arbench import __version__
 from arbench.machine.files import remove_partials, whole_file, write_whole
+from arbench.machine.log import append_line, read_lines
 from arbench.machine.yaml_file import read_yaml
 from arbench.runs.shards import SHARD_SIZE, Claims, Shards
 
 RECORD_FILE = "record.json"
+EVENTS_FILE = "events.jsonl"
 HASH_DIGITS = 10
 
 
@@ -46,17 +47,9 @@ class RunFolder:
         return Claims(self.path / ".claims")
 
     def log(self, event: str, **facts: Any) -> None:
-        """Append one line to events.jsonl: UTC time, event, rank and `facts`.
-
-        One write in append mode, so that lines of several processes never mix.
-        """
+        """Append one line to events.jsonl: UTC time, event, rank and `facts`. Never fails."""
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-        line = json.dumps({"time": now, "event": event, "rank": self.rank, **facts}) + "\n"
-        descriptor = os.open(self.path / "events.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            os.write(descriptor, line.encode())
-        finally:
-            os.close(descriptor)
+        append_line(self.path / EVENTS_FILE, {"time": now, "event": event, "rank": self.rank, **facts})
 
     @contextmanager
     def timed(self, event: str, **facts: Any) -> Iterator[None]:
@@ -66,11 +59,8 @@ class RunFolder:
         self.log(event, seconds=round(time.perf_counter() - start, 6), **facts)
 
     def events(self, event: str) -> Iterator[dict[str, Any]]:
-        """Every logged line of this kind, oldest first."""
-        for line in (self.path / "events.jsonl").read_text(encoding="utf-8").splitlines():
-            facts = json.loads(line)
-            if facts["event"] == event:
-                yield facts
+        """Every logged line of this kind that can be read, oldest first."""
+        return (facts for facts in read_lines(self.path / EVENTS_FILE) if facts.get("event") == event)
 
     def write_labels(self, labels: np.ndarray) -> None:
         """labels.npy: (N,) int64, the class that image i was asked for."""

@@ -114,9 +114,12 @@ def flops_per_image(parts: Parts) -> float | None:
 def speed(folder: RunFolder) -> dict[str, Any]:
     """Seconds an image of one process, from the logged batches, apart by phase; memory is the largest of any process.
 
-    The warm-up draw is not logged as a batch, and the shard writer runs beside: neither is in these times.
+    The warm-up draw is not logged as a batch, and the shard writer runs beside: neither is in these times. Without a
+    batch in the log, of a run whose disk was full say, nothing is known.
     """
     batches = list(folder.events("batch"))
+    if not batches:
+        return {"excludes": EXCLUDED}
     images = sum(batch["images"] for batch in batches)
     seconds = sum(batch["seconds"] for batch in batches) / images
     phases = {name: sum(batch["phases"].get(name, 0.0) for batch in batches) / images for name in PHASES}

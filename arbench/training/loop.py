@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import threading
 import time
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from arbench.generators.recipe import TrainConfig, check_same_run, lengthened
 from arbench.machine.files import one_line
+from arbench.machine.log import append_line
 from arbench.training.checkpoint import FILE_NAME, begin_folder, load_checkpoint, save_checkpoint
 from arbench.training.data import batch_indices
 from arbench.training.ema import EMA
@@ -256,14 +256,11 @@ def set_global_rng_state(device: torch.device, state: dict[str, Tensor]) -> None
 
 
 def append_log(path: Path, step: int, recent: list[dict[str, float]], times: Mapping[str, float]) -> None:
-    """Append one JSON line: the step, the means since the line before it, and times of a step.
+    """Append one line: the step, the means since the line before it, and times of a step. Never fails.
 
     Clock seconds count other processes' load, CPU seconds those of this process's threads alone.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    line = {"step": step, **means(recent), **{name: round(value, 5) for name, value in times.items()}}
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    append_line(path, {"step": step, **means(recent), **{name: round(value, 5) for name, value in times.items()}})
 
 
 def means(rows: Iterable[dict[str, float]]) -> dict[str, float]:

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from huggingface_hub import get_token
 
 from arbench.generators.cards import WeightsCard, hub_endpoint
-from arbench.machine.files import checksum_path, file_sha256, sha256_line, write_whole
+from arbench.machine.files import FULL, NoSpaceError, checksum_path, file_sha256, sha256_line, write_whole
 from arbench.weights.cards import by_hand, how_to_get
 from arbench.weights.transport import SCHEMES, BadRedirectError, Pace, open_url
 
@@ -251,7 +251,8 @@ class Download:
     def _append(self, response: http.client.HTTPResponse, begins: int, size: int | None, host: str) -> None:
         """Write what comes, up to the `size` of the whole file, or to what the disk can spare where nobody tells it.
 
-        Raises RejectedError, and removes the part, where more comes.
+        Raises RejectedError, and removes the part, where more comes, and NoSpaceError where the disk is full: the part
+        stays.
         """
         most = min(LARGEST, begins + _free_bytes(self.part.parent) - RESERVE) if size is None else size
         try:
@@ -259,6 +260,13 @@ class Download:
         except OverflowError:
             self.part.unlink()
             raise RejectedError(f"{host} gives more than {most:,} bytes, all that is expected or fits here") from None
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            raise NoSpaceError(
+                f"no space left in {self.part.parent}: {self.num_bytes} bytes are safe in {self.part.name}; make room "
+                "and run again to go on"
+            ) from error
 
     def _write(self, response: http.client.HTTPResponse, begins: int, size: int | None, most: int) -> None:
         with open(self.part, "r+b" if begins else "wb") as file:
