@@ -94,7 +94,11 @@ class Schedule:
 
 
 class Noise(Protocol):
-    """Where the sampler's random numbers come from."""
+    """Where the sampler's random numbers come from.
+
+    It may also have `gaussians(count, positions, channels)`, an iterator over `gaussian` of the steps 0 to `count` - 1:
+    a head asks it for all denoising steps together.
+    """
 
     def orders(self, num_tokens: int) -> Tensor:
         """A random permutation of the raster indices for each image: (B, N) int64."""

@@ -5,20 +5,25 @@ import pytest
 import torch
 from scipy import stats
 
-from arbench.sampling.noise import FixedNoise, ImageNoise, check_seed, philox
+from arbench.sampling import noise as drawing
+from arbench.sampling.fused import EngineWarning, Fused
+from arbench.sampling.noise import FixedNoise, ImageNoise, UniformsAhead, check_seed, normals, philox
 
 IDS = torch.tensor([0, 7, 123_456])
 POSITIONS = torch.arange(16).expand(3, -1)
 FIRST_DRAW = 0.271694831433706  # seed 3, image 7, token 5, as every release drew it
+# The same image and token, denoising step 2.
+NORMALS = [-1.1249136924743652, 0.3437274396419525, -0.04399368539452553]
+NORMALS += [-0.1114073395729065, 0.9221635460853577, -1.635850191116333]
 
 
 def test_philox_equals_its_published_vectors() -> None:
     # Known answers of the authors' own test suite for philox4x32-10 (Random123, kat_vectors).
     zero = torch.zeros(1, dtype=torch.int64)
-    words = [int(word) for word in philox((zero, zero, zero, zero), 0)]
+    words = [int(word) for word in philox((zero, zero, zero, zero), (0, 0))]
     assert words == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
     ones = torch.full((1,), 0xFFFFFFFF)
-    words = [int(word) for word in philox((ones, ones, ones, ones), 0xFFFFFFFFFFFFFFFF)]
+    words = [int(word) for word in philox((ones, ones, ones, ones), (0xFFFFFFFF, 0xFFFFFFFF))]
     assert words == [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]
 
 
@@ -118,3 +123,59 @@ def test_a_tape_of_several_draws() -> None:
     assert torch.equal(FixedNoise(uniform=tape[0]).uniform(places), tape[0].gather(1, places))
     with pytest.raises(ValueError, match=r"FixedNoise: uniform of shape .* given, draw 2 needed"):
         noise.uniform(places, 2)
+
+
+@pytest.mark.parametrize("counters", [1, 2 * POSITIONS.numel(), 2**20])
+def test_steps_drawn_together_are_the_steps_drawn_alone(monkeypatch, counters: int) -> None:
+    monkeypatch.setitem(drawing.COUNTERS_AT_ONCE, "cpu", counters)
+    noise = ImageNoise(2**40 + 5, IDS)
+    together = list(noise.gaussians(5, POSITIONS, 6))
+    assert len(together) == 5
+    for step, row in enumerate(together):
+        assert row.dtype == torch.float32
+        assert torch.equal(row, noise.gaussian(step, POSITIONS, 6))
+
+
+def test_normals_are_those_that_images_have_always_been_made_of() -> None:
+    first = ImageNoise(3, IDS).gaussian(2, torch.tensor([[5]] * 3), 6)[1, 0]
+    assert first.tolist() == NORMALS
+
+
+def test_uniforms_drawn_ahead_are_the_same() -> None:
+    noise = ImageNoise(3, IDS)
+    ahead, some = UniformsAhead(noise, 16), torch.tensor([[3, 9], [0, 15], [7, 7]])
+    for draw in (0, 1):
+        assert torch.equal(ahead.uniform(some, draw), noise.uniform(some, draw))
+    assert torch.equal(ahead.orders(16), noise.orders(16))
+
+
+KEY = (torch.tensor(5), torch.tensor(256))  # 2^40 + 5
+INDEX = torch.arange(10).view(5, 2)  # of five steps, two counters each
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["eager", "inductor"])
+def test_normals_compile_into_one_function_for_every_shape_and_seed(backend: str) -> None:
+    fused = Fused(normals, "normals", backend=backend)
+    torch._dynamo.reset()
+    wanted = ImageNoise(2**40 + 5, IDS)
+    places = POSITIONS.contiguous()
+    assert torch.equal(fused(IDS, places, INDEX, KEY, 6)[2], wanted.gaussian(2, POSITIONS, 6))
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        some = POSITIONS[:, :5].contiguous()
+        assert torch.equal(fused(IDS, some, INDEX[1:], KEY, 6)[1], wanted.gaussian(2, some, 6))
+        other = ImageNoise(7, IDS).gaussian(0, POSITIONS, 6)
+        assert torch.equal(fused(IDS, places, INDEX, (torch.tensor(7), torch.tensor(0)), 6)[0], other)
+
+
+def test_what_cannot_be_compiled_is_told_once_and_drawn_all_the_same() -> None:
+    def fails(graph, inputs):
+        raise RuntimeError("no compiler here")
+
+    fused = Fused(normals, "random numbers", backend=fails)
+    with pytest.warns(EngineWarning, match="random numbers in many kernels, .* compiled") as told:
+        first = fused(IDS, POSITIONS, INDEX, KEY, 6)
+    assert len(told) == 1
+    assert torch.equal(fused(IDS, POSITIONS, INDEX, KEY, 6), first)
+    assert torch.equal(first[1], ImageNoise(2**40 + 5, IDS).gaussian(1, POSITIONS, 6))
+    assert not fused.pays(POSITIONS)

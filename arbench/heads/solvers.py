@@ -7,7 +7,7 @@ arXiv:2010.02502 (eta = 0).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -26,7 +26,8 @@ class Solver(Protocol):
 
     def __init__(self, process: Diffusion, *, temperature: float) -> None: ...
 
-    def needs_noise(self, step: int) -> bool: ...
+    def needs_noise(self, step: int) -> bool:
+        """Whether `step` adds noise; where one does not, none after it does."""
 
     def step(self, step: int, x: Tensor, eps: Tensor, variance: Tensor, noise: Tensor | None) -> Tensor: ...
 
@@ -104,11 +105,21 @@ def run_solver(
 
     `predict` takes x (B, n, channels) and the step and returns the noise in it and its variance channels.
     """
-    start = noise.gaussian(0, positions, channels)
+    steps = range(len(solver.visited))
+    rows = noise_rows(noise, 1 + sum(solver.needs_noise(step) for step in steps), positions, channels)
+    start = next(rows)
     # x itself stays in float32 (or float64) even where the network runs in half precision.
     x = start.to(torch.promote_types(start.dtype, network_dtype))
-    for step in range(len(solver.visited)):
+    for step in steps:
         eps, variance = predict(x, step)
-        added = noise.gaussian(1 + step, positions, channels).to(x.dtype) if solver.needs_noise(step) else None
+        added = next(rows).to(x.dtype) if solver.needs_noise(step) else None
         x = solver.step(step, x, eps, variance, added)
     return x
+
+
+def noise_rows(noise: Noise, count: int, positions: Tensor, channels: int) -> Iterator[Tensor]:
+    """`noise.gaussian` of the steps 0 to `count` - 1 in turn, (B, n, channels) each; drawn together where it can."""
+    together = getattr(noise, "gaussians", None)
+    if together is not None:
+        return together(count, positions, channels)
+    return (noise.gaussian(step, positions, channels) for step in range(count))

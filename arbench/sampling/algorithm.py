@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from arbench.images.pixels import check_finite
 from arbench.protocols import Generator, Head, Noise, Timer
 from arbench.sampling.guidance import guidance_scale
-from arbench.sampling.noise import ImageNoise
+from arbench.sampling.noise import ImageNoise, UniformsAhead
 from arbench.sampling.schedules import make_schedule
 from arbench.settings import Guidance, resolve_settings, warn_of_last_timesteps
 
@@ -86,11 +87,11 @@ def draw_tokens(
     device = next(generator.parameters()).device
     labels = check_labels(labels, generator.num_classes, device)
     ids = check_image_ids(image_ids, len(labels), device)
-    noise = ImageNoise(seed, ids) if noise is None else noise
+    ahead = UniformsAhead(ImageNoise(seed, ids) if noise is None else noise, math.prod(generator.grid))
     timer = NoTimer() if timer is None else timer
     training, head = generator.training, generator.draw_head()
     generator.eval()
-    schedule = make_schedule(generator, settings, noise, labels)
+    schedule = make_schedule(generator, settings, ahead, labels)
     scales = [guidance_scale(settings, stage) for stage in schedule.plan]
     # The unconditional rows run as long as a step to come reads them, and not a step longer.
     last_guided = max((index for index, scale in enumerate(scales) if scale != 1), default=-1)
@@ -101,7 +102,7 @@ def draw_tokens(
                 conditional, unconditional = generator.conditions(state, step, index <= last_guided)
             with timer.phase("head"):
                 others = None if scale == 1 else unconditional
-                step, tokens = schedule.draw(step, head, conditional, others, scale, settings, noise)
+                step, tokens = schedule.draw(step, head, conditional, others, scale, settings, ahead)
             generator.reveal(state, step, tokens)
             if generator.kind == "discrete" and index in (last_guided, len(schedule) - 1):
                 require_finite(head, conditional, unconditional)

@@ -9,10 +9,15 @@ hides the last-bit differences between the logarithms and cosines of different d
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from arbench.protocols import Noise
+from arbench.sampling.fused import Fused
 
 MASK32 = 0xFFFFFFFF
 # Multipliers and Weyl increments of Philox4x32 (SC 2011, section 3.3).
@@ -23,6 +28,8 @@ MOST_SEEDS = 2**64  # the key is two words of 32 bits
 MOST_IMAGES = 2**32  # the image's number is one word of the counter
 # What a draw is for: the fourth counter word, so that no two purposes share numbers.
 ORDER, UNIFORM, GAUSSIAN = 0, 1, 2
+# Counters drawn at once: on a CPU their words stay in its second cache, on a GPU one launch serves many steps.
+COUNTERS_AT_ONCE = {"cpu": 2**14, "cuda": 2**22}
 
 
 def check_seed(seed: int) -> int:
@@ -33,10 +40,16 @@ def check_seed(seed: int) -> int:
     return int(seed)
 
 
-def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Four words of 32 random bits for each counter; counters and words are int64 tensors of one shape."""
-    c0, c1, c2, c3 = counter
-    key0, key1 = seed & MASK32, (seed >> 32) & MASK32
+def philox(
+    counter: tuple[Tensor, Tensor, Tensor, Tensor | int], key: tuple[Tensor | int, Tensor | int]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Four words of 32 random bits for each counter under a `key` of two words.
+
+    Counters and words are int64; the counter's parts may be of different shapes, and are broadcast.
+    """
+    c0, c1, c2 = counter[:3]
+    c3: Any = counter[3]  # a number only before the first round
+    key0, key1 = key
     for _ in range(PHILOX_ROUNDS):
         # The int64 product wraps modulo 2^64, so its two 32-bit halves are the exact ones.
         product0, product1 = c0 * PHILOX_M0, c2 * PHILOX_M1
@@ -62,6 +75,22 @@ def box_muller(word0: Tensor, word1: Tensor) -> Tensor:
     return torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), dim=-1)
 
 
+def normals(
+    images: Tensor, positions: Tensor, index: Tensor, key: tuple[Tensor | int, Tensor | int], channels: int
+) -> Tensor:
+    """Standard normals (S, B, n, channels) float32 for images (B,), positions (B, n) and `index` (S, quads).
+
+    One function, so that a compiler can make one kernel of it. Four channels are made of one counter.
+    """
+    counter = (images[:, None, None], positions[:, :, None], index[:, None, None, :], GAUSSIAN)
+    word0, word1, word2, word3 = philox(counter, key)
+    pairs = torch.stack((box_muller(word0, word1), box_muller(word2, word3)), dim=-2)
+    return pairs.flatten(3)[..., :channels].float()  # (S, B, n, quads, 2, 2) -> (S, B, n, C)
+
+
+fused_normals = Fused(normals, "random numbers")
+
+
 class ImageNoise:
     """The random numbers of the images `image_ids` under `seed`."""
 
@@ -69,12 +98,11 @@ class ImageNoise:
         """`image_ids` (B,) int64 on the device where the numbers are wanted; each below 2^32."""
         self.seed = check_seed(seed)
         self.image_ids = image_ids
+        self._key = (seed & MASK32, (seed >> 32) & MASK32)
 
-    def _words(self, token: Tensor, index: Tensor | int, purpose: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Words for each (image, token, index); `token` is (B, n) or (B, n, m)."""
-        image = self.image_ids.view(-1, *[1] * (token.dim() - 1)).expand_as(token)
-        second = torch.as_tensor(index, device=token.device).expand_as(token)
-        return philox((image, token, second, torch.full_like(token, purpose)), self.seed)
+    def _words(self, tokens: Tensor, index: int, purpose: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Words for each image and token (B, n)."""
+        return philox((self.image_ids[:, None], tokens, torch.full_like(tokens, index), purpose), self._key)
 
     def orders(self, num_tokens: int) -> Tensor:
         tokens = torch.arange(num_tokens, device=self.image_ids.device).expand(len(self.image_ids), -1)
@@ -86,12 +114,44 @@ class ImageNoise:
         return unit_interval(self._words(positions, draw, UNIFORM)[0])
 
     def gaussian(self, step: int, positions: Tensor, channels: int) -> Tensor:
-        quads = math.ceil(channels / 4)
-        token = positions.unsqueeze(-1).expand(-1, -1, quads)
-        index = step * quads + torch.arange(quads, device=positions.device)
-        word0, word1, word2, word3 = self._words(token, index, GAUSSIAN)
-        normals = torch.stack((box_muller(word0, word1), box_muller(word2, word3)), dim=-2)
-        return normals.flatten(2)[..., :channels].float()  # (B, n, quads, 2, 2) -> (B, n, C)
+        return self._normals(range(step, step + 1), positions, channels)[0]
+
+    def gaussians(self, count: int, positions: Tensor, channels: int) -> Iterator[Tensor]:
+        """`gaussian` of the steps 0, 1, .. `count` - 1 in turn, drawn as many at once as memory allows."""
+        counters = max(1, positions.numel() * math.ceil(channels / 4))
+        budget = COUNTERS_AT_ONCE.get(positions.device.type, COUNTERS_AT_ONCE["cpu"])
+        at_once = max(1, budget // counters)
+        for first in range(0, count, at_once):
+            yield from self._normals(range(first, min(count, first + at_once)), positions, channels).unbind()
+
+    def _normals(self, steps: range, positions: Tensor, channels: int) -> Tensor:
+        """(len(steps), B, n, channels) float32."""
+        quads, device = math.ceil(channels / 4), positions.device
+        index = torch.arange(steps.start * quads, steps.stop * quads, device=device).view(len(steps), quads)
+        if not fused_normals.pays(positions):
+            return normals(self.image_ids, positions, index, self._key, channels)
+        # A compiled function is told the key by tensors, which are filled and not copied: it serves every seed.
+        key0, key1 = (torch.full((), word, device=device) for word in self._key)
+        return fused_normals(self.image_ids, positions.contiguous(), index, (key0, key1), channels)
+
+
+class UniformsAhead:
+    """`noise` whose first uniform number of every place is drawn at once, when the first is asked for."""
+
+    def __init__(self, noise: Noise, num_tokens: int) -> None:
+        self._noise, self._num_tokens = noise, num_tokens
+        self._first: Tensor | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._noise, name)
+
+    def uniform(self, positions: Tensor, draw: int = 0) -> Tensor:
+        if draw != 0:
+            return self._noise.uniform(positions, draw)
+        if self._first is None:
+            places = torch.arange(self._num_tokens, device=positions.device)
+            self._first = self._noise.uniform(places.expand(len(positions), -1))
+        return self._first.gather(1, positions)
 
 
 class FixedNoise:
