@@ -21,6 +21,7 @@ _PUBLIC = {
     "run": "arbench.runs.execute",
     "reproduce": "arbench.papers.run",
     "evaluate": "arbench.evaluation.metrics",
+    "parameter_groups": "arbench.training.optimiser",
     "FrechetStatistics": "arbench.evaluation.statistics",
 }
 __all__ = ["__version__", *_PUBLIC]
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from arbench.sampling.algorithm import generate as generate
     from arbench.sampling.noise import FixedNoise as FixedNoise
     from arbench.tokenizer.load import load_tokenizer as load_tokenizer
+    from arbench.training.optimiser import parameter_groups as parameter_groups
     from arbench.weights.load import load_generator as load_generator
 
 

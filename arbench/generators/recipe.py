@@ -10,7 +10,12 @@ from typing import Any
 
 from arbench.registry import unknown_name
 
+# How a cache views an image: `views` times through the augmentation; as it is and mirrored; ten crops at each scale.
+VIEW_SETS = ("random", "mirror", "ten-crop")
 SCHEDULES = ("constant", "cosine")
+MAY_BE_ZERO = (
+    *("steps", "epochs", "images", "warmup_epochs", "warmup_steps", "weight_decay", "seed", "read_out_weight"),
+)
 MOST_SEEDS = 2**63  # each process and each resumed step adds to the seed that PyTorch is given, which ends at 2**64
 DTYPES = ("float32", "bfloat16")  # of the matrix products; weights, average and optimiser are always float32
 
@@ -33,60 +38,99 @@ class Augmentation:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Optimiser, schedule, data and bookkeeping of one run.
+    """Optimiser, schedule, data and bookkeeping of one run, as long as `steps` or `epochs` say.
 
-    Raises ValueError where a number cannot be meant (negative, zero, or out of its range).
+    Epochs become steps where the number of images is known (`for_images`). Raises ValueError where a number cannot be
+    meant (negative, zero, or out of its range).
     """
 
-    steps: int
+    steps: int = 0
+    epochs: float = 0.0
+    images: int = 0  # of an epoch, which `for_images` tells
     batch_size: int
     learning_rate: float
     warmup_steps: int = 100
+    warmup_epochs: float = 0.0  # in place of `warmup_steps`, by fractions of an epoch
     schedule: str = "cosine"
     final_rate: float = 0.01  # cosine: last learning rate as a share of the peak
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.0
+    undecayed: tuple[str, ...] = ()  # how the names of tensors begin that do not decay, beside all of one dimension
     clip_norm: float = 1.0
-    ema_rate: float = 0.999
+    ema_rate: float = 0.999  # 0: no average, the weights as they are
+    ema_warmup: bool = True  # `EMA.rate_at`
     dtype: str = "float32"
     seed: int = 0
     checkpoint_every: int = 500
     log_every: int = 50
-    views: int = 1  # augmented views of an image in the token cache of a generator
+    dropout: float = 0.0  # of a generator, at the places that its model has for it
+    view_set: str = "random"
+    views: int = 1  # augmented views of an image in the token cache of a generator, where `view_set` is "random"
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     sinusoidal_positions: bool = False  # masked generators: `start_positions`
+    zero_output: bool = False  # a generator's output layer starts at zero
     read_out_weight: float = 0.0  # diffusion heads: `DiffusionHead.add_read_out`; 0 is the papers' loss
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "learning_rate", "clip_norm", "checkpoint_every", "log_every", "views"):
+        if not self.steps and not self.epochs:
+            raise ValueError(f"steps={self.steps}: expected a number above 0, or one of epochs")
+        for name in ("batch_size", "learning_rate", "clip_norm", "checkpoint_every", "log_every", "views"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)}: expected a number above 0")
-        for name in ("warmup_steps", "weight_decay", "seed", "read_out_weight"):
+        for name in MAY_BE_ZERO:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
         if not self.seed < MOST_SEEDS:
             raise ValueError(f"seed={self.seed}: expected 0 to 2**63 - 1")
-        if not 0 <= self.ema_rate < 1:
-            raise ValueError(f"ema_rate={self.ema_rate}: expected 0 <= rate < 1, e.g. 0.999")
-        for name, choices in (("schedule", SCHEDULES), ("dtype", DTYPES)):
+        for name in ("ema_rate", "dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more, below 1")
+        for name, choices in (("schedule", SCHEDULES), ("dtype", DTYPES), ("view_set", VIEW_SETS)):
             if getattr(self, name) not in choices:
                 raise unknown_name(f"training {name}", getattr(self, name), choices)
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of step 0, 1, …: linear warm-up, then constant or half a cosine down to `final_rate`."""
-        if step < self.warmup_steps:
-            return self.learning_rate * (step + 1) / self.warmup_steps
+        if step < self.warmup:
+            # By epochs the rate is that of the images seen so far, none at first; by steps that of those of the step.
+            return self.learning_rate * (step if self.warmup_epochs else step + 1) / self.warmup
         if self.schedule == "constant":
             return self.learning_rate
-        done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
         share = self.final_rate + (1 - self.final_rate) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
         return self.learning_rate * share
 
+    @property
+    def warmup(self) -> float:
+        """Steps of the warm-up, perhaps no whole number where it is told in epochs."""
+        if not self.warmup_epochs:
+            return self.warmup_steps
+        assert self.images, "`for_images` comes first"
+        return self.warmup_epochs * self.images / self.batch_size
+
+    def for_images(self, images: int) -> TrainConfig:
+        """The same on so many images an epoch: `steps` is told, and a warm-up of over half the run shrinks to a tenth.
+
+        A run whose length was told in steps keeps it.
+        """
+        steps = max(1, round(self.epochs * images / self.batch_size)) if self.epochs else self.steps
+        config = dataclasses.replace(self, steps=steps, images=images)
+        if 2 * config.warmup > steps:
+            config = dataclasses.replace(config, warmup_epochs=0.0, warmup_steps=steps // 10)
+        return config
+
     def as_dict(self) -> dict[str, Any]:
-        """Plain containers only: what a checkpoint and a cache name hold."""
+        """Plain containers only: what a checkpoint and a weights file hold. Of `OPTIONAL`, what is not asked for is
+        left out."""
         values = dataclasses.asdict(self)
-        values["betas"] = list(self.betas)
-        return values
+        for name in OPTIONAL:
+            if values[name] == DEFAULTS[name]:
+                del values[name]
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+OPTIONAL = (*("epochs", "images", "warmup_epochs", "undecayed", "ema_warmup", "dropout", "view_set", "zero_output"),)
+DEFAULTS = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
 
 
 def lengthened(now: TrainConfig, then: dict[str, Any], step: int, say: Callable[[str], None]) -> TrainConfig:
@@ -109,9 +153,11 @@ def lengthened(now: TrainConfig, then: dict[str, Any], step: int, say: Callable[
 
 def check_same_run(now: TrainConfig, then: dict[str, Any]) -> None:
     """Raise ValueError where a run is resumed with other settings than it was started with; more steps are allowed."""
-    for name, value in now.as_dict().items():
-        if name in ("checkpoint_every", "log_every") or value == then.get(name):
+    asked = now.as_dict()
+    for name in (*asked, *(name for name in OPTIONAL if name in then and name not in asked)):
+        value, held = asked.get(name, DEFAULTS[name]), then.get(name, DEFAULTS[name])
+        if name in ("checkpoint_every", "log_every") or value == held:
             continue
-        if name == "steps" and value > then["steps"]:
+        if name in ("steps", "epochs") and asked["steps"] > then["steps"]:
             continue
-        raise ValueError(f"cannot resume with {name}={value}: the checkpoint was trained with {then.get(name)}")
+        raise ValueError(f"cannot resume with {name}={value}: the checkpoint was trained with {held}")

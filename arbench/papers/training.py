@@ -17,15 +17,13 @@ from arbench.training.jobs import Job, Progress, digits_job, method_job, no_prog
 from arbench.training.loop import LOG_NAME
 from arbench.training.recipes import digits_recipes
 
-IMAGENET_IMAGES = 1_281_167  # of the ILSVRC-2012 training set
-
 
 def training_job(row: Row, seed: int, **shared: Any) -> Job:
     """The job that trains the generator of `row`: the recipe of its preset, with the row's own settings on top.
 
-    `training` of the row holds settings of the recipe (`steps`, `batch_size`, `learning_rate` …) or `epochs` of
-    ImageNet, `shared` those of a `Job` (`data`, `tokenizer_weights`, `device` …). Raises ValueError where the row has
-    no generator, its model no recipe, or a setting is not one.
+    `training` of the row holds settings of the recipe (`epochs` or `steps`, `batch_size`, `learning_rate` …), `shared`
+    those of a `Job` (`data`, `tokenizer_weights`, `device` …). Raises ValueError where the row has no generator, its
+    model no recipe, or a setting is not one.
     """
     if row.model is None or row.method is None:
         raise ValueError(f"row {row.name!r} has no generator to train")
@@ -46,13 +44,10 @@ def training_job(row: Row, seed: int, **shared: Any) -> Job:
         job = method_job(row.method, row.model, given=given, **settings)
     known = [field.name for field in dataclasses.fields(TrainConfig)]
     for name, value in given.items():
-        if name not in (*known, "epochs"):
-            raise ValueError(f"row {row.name!r}: {unknown_name('setting of training', name, (*known, 'epochs'))}")
+        if name not in known:
+            raise ValueError(f"row {row.name!r}: {unknown_name('setting of training', name, known)}")
         if not isinstance(value, (int, float)):
             raise ValueError(f"row {row.name!r}: {name} of its training is {value!r}; expected a number, true or false")
-    if "epochs" in given:  # as the papers count
-        batch_size = given.get("batch_size", job.config.batch_size)
-        given["steps"] = round(given.pop("epochs") * IMAGENET_IMAGES / batch_size)
     config = with_settings(job.config, **given, seed=seed)
     return Job(**{**vars(job), "config": config})
 

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from arbench.generators.recipe import Augmentation
 from arbench.images.pixels import to_float
 from arbench.machine.files import remove_partials, whole_file, write_whole
+from arbench.machine.randomness import on_host
 from arbench.tokenizer.load import encode_images, scaled, shift_and_scale, unscaled
-from arbench.training.augment import augment
+from arbench.training.views import count_views, views_of
 
 if TYPE_CHECKING:
     from arbench.images.data import ImageData
@@ -51,6 +52,7 @@ class CacheSpec:
     shape: tuple[int, ...]  # of one view of one image
     scale: float | list[float]  # factor on latents, one for all or one a channel; 1 for codes
     shift: float | list[float] = 0.0  # taken from latents before that
+    view_set: str = "random"
 
     @property
     def folder_name(self) -> str:
@@ -58,6 +60,8 @@ class CacheSpec:
         told = asdict(self)
         if not self.shift:  # caches from before there was one keep their names
             del told["shift"]
+        if self.view_set == "random":
+            del told["view_set"]
         text = json.dumps(told, sort_keys=True)
         return f"{self.tokenizer.replace(':', '-').replace('/', '-')}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
@@ -76,6 +80,7 @@ def describe_cache(
     augmentation: Augmentation | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    view_set: str = "random",
 ) -> CacheSpec:
     """The cache that `build_cache` would write, known after encoding one image: name, layout and size."""
     discrete = tokenizer.kind == "discrete"
@@ -86,14 +91,15 @@ def describe_cache(
         tokenizer_hash=weights_hash(tokenizer),
         data=data_hash(data),
         num_images=len(data),
-        views=views,
-        augmentation=augmentation or Augmentation(),
-        seed=seed,
+        views=count_views(view_set, views),
+        augmentation=(augmentation if view_set == "random" else None) or Augmentation(),
+        seed=seed if view_set == "random" else 0,  # nothing is drawn for the others
         content=_content(tokenizer),
         dtype=tokens.dtype.name,
         shape=tokens.shape[1:],
         scale=scale,
         shift=shift,
+        view_set=view_set,
     )
 
 
@@ -106,10 +112,12 @@ def build_cache(
     batch_size: int = 64,
     device: torch.device | str = "cpu",
     watch: Callable[[int], None] | None = None,
+    larger: Sequence[ImageData] = (),
 ) -> TokenCache:
     """Encode `data` into `folder / spec.folder_name`, or go on where an earlier call stopped.
 
-    `watch` is called with the number of images done, after every batch. Raises OSError where nothing can be written.
+    `larger` are the same images at the sides of `crop_sides`; `watch` is called with the number of images done, after
+    every batch. Raises OSError where nothing can be written.
     """
     target = folder / spec.folder_name
     if not (target / SPEC_NAME).exists():
@@ -119,7 +127,9 @@ def build_cache(
             indices = np.arange(start, min(start + IMAGES_PER_SHARD, len(data)))
             path = target / shard_name(shard)
             if not path.exists():
-                _save_array(path, _encode_shard(tokenizer, data, spec, indices, shard, batch_size, device, watch))
+                _save_array(
+                    path, _encode_shard(tokenizer, (data, *larger), spec, indices, shard, batch_size, device, watch)
+                )
             if watch is not None:
                 watch(int(indices[-1]) + 1)
         _save_array(target / LABELS_NAME, np.asarray(data.labels, dtype=np.int64))
@@ -158,7 +168,7 @@ class TokenCache:
 
         Moments become one posterior sample a call, as MAR trains on them.
         """
-        views = torch.randint(self.spec.views, (len(indices),), generator=rng, device=rng.device).cpu()
+        views = torch.randint(self.spec.views, (len(indices),), generator=on_host(rng))
         rows = [
             self._shards[index // IMAGES_PER_SHARD][index % IMAGES_PER_SHARD, view]
             for index, view in zip(indices.tolist(), views.tolist(), strict=True)
@@ -225,7 +235,7 @@ def _encode(tokenizer: Tokenizer, images: Tensor) -> np.ndarray:
 
 def _encode_shard(
     tokenizer: Tokenizer,
-    data: ImageData,
+    data: Sequence[ImageData],
     spec: CacheSpec,
     indices: np.ndarray,
     shard: int,
@@ -237,10 +247,10 @@ def _encode_shard(
     stored = np.empty((len(indices), spec.views, *spec.shape), dtype=spec.dtype)
     rng = torch.Generator(device=device).manual_seed(spec.seed * 1_000_003 + shard)
     for start in range(0, len(indices), batch_size):
-        images = to_float(data.images(indices[start : start + batch_size])).to(device)
-        for view in range(spec.views):
-            views = augment(images, spec.augmentation, rng)
-            stored[start : start + batch_size, view] = _encode(tokenizer, views)
+        images, *larger = (to_float(sized.images(indices[start : start + batch_size])).to(device) for sized in data)
+        views = views_of(images, larger, spec.view_set, spec.views, spec.augmentation, rng)
+        for number, view in enumerate(views):
+            stored[start : start + batch_size, number] = _encode(tokenizer, view)
         if watch is not None:
             watch(int(indices[0]) + min(start + batch_size, len(indices)))
     return stored

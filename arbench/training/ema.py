@@ -17,13 +17,16 @@ class EMA:
     until the asked-for rate is reached, instead of holding the random start for 1 / (1 - rate) steps.
     """
 
-    def __init__(self, model: nn.Module, rate: float) -> None:
-        self.rate = rate
+    def __init__(self, model: nn.Module, rate: float, *, warmup: bool = True) -> None:
+        """Without `warmup` the rate is the same at every update, as MAR's is."""
+        self.rate, self.warmup = rate, warmup
         self.num_updates = 0
         self.weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
 
     def rate_at(self, num_updates: int) -> float:
         """The rate of update `num_updates` = 0, 1, …"""
+        if not self.warmup:
+            return self.rate
         return min(self.rate, (1 + num_updates) / (WARMUP_OFFSET + num_updates))
 
     @torch.no_grad()

@@ -95,4 +95,9 @@ def _checked(kind: type, values: dict[str, Any], **parts: Any) -> Any:
     for name in values:
         if name not in names:
             raise unknown_name("setting", name, names)
-    return kind(**{**{name: tuple(value) if name == "betas" else value for name, value in values.items()}, **parts})
+    return kind(
+        **{
+            **{name: tuple(value) if name in ("betas", "undecayed") else value for name, value in values.items()},
+            **parts,
+        }
+    )

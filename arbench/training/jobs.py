@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -29,6 +29,7 @@ from arbench.training.job import Job, write_job
 from arbench.training.loop import check_resumable, refuse_overwriting, train
 from arbench.training.recipes import get_recipe
 from arbench.training.tasks import ClassifierTask, GeneratorTask, TokenizerTask
+from arbench.training.views import crop_sides
 from arbench.weights.keys import require_same
 from arbench.weights.load import load_generator
 from arbench.weights.provenance import describe_tokenizer, entries, tokenizer_entries, writer_entries
@@ -112,10 +113,19 @@ def with_settings(config: TrainConfig, *, scale_rate: bool = False, **settings: 
     """
     if scale_rate and settings.get("batch_size") and settings.get("learning_rate") is None:
         settings["learning_rate"] = config.learning_rate * settings["batch_size"] / config.batch_size
-    changed = dataclasses.replace(config, **{name: value for name, value in settings.items() if value is not None})
-    if 2 * changed.warmup_steps > changed.steps:
+    given = {name: value for name, value in settings.items() if value is not None}
+    if given.get("steps"):
+        given.setdefault("epochs", 0.0)
+    if given.get("views"):
+        given.setdefault("view_set", "random")
+    changed = dataclasses.replace(config, **given)
+    if changed.steps and not changed.warmup_epochs and 2 * changed.warmup_steps > changed.steps:
         changed = dataclasses.replace(changed, warmup_steps=changed.steps // 10)
     return changed
+
+
+def no_words(line: str) -> None:
+    """Nothing is said."""
 
 
 def no_progress(title: str, total: int) -> AbstractContextManager[Watcher]:
@@ -130,7 +140,7 @@ def run_job(
     resume: bool = False,
     watch: Watcher | None = None,
     progress: Progress = no_progress,
-    say: Callable[[str], None] = lambda line: None,
+    say: Callable[[str], None] = no_words,
 ) -> Path:
     """Train and export; returns the weights file. `progress` is asked for the caching of tokens and for the training.
 
@@ -139,9 +149,12 @@ def run_job(
     """
     mine = processes()
     refuse_overwriting(job.checkpoint_path(out), resume)
-    state = _read_state(job, out) if resume else None  # before anything is encoded
+    state = load_checkpoint(job.checkpoint_path(out)) if resume else None
     device = torch.device(job.device, mine.local_rank) if job.device == "cuda" else torch.device(job.device)
     data = open_data(job.data, size=job.size)
+    job = dataclasses.replace(job, config=job.config.for_images(len(data)))
+    if state is not None:  # before anything is encoded
+        check_resumable(lengthened(job.config, state["config"], state["step"], no_words), job.made_of, state)
     with process_group(mine, device):
         shown = progress if mine.is_first else no_progress
         make_task = _in_turn(mine, device, lambda: TASKS[job.kind](job, data, out, device, say, shown))
@@ -154,14 +167,6 @@ def run_job(
             _export(job, trainer.task, job.weights_path(out))
         _meet(mine, device)
     return job.weights_path(out)
-
-
-def _read_state(job: Job, out: Path) -> dict[str, Any]:
-    """The checkpoint that `job` goes on with. Raises ValueError where it is missing, broken or of another training."""
-    state = load_checkpoint(job.checkpoint_path(out))
-    config = lengthened(job.config, state["config"], state["step"], lambda line: None)
-    check_resumable(config, job.made_of, state)
-    return state
 
 
 def _train(
@@ -239,13 +244,22 @@ def open_cache(
     device: torch.device | str,
     say: Callable[[str], None],
     progress: Progress = no_progress,
+    view_set: str = "random",
+    larger: Sequence[ImageData] = (),
 ) -> TokenCache:
-    """The token cache of these settings, built where it is not there yet; its size is told first."""
-    spec = describe_cache(tokenizer, data, views=views, augmentation=augmentation, seed=seed, device=device)
+    """The token cache of these settings, built where it is not there yet; its size is told first.
+
+    `larger` are the same images at the sides that `crop_sides` tells.
+    """
+    spec = describe_cache(
+        tokenizer, data, views=views, augmentation=augmentation, seed=seed, device=device, view_set=view_set
+    )
     say(describe_size(spec, folder))
     is_there = (folder / spec.folder_name / SPEC_NAME).exists()
     with (no_progress if is_there else progress)("encode", len(data)) as watch:
-        return build_cache(tokenizer, data, spec, folder, device=device, watch=lambda done: watch(done, {}))
+        return build_cache(
+            tokenizer, data, spec, folder, device=device, watch=lambda done: watch(done, {}), larger=larger
+        )
 
 
 def describe_size(spec: CacheSpec, folder: Path) -> str:
@@ -292,6 +306,8 @@ def _generator_task(
         out / CACHE_FOLDER,
         views=config.views,
         augmentation=config.augmentation,
+        view_set=config.view_set,
+        larger=[open_data(job.data, size=side) for side in crop_sides(config.view_set, data[0][0].shape[0])],
         seed=config.seed,
         device=device,
         say=say,

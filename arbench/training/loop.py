@@ -20,6 +20,7 @@ from arbench.machine.log import append_line
 from arbench.training.checkpoint import FILE_NAME, begin_folder, load_checkpoint, save_checkpoint
 from arbench.training.data import batch_indices
 from arbench.training.ema import EMA
+from arbench.training.optimiser import make_optimiser
 
 LOG_NAME = "log.jsonl"
 NOT_OURS = (RuntimeError, KeyError, TypeError, AttributeError, IndexError, ValueError)  # of loading foreign state
@@ -66,10 +67,8 @@ class Trainer:
         self.task, self.config, self.made_of = task, config, dict(made_of or {})
         self.rank, self.world_size = rank, world_size
         self.step = 0
-        self.ema = EMA(task.model, config.ema_rate)
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(task.model, config.weight_decay), lr=config.learning_rate, betas=config.betas
-        )
+        self.ema = EMA(task.model, config.ema_rate, warmup=config.ema_warmup)
+        self.optimizer = make_optimiser(task.model, config)
         self.rng = torch.Generator(device=next(task.model.parameters()).device)
         self.rng.manual_seed(config.seed + RANK_SEEDS * rank)
 
@@ -96,7 +95,7 @@ class Trainer:
         self.task.after_step(self.step, config, self.rng)
         self.ema.update(model)
         self.step += 1
-        return {"loss": loss.item(), **logged, "learning_rate": rate}
+        return {"loss": loss.item(), **logged, "gradient_norm": norm.item(), "learning_rate": rate}
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -133,15 +132,6 @@ def check_resumable(config: TrainConfig, made_of: Mapping[str, Any], state: Mapp
     for name, value in state.get("made_of", {}).items():
         if value != made_of.get(name, value):
             raise ValueError(f"cannot resume with {name} {made_of[name]!r}: the checkpoint has {value!r}")
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices are decayed; biases, norms and single tokens are not, as in MAR and LlamaGen."""
-    trained = [weight for weight in model.parameters() if weight.requires_grad]
-    return [
-        {"params": [weight for weight in trained if weight.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [weight for weight in trained if weight.ndim < 2], "weight_decay": 0.0},
-    ]
 
 
 def train(

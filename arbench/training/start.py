@@ -1,10 +1,12 @@
-"""A start for short trainings: learned position tables that begin as sinusoids instead of noise."""
+"""How a training starts: an output layer of zeros, dropout at its places, positions that begin as sinusoids."""
 
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from arbench.generators.common.layers import grid_sinusoids
+from arbench.heads.categorical import CategoricalHead
 from arbench.protocols import Generator
 
 TABLE_DEVIATION = 0.5  # beside embedded tokens of about unit deviation
@@ -25,3 +27,18 @@ def start_positions(model: Generator) -> None:
         table = getattr(model, name)  # (1, buffer + N, D)
         sinusoids = grid_sinusoids(model.grid, table.shape[-1])
         table[0, -len(sinusoids) :] = sinusoids.to(table) * (TABLE_DEVIATION / sinusoids.std())
+
+
+@torch.no_grad()
+def zero_output(model: Generator) -> None:
+    """Let every code be equally likely at first (LlamaGen release); a diffusion head's output starts at zero anyway."""
+    head = model.draw_head()
+    if isinstance(head, CategoricalHead):
+        head.weight.zero_()
+
+
+def set_dropout(model: nn.Module, chance: float) -> None:
+    """Drop with `chance` at every place that the model has for it."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = chance

@@ -14,7 +14,7 @@ from arbench.heads.diffusion import TRAINING_ONLY
 from arbench.protocols import Generator
 from arbench.training.cache import TokenCache
 from arbench.training.data import ImageBatches
-from arbench.training.start import start_positions
+from arbench.training.start import set_dropout, start_positions, zero_output
 from arbench.weights.provenance import TokenizerFacts
 
 REVIVE_UNTIL = 0.6  # share of a run during which dead codes are re-seeded; the rest settles what there is
@@ -92,6 +92,10 @@ class GeneratorTask:
             model.load_state_dict(start)
         elif config.sinusoidal_positions:
             start_positions(model)
+        if config.zero_output and start is None:
+            zero_output(model)
+        if config.dropout:
+            set_dropout(self.model, config.dropout)
         if config.read_out_weight:
             if not hasattr(model, "diffloss"):
                 raise ValueError("read_out_weight is for generators with a diffusion head; expected 0 for this one")

@@ -8,8 +8,8 @@ from arbench.generators.recipe import TrainConfig
 # arXiv:2503.10568, section 4.1: 400 epochs of ImageNet, batch 1024, rate 1e-4 a batch of 256, 100 epochs of warm-up,
 # then a cosine down to 1e-5, decay 0.05, bfloat16; the released weights are no average.
 RECIPE = TrainConfig(
-    steps=500_000, batch_size=1024, learning_rate=4e-4, warmup_steps=125_000, schedule="cosine", final_rate=0.025,
-    weight_decay=0.05, ema_rate=0.0, dtype="bfloat16", checkpoint_every=5000,
+    epochs=400, batch_size=1024, learning_rate=4e-4, warmup_epochs=100, schedule="cosine", final_rate=0.025,
+    weight_decay=0.05, dropout=0.1, zero_output=True, ema_rate=0.0, dtype="bfloat16", checkpoint_every=5000,
 )  # fmt: skip
 DIGITS_RECIPE = TrainConfig(
     steps=1500, batch_size=32, learning_rate=2e-3, weight_decay=0.05, ema_rate=0.998, views=32, augmentation=MILD,

@@ -155,11 +155,13 @@ class CausalBlock(nn.Module):
 class BidirectionalAttention(nn.Module):
     """Multi-head attention with biases; its parameter names are those of timm's `Attention`."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
+        """`dropout` is that of the attention weights."""
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, T, D) -> (B, H, T, D/H)
@@ -172,29 +174,35 @@ class BidirectionalAttention(nn.Module):
             width = x.shape[-1]
             q = F.linear(queries, self.qkv.weight[:width], self.qkv.bias[:width])
             k, v = F.linear(x, self.qkv.weight[width:], self.qkv.bias[width:]).chunk(2, dim=-1)
-        out = F.scaled_dot_product_attention(self._split(q), self._split(k), self._split(v))
+        chance = self.dropout.p if self.training else 0.0
+        out = F.scaled_dot_product_attention(self._split(q), self._split(k), self._split(v), dropout_p=chance)
         return self.proj(out.transpose(1, 2).flatten(2))
 
 
 class Mlp(nn.Module):
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int, dropout: float = 0.0) -> None:
+        """`dropout` is that of the first layer's output."""
         super().__init__()
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+        return self.fc2(self.dropout(F.gelu(self.fc1(x))))
 
 
 class ViTBlock(nn.Module):
-    """Pre-norm ViT block; own code, for timm's cannot leave out the queries whose output nobody reads."""
+    """Pre-norm ViT block; own code, for timm's cannot leave out the queries whose output nobody reads.
+
+    Dropout is where MAR has it: on the attention's weights and output, and on both layers of the MLP.
+    """
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
-        self.attn = BidirectionalAttention(width, heads)
+        self.attn = BidirectionalAttention(width, heads, dropout)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
-        self.mlp = Mlp(width, 4 * width)
+        self.mlp = Mlp(width, 4 * width, dropout)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, wanted: Tensor | None = None) -> Tensor:

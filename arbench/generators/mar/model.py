@@ -17,6 +17,7 @@ from arbench.generators.common.tokens import drop_labels, patchify, unpatchify
 from arbench.generators.mar.config import MARConfig
 from arbench.heads.categorical import CategoricalHead
 from arbench.heads.diffusion import DiffusionHead
+from arbench.machine.randomness import on_host
 from arbench.settings import MaskedCategoricalSampling, MaskedDiffusionSampling
 
 
@@ -97,7 +98,7 @@ class MAR(MaskedBackbone):
             labels = drop_labels(labels, self.num_classes, rng)
         tokens = self._raster_tokens(tokens)
         order = torch.rand(tokens.shape[:2], generator=rng, device=tokens.device).argsort(dim=1)
-        num_hidden = self._num_hidden(rng, tokens.device)
+        num_hidden = self._num_hidden(rng)
         hidden, known = order[:, :num_hidden], order[:, num_hidden:]
         z = self.decode(self.encode(rows_at(tokens, known), known, labels), known, hidden)
         targets = rows_at(tokens, hidden)
@@ -105,9 +106,9 @@ class MAR(MaskedBackbone):
             return self.diffloss.loss(z, targets, rng=rng, repeats=self.config.diffusion_batch_mul)
         return self.output.loss(z, targets)
 
-    def _num_hidden(self, rng: torch.Generator | None, device: torch.device) -> int:
+    def _num_hidden(self, rng: torch.Generator | None) -> int:
         """How many tokens of the batch are hidden: one truncated normal ratio, rounded up."""
-        chance = float(torch.rand((), generator=rng, device=device))
+        chance = float(torch.rand((), generator=on_host(rng)))
         ratio = truncated_normal(chance, self.config.mask_ratio_deviation, self.config.min_mask_ratio)
         return max(1, math.ceil(self.num_tokens * ratio))
 

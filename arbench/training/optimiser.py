@@ -1,0 +1,39 @@
+"""The optimiser: which tensors decay, and AdamW as PyTorch has it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from arbench.generators.methods import get_method
+from arbench.generators.recipe import TrainConfig
+from arbench.protocols import Generator
+
+
+def parameter_groups(generator: Generator, weight_decay: float) -> list[dict[str, Any]]:
+    """The optimiser's groups of a generator as its method's recipe decays them: first what decays, then what does not.
+
+    Each has `params` and `weight_decay`, as `torch.optim` takes them.
+    """
+    recipe = get_method(generator.method).recipe
+    assert isinstance(generator, nn.Module)
+    return decay_groups(generator, weight_decay, recipe.undecayed if recipe else ())
+
+
+def decay_groups(model: nn.Module, weight_decay: float, undecayed: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    """Matrices are decayed; biases, norms and what is named as `undecayed` are not, as in MAR and LlamaGen."""
+    decayed: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            (decayed if weight.ndim >= 2 and not name.startswith(undecayed) else others).append(weight)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def make_optimiser(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW over the model's groups, fused where the weights lie on a CUDA device."""
+    groups = decay_groups(model, config.weight_decay, config.undecayed)
+    fused = all(weight.is_cuda for weight in model.parameters())
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=fused or None)
