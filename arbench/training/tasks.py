@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -95,7 +95,7 @@ class GeneratorTask:
         if config.zero_output and start is None:
             zero_output(model)
         if config.dropout:
-            set_dropout(self.model, config.dropout)
+            set_dropout(cast("nn.Module", model), config.dropout)
         if config.read_out_weight:
             if not hasattr(model, "diffloss"):
                 raise ValueError("read_out_weight is for generators with a diffusion head; expected 0 for this one")
