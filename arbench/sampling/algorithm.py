@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from arbench.images.pixels import check_finite
-from arbench.protocols import Generator, Head, Noise, Timer
+from arbench.protocols import Generator, Head, Noise, Step, Timer
 from arbench.sampling.guidance import guidance_scale
 from arbench.sampling.noise import ImageNoise, UniformsAhead
 from arbench.sampling.schedules import make_schedule
 from arbench.settings import Guidance, resolve_settings, warn_of_last_timesteps
 
 Labels = Sequence[int] | np.ndarray | Tensor
+Observer = Callable[[Step, Tensor], None]  # told of every step as it was revealed, and of its tokens (B, n[, C])
 
 
 class NoTimer:
@@ -58,18 +59,29 @@ def generate(
     image_ids: Labels | None = None,
     noise: Noise | None = None,
     timer: Timer | None = None,
+    observe: Observer | None = None,
     **sampling: Any,
 ) -> Tensor:
     """Draw one image's tokens for each label: ids (B, h, w) on the raster grid, or scaled latents (B, C, H, W).
 
-    All randomness of image i is a function of `(seed, image_ids[i])`; `noise` replaces it. `sampling` holds settings of
-    the generator's `sampling_type`; the rest are its preset's, or the defaults where it was loaded as a family. Raises
-    ValueError for a label outside the classes, a setting that the generator does not have, or a value outside its
-    range; warns (`SamplingWarning`) of a sampler that it was not trained for.
+    All randomness of image i is a function of `(seed, image_ids[i])`; `noise` replaces it. `observe` is told of
+    each step after it: its places and the tokens drawn for them, which are only read and are its own for that call.
+    `sampling` holds settings of the generator's `sampling_type`; the rest are its preset's, or the defaults where it
+    was loaded as a family. Raises ValueError for a label outside the classes, a setting that the generator does not
+    have, or a value outside its range; warns (`SamplingWarning`) of a sampler that it was not trained for.
     """
     settings = resolve_settings(generator, sampling)
     warn_of_last_timesteps(generator, settings)
-    return draw_tokens(generator, labels, settings=settings, seed=seed, image_ids=image_ids, noise=noise, timer=timer)
+    return draw_tokens(
+        generator,
+        labels,
+        settings=settings,
+        seed=seed,
+        image_ids=image_ids,
+        noise=noise,
+        timer=timer,
+        observe=observe,
+    )
 
 
 @torch.inference_mode()
@@ -82,6 +94,7 @@ def draw_tokens(
     image_ids: Labels | None = None,
     noise: Noise | None = None,
     timer: Timer | None = None,
+    observe: Observer | None = None,
 ) -> Tensor:
     """As `generate`, under the `settings` of a generation that are resolved already."""
     device = next(generator.parameters()).device
@@ -104,6 +117,8 @@ def draw_tokens(
                 others = None if scale == 1 else unconditional
                 step, tokens = schedule.draw(step, head, conditional, others, scale, settings, ahead)
             generator.reveal(state, step, tokens)
+            if observe is not None:
+                observe(step, tokens)
             if generator.kind == "discrete" and index in (last_guided, len(schedule) - 1):
                 require_finite(head, conditional, unconditional)
     finally:
