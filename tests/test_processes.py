@@ -21,7 +21,7 @@ import arbench
 from arbench.report.record import load_record
 from arbench.runs import pipeline as loop
 
-NUM_IMAGES = 320  # five shards
+NUM_IMAGES, BATCH = 310, 48  # five shards; neither they nor the batches are all full
 SCRIPT = f"""
 import os, signal, sys
 import arbench
@@ -70,7 +70,7 @@ def script(tmp_path_factory):
 def undisturbed(tmp_path_factory):
     """One process, nothing in its way."""
     out = tmp_path_factory.mktemp("undisturbed")
-    arbench.run(**{**tiny(num_images=NUM_IMAGES), "evaluate": True}, out=out, batch_size=64)
+    arbench.run(**{**tiny(num_images=NUM_IMAGES), "evaluate": True}, out=out, batch_size=BATCH)
     return only_run(out)
 
 
@@ -99,7 +99,11 @@ def assert_same(run, undisturbed):
 def test_torchrun_makes_the_same_images_and_scores(tmp_path, script, undisturbed, count, options):
     launch = [*TORCHRUN, "--standalone", f"--nproc_per_node={count}"]
     done = subprocess.run(
-        [*launch, script, tmp_path, "64", *options], env=environment(), capture_output=True, text=True, timeout=600
+        [*launch, script, tmp_path, str(BATCH), *options],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     run = only_run(tmp_path)
@@ -114,7 +118,7 @@ def test_torchrun_restarts_after_a_death_and_goes_on(tmp_path, script, undisturb
     """Rank 1 dies over its first shard; torchrun stops the other, starts both anew, and what was finished stays."""
     launch = [*TORCHRUN, "--standalone", "--nproc_per_node=2", "--max-restarts=1"]
     done = subprocess.run(
-        [*launch, script, tmp_path, "64", "die"], env=environment(), capture_output=True, text=True, timeout=600
+        [*launch, script, tmp_path, str(BATCH), "die"], env=environment(), capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     run = only_run(tmp_path)
@@ -134,7 +138,7 @@ def test_two_nodes_share_one_run(tmp_path, script, undisturbed):
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     meeting = ["--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d", f"--rdzv_endpoint={address}", "--rdzv_id=1"]
-    command = [*TORCHRUN, *meeting, script, tmp_path, "64"]
+    command = [*TORCHRUN, *meeting, script, tmp_path, str(BATCH)]
     nodes = [subprocess.Popen(command, env=environment(), stdout=PIPE, stderr=PIPE, text=True) for _ in range(2)]
     outputs = [node.communicate(timeout=600)[1] for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], outputs
@@ -153,20 +157,20 @@ def test_the_first_process_draws_what_a_dead_one_leaves(tmp_path, monkeypatch, u
             claims = only_run(tmp_path) / ".claims"
             other.append(subprocess.Popen([sys.executable, "-c", HOLDER, claims], stdin=PIPE, stdout=PIPE, text=True))
             assert other[0].stdout.readline() == "held\n"
-        if len(calls) == 5:  # the last of the four free shards
+        if len(calls) == 7:  # the last batch of the four free shards
             other[0].kill()
         return draw(*positional, **named)
 
     monkeypatch.setattr(loop, "draw_tokens", generate)
-    arbench.run(**{**tiny(num_images=NUM_IMAGES), "evaluate": True}, out=tmp_path, batch_size=64)
+    arbench.run(**{**tiny(num_images=NUM_IMAGES), "evaluate": True}, out=tmp_path, batch_size=BATCH)
     with other[0]:
-        assert len(calls) == 6
+        assert len(calls) == 9  # and the two batches of the one that was held
     assert_same(only_run(tmp_path), undisturbed)
 
 
 def command(script, out):
     """One process that starts the run, or goes on with it."""
-    return [sys.executable, script, out, "64", *(["resume"] if any(out.iterdir()) else [])]
+    return [sys.executable, script, out, str(BATCH), *(["resume"] if any(out.iterdir()) else [])]
 
 
 def kill_at_random(script, out, chance):

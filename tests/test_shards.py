@@ -46,7 +46,12 @@ def test_checksums_are_what_sha256sum_checks(shards):
     done = subprocess.run(["sha256sum", "-c", "000000.npy.sha256"], cwd=shards.folder, capture_output=True)
     assert done.returncode == 0
     digest = hashlib.sha256(shards.path(1).read_bytes()).hexdigest()
-    assert shards.checksum_path(1).read_text().split() == [digest, "000001.npy"]
+    assert shards.checksum_path(1).read_text().splitlines() == [
+        f"{digest}  000001.npy",
+        "# run -, shard 1, images 4 to 7 of 10",
+    ]
+    shards.path(0).write_bytes(b"altered")
+    assert subprocess.run(["sha256sum", "-c", *done.args[2:]], cwd=shards.folder, capture_output=True).returncode == 1
 
 
 def test_damaged_truncated_and_unsigned_shards_are_dropped(tmp_path):

@@ -8,18 +8,27 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from arbench.evaluation.stored_run import (
+    CONFIG,
+    LABELS,
+    SHARDS,
+    Place,
+    is_bound,
+    read_config,
+    read_shard_line,
+    settings_hash,
+)
 from arbench.images.data import MOST_PIXELS, Conversions, image_files, read_image
 from arbench.machine.archives import ArrayHeader, member_header, read_header, reading_npz
 from arbench.machine.files import is_intact, one_line
-from arbench.machine.yaml_file import read_yaml
 
 LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp")
 READ = 256  # images read at once
 READ_BYTES = 2**28  # and the most memory that they take, where they are large
-SHARDS, LABELS, CONFIG = "shards", "labels.npy", "config.yaml"  # of a run folder
 GIVEN = "given"  # the classes were asked for one by one
 STRATIFIED = "stratified"  # the same share of every class was taken
 
@@ -98,18 +107,45 @@ def array_source(
 
 
 def _run_folder(path: Path) -> ImageSource:
-    """The shards of a run, checked and mapped one after another, and the labels beside them."""
+    """The shards of a run, each checked to be the run's and in its place, and the labels beside them."""
     files = sorted((path / SHARDS).glob("*.npy"))
     headers = [_mapped(file) for file in files]
     for file, images in zip(files, headers, strict=True):
         _check_images(str(file), images.dtype, images.shape)
-    count = sum(len(images) for images in headers)
+    counts = [len(images) for images in headers]
     labels = read_labels(path / LABELS) if (path / LABELS).exists() else None
-    if labels is not None and len(labels) != count:
-        raise ValueError(f"{path}: {count} of {len(labels)} images are there; resume the run before scoring it")
+    config = read_config(path)
+    run, total = _promised(config, files)
+    for promised in (total, None if labels is None else len(labels)):
+        if promised not in (None, sum(counts)):
+            raise ValueError(f"{path}: {sum(counts)} of {promised} images are there; resume the run before scoring it")
+    places = _places(run, counts)
+    missing = [f"{path.name} has no {LABELS}: what needs the classes asked for is left out"] if labels is None else []
     return ImageSource(
-        name=str(path), count=count, blocks=lambda: map(_intact, files), labels=labels, label_mode=_label_mode(path)
+        name=str(path),
+        count=sum(counts),
+        blocks=lambda: map(_intact, files, places),
+        labels=labels,
+        label_mode=None if config is None else _label_mode(path, config),
+        notes=missing,
     )
+
+
+def _promised(config: dict[str, Any] | None, files: list[Path]) -> tuple[str, int | None]:
+    """Which run the shards have to be of, and its number of images: by its configuration, else by the first shard."""
+    if config is not None:
+        return settings_hash(config["images"]), config["images"]["num_images"]
+    line = read_shard_line(files[0]) if files else None
+    return ("-", None) if line is None or line.place is None else (line.place.run, line.place.total)
+
+
+def _places(run: str, counts: list[int]) -> list[Place]:
+    """Where each of the shards that follow one another belongs."""
+    starts = [sum(counts[:index]) for index in range(len(counts))]
+    return [
+        Place(run=run, index=index, first=first, count=count, total=sum(counts))
+        for index, (first, count) in enumerate(zip(starts, counts, strict=True))
+    ]
 
 
 def read_labels(file: Path) -> np.ndarray:
@@ -121,7 +157,10 @@ def read_labels(file: Path) -> np.ndarray:
             there = file.stat().st_size - stream.tell()
         if header.num_bytes > there:
             raise ValueError(f"{header.num_bytes:,} bytes of labels promised, {there:,} are there")
-        return np.load(file, allow_pickle=False).astype(np.int64)
+        labels = np.load(file, allow_pickle=False).astype(np.int64)
+        if len(labels) and labels.min() < 0:  # also what is too large for int64
+            raise ValueError(f"label {labels.min()}: expected class numbers from 0")
+        return labels
     except (ValueError, EOFError, OverflowError, SyntaxError) as error:
         raise ValueError(f"{file}: not the labels of a run ({one_line(error)})") from error
 
@@ -132,22 +171,20 @@ def _check_labels(header: ArrayHeader, shape: tuple[int, ...]) -> None:
         raise ValueError(f"labels are {header.dtype} {header.shape}; expected {count}whole numbers in one row")
 
 
-def _label_mode(run: Path) -> str | None:
-    """How the classes of a run were chosen, as its config.yaml says: a mode, or one by one."""
-    if not (run / CONFIG).exists():
-        return None
-    content = read_yaml(run / CONFIG)
-    try:
-        labels = content["images"]["labels"]
-    except (KeyError, TypeError, IndexError):
-        raise ValueError(f"{run / CONFIG}: not the configuration of a run; expected the file that it wrote") from None
+def _label_mode(run: Path, config: dict[str, Any]) -> str:
+    """How the classes of a run were chosen, as its configuration says: a mode, or one by one."""
+    if "labels" not in config["images"]:
+        raise ValueError(f"{run / CONFIG}: not the configuration of a run; expected the file that it wrote")
+    labels = config["images"]["labels"]
     return labels if isinstance(labels, str) else GIVEN
 
 
-def _intact(shard: Path) -> np.ndarray:
-    """The images of a shard. ValueError where they are not those that the run wrote, so that none is scored unseen."""
+def _intact(shard: Path, place: Place) -> np.ndarray:
+    """The images of a shard. ValueError where they are not those that the run wrote there, so that none is scored."""
     if not is_intact(shard):
         raise ValueError(f"{shard}: damaged, its checksum is not the one beside it; resume the run to draw it again")
+    if not is_bound(shard, place):
+        raise ValueError(f"{shard}: is a shard of another run or place; resume the run to draw it again")
     return np.asarray(_mapped(shard))
 
 

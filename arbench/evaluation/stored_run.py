@@ -17,7 +17,6 @@ SHARDS, LABELS, CONFIG = "shards", "labels.npy", "config.yaml"
 HASH_DIGITS = 10
 HASH = "hash"  # of `images` and LAYOUT, in config.yaml
 LAYOUT = ("shard_size", "batch_size")  # how images are stored and computed; the folder's name leaves them out
-SHARD_SIZE = 64  # images a shard: what one process claims and the most that a killed one loses. 12.6 MB at 256 px
 NOTE = re.compile(r"# run (\S+), shard (\d+), images (\d+) to (\d+) of (\d+)(?:, batch (\d+(?:\+\d+)*))?")
 
 
@@ -64,7 +63,7 @@ def _is_count(value: object) -> bool:
 
 
 def _no_config(file: Path, told: str) -> ValueError:
-    return ValueError(f"{file}: holds {told}; expected the configuration that the run wrote, shard_size {SHARD_SIZE}")
+    return ValueError(f"{file}: holds {told}; expected the configuration that the run wrote")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +95,12 @@ class ShardLine:
     def tells(self, shard: Path, expected: Place) -> bool:
         """Whether this is the line of `shard` at the place where it is expected."""
         return self.name == shard.name and self.place in (None, expected)
+
+
+def is_bound(shard: Path, place: Place) -> bool:
+    """Whether the line beside `shard` is one of a run, and of this place where it says so."""
+    line = read_shard_line(shard)
+    return line is not None and line.tells(shard, place)
 
 
 def shard_line(shard: Path, data: bytes | memoryview, place: Place, batches: tuple[int, ...] = ()) -> str:

@@ -63,6 +63,7 @@ SPEED = (
     "seconds_per_image",  # after warm-up, device synchronised, image writing excluded
     "images_per_second",
     "batch_size",
+    "batch_sizes",  # the shapes that the images were computed in; more than one where memory ran out
     "phases",  # seconds per image in generator, head, decode
     "peak_memory_gib",
     "steps",  # generator steps (forward passes of the backbone) an image

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from arbench.evaluation.stored_run import LAYOUT
 from arbench.machine.distributed import by_first, tell_all
 from arbench.machine.files import FULL, NoSpaceError
 from arbench.machine.hardware import peak_memory_gib, reset_peak_memory
@@ -20,7 +21,7 @@ from arbench.runs.memory import automatic_batch, estimate_memory
 from arbench.runs.models import RANDOM, class_names
 from arbench.runs.pipeline import Pipeline, Worker
 from arbench.runs.record import FEATURES, feature_observer, is_scored, make_record, score
-from arbench.runs.request import AUTO, IF_STARTED, PreparedRun, RunRequest, check_evaluation, prepare
+from arbench.runs.request import IF_STARTED, PreparedRun, RunRequest, check_evaluation, prepare
 
 WARM_UP_IMAGES = 8  # on the CPU; on a GPU a whole batch, whose shape decides which kernels are chosen
 
@@ -51,7 +52,7 @@ def execute(request: RunRequest, *, say: Callable[[str], None] = lambda line: No
     `say` is given lines for the user: what is about to run, and how much memory it takes.
     """
     job = prepare(request)
-    folder = open_folder(job)
+    folder = open_folder(job, say)
     try:
         sample(job, folder, say if job.mine.is_first else lambda line: None)
         return folder.path, by_first(job.mine, lambda: finish(job, folder)) or {}
@@ -71,11 +72,14 @@ def execute(request: RunRequest, *, say: Callable[[str], None] = lambda line: No
         ) from error
 
 
-def open_folder(job: PreparedRun) -> RunFolder:
+def open_folder(job: PreparedRun, say: Callable[[str], None] = lambda line: None) -> RunFolder:
     """The run folder, opened by the first process for all of them."""
     out, model = Path(job.request.out), job.parts.model
     opened = tell_all(job.mine, lambda: _opened(out, model, job))
-    settings = {**job.settings, "shard_size": opened["shard_size"]}
+    settings = {**job.settings, **{name: opened[name] for name in LAYOUT}}
+    if job.mine.is_first:
+        for line in opened["told"]:
+            say(line)
     return RunFolder(Path(opened["path"]), settings, job.mine.rank)
 
 
@@ -89,9 +93,39 @@ def _opened(out: Path, model: str, job: PreparedRun) -> dict[str, Any]:
     resumes = job.request.resume
     if resumes == IF_STARTED or job.mine.restarts > 0:  # torchrun restarts a group with the command it began with
         resumes = bool(same_runs(out, model, job.settings))
-    folder = (resume_run if resumes else start_run)(out, model, job.settings)
+    folder = (resume_run if resumes else start_run)(out, model, job.settings, choose_batch(job))
     folder.write_labels(job.labels)
-    return {"path": str(folder.path), "shard_size": folder.shards.size}
+    return {
+        "path": str(folder.path),
+        "shard_size": folder.shards.size,
+        "batch_size": folder.batch_size,
+        "told": what_differs(job, folder),
+    }
+
+
+def choose_batch(job: PreparedRun) -> int:
+    """The batch of a run that starts: the one asked for, or the one that fits; never more than there are images."""
+    parts, asked, count = job.parts, job.request.batch_size, job.request.num_images
+    if isinstance(asked, int):
+        return min(asked, count)
+    estimate = estimate_memory(parts.generator, parts.tokenizer, parts.decoded_size)
+    return automatic_batch(estimate, parts.device, -(-count // job.mine.count))
+
+
+def what_differs(job: PreparedRun, folder: RunFolder) -> list[str]:
+    """A line for each thing about a run that is gone on with that is not as it was asked for, or cannot be known."""
+    told, asked = [], job.request.batch_size
+    if isinstance(asked, int) and min(asked, job.request.num_images) != folder.batch_size:
+        told.append(
+            f"{folder.path} goes on in batches of {folder.batch_size}, as it began, not of {asked}: "
+            "another shape rounds otherwise"
+        )
+    unbound = folder.shards.unbound()
+    if unbound:
+        told.append(
+            f"{folder.path}: {len(unbound)} shards of an earlier version, not bound to the run, taken as they are"
+        )
+    return told
 
 
 def sample(job: PreparedRun, folder: RunFolder, say: Callable[[str], None]) -> None:
@@ -99,14 +133,8 @@ def sample(job: PreparedRun, folder: RunFolder, say: Callable[[str], None]) -> N
     if not folder.shards.unfinished():
         return
     parts, count = job.parts, job.mine.count
-    observe = feature_observer(job, folder)  # loads the extractor before free memory is looked at
-    estimate = estimate_memory(parts.generator, parts.tokenizer, parts.decoded_size)
-    most = -(-job.request.num_images // count)  # images of one process
-    batch_size = job.request.batch_size
-    if batch_size == AUTO:
-        batch_size = automatic_batch(estimate, parts.device, most)
-    assert isinstance(batch_size, int)
-    batch_size = min(batch_size, most)
+    observe = feature_observer(job, folder)
+    estimate, batch_size = estimate_memory(parts.generator, parts.tokenizer, parts.decoded_size), folder.batch_size
     memory = None if estimate is None else round(estimate.gib(batch_size), 2)
     folder.log("sampling", batch_size=batch_size, estimated_memory_gib=memory, processes=count)
     told = "" if memory is None else f", about {memory:.1f} GiB each"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -15,28 +14,27 @@ import numpy as np
 import yaml
 
 from arbench import __version__
+from arbench.evaluation.stored_run import CONFIG, HASH, LABELS, SHARDS, config_hash, read_config, settings_hash
 from arbench.machine.files import remove_partials, whole_file, write_whole
 from arbench.machine.log import append_line, read_lines
-from arbench.machine.yaml_file import read_yaml
 from arbench.runs.shards import SHARD_SIZE, Claims, Shards
 
 RECORD_FILE = "record.json"
 EVENTS_FILE = "events.jsonl"
-HASH_DIGITS = 10
-
-
-def settings_hash(settings: Mapping[str, Any]) -> str:
-    """Ten hexadecimal digits that name `settings` (plain values only): equal settings, equal name."""
-    canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:HASH_DIGITS]
 
 
 class RunFolder:
-    """A run folder that exists. `settings["images"]` is what decides the images and names the folder."""
+    """A run folder that exists.
+
+    `settings["images"]` is what decides the images and names the folder; `shard_size` and `batch_size` beside it are
+    fixed when the run starts, so that every process and every resume computes with the same shape.
+    """
 
     def __init__(self, path: Path, settings: Mapping[str, Any], rank: int = 0) -> None:
         self.path, self.settings, self.rank = path, dict(settings), rank
-        self.shards = Shards(path / "shards", settings["images"]["num_images"], settings["shard_size"])
+        images = settings["images"]
+        self.shards = Shards(path / SHARDS, images["num_images"], settings["shard_size"], settings_hash(images))
+        self.batch_size: int = settings["batch_size"]
 
     @property
     def is_finished(self) -> bool:
@@ -64,42 +62,57 @@ class RunFolder:
 
     def write_labels(self, labels: np.ndarray) -> None:
         """labels.npy: (N,) int64, the class that image i was asked for."""
-        with whole_file(self.path / "labels.npy") as partial, partial.open("wb") as stream:
+        with whole_file(self.path / LABELS) as partial, partial.open("wb") as stream:
             np.save(stream, labels.astype(np.int64))
 
 
-def start_run(out: Path, model: str, settings: Mapping[str, Any]) -> RunFolder:
+def start_run(out: Path, model: str, settings: Mapping[str, Any], batch_size: int = SHARD_SIZE) -> RunFolder:
     """A new folder `<out>/<model>-<hash>`; where finished runs of the same settings exist, `-2`, `-3` … is added.
+
+    `batch_size` is that of the run, to its end.
 
     Raises ValueError where an unfinished run of the same settings waits there, and OSError where `out` cannot be
     written.
     """
     earlier = same_runs(out, model, settings)
     if earlier and not (earlier[-1] / RECORD_FILE).exists():
-        waiting = Shards(earlier[-1] / "shards", settings["images"]["num_images"]).num_written()
+        waiting = Shards(earlier[-1] / SHARDS, settings["images"]["num_images"]).num_written()
         raise ValueError(
             f"{earlier[-1]} is an unfinished run of these settings ({waiting} of "
             f"{settings['images']['num_images']} images); add --resume to go on, or choose another --out"
         )
     path = run_path(out, model, settings, len(earlier) + 1)
     path.mkdir(parents=True)
-    folder = RunFolder(path, {**settings, "shard_size": SHARD_SIZE})
+    folder = RunFolder(path, {**settings, "shard_size": SHARD_SIZE, "batch_size": batch_size})
     _write_config(folder)
     folder.log("start", settings=settings_hash(settings["images"]))
     return folder
 
 
-def resume_run(out: Path, model: str, settings: Mapping[str, Any]) -> RunFolder:
-    """The latest run of these settings, with damaged shards dropped; its evaluation settings become the given ones.
+def resume_run(out: Path, model: str, settings: Mapping[str, Any], batch_size: int = SHARD_SIZE) -> RunFolder:
+    """The latest run of these settings, with damaged and foreign shards dropped; its evaluation settings become the
+    given ones, its batch stays as it was stored (`batch_size` is for runs of earlier versions, which stored none).
 
-    Raises ValueError where there is none, or where another process is working on it.
+    Raises ValueError where there is none, where its configuration was edited, where shards lie in it that are not its
+    own, or where another process is working on it.
     """
     earlier = same_runs(out, model, settings)
     if not earlier:
         path = run_path(out, model, settings, 1)
         raise ValueError(f"nothing to resume: {path} does not exist; expected the --out and settings of a started run")
-    stored = _read_config(earlier[-1]) or {"shard_size": SHARD_SIZE}
-    folder = RunFolder(earlier[-1], {**settings, "shard_size": stored["shard_size"]})
+    layout = {"shard_size": SHARD_SIZE, "batch_size": batch_size}
+    stored = read_config(earlier[-1]) or {**settings, **layout}
+    if settings_hash(stored["images"]) != settings_hash(settings["images"]):
+        file = earlier[-1] / CONFIG
+        raise ValueError(f"{file}: `images` was edited since the run wrote it; expected what names the folder")
+    layout = {name: stored.get(name, layout[name]) for name in layout}
+    folder = RunFolder(earlier[-1], {**settings, **layout})
+    strangers = folder.shards.strangers()
+    if strangers:
+        raise ValueError(
+            f"{folder.shards.folder}: holds {strangers[0]}, but the run has {len(folder.shards)} shards; "
+            "expected its own shards alone, move others away"
+        )
     _write_config(folder)
     damaged = _drop_damaged(folder)
     folder.log("resume", images_present=folder.shards.num_written(), damaged_shards=damaged)
@@ -133,21 +146,5 @@ def same_runs(out: Path, model: str, settings: Mapping[str, Any]) -> list[Path]:
 
 def _write_config(folder: RunFolder) -> None:
     heading = "# Everything that decides the result. The folder is named by the hash of `images`.\n"
-    text = yaml.safe_dump({"arbench": __version__, **folder.settings}, sort_keys=False, allow_unicode=True)
-    write_whole(folder.path / "config.yaml", heading + text)
-
-
-def _read_config(path: Path) -> dict[str, Any] | None:
-    """The stored settings, or None where the process was killed before it wrote them."""
-    file = path / "config.yaml"
-    try:
-        stored = read_yaml(file)
-    except FileNotFoundError:
-        return None
-    size = stored.get("shard_size") if isinstance(stored, dict) else None
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        told = f"shard_size {size!r}" if isinstance(stored, dict) else f"a {type(stored).__name__}"
-        raise ValueError(
-            f"{file}: holds {told}; expected the configuration that the run wrote, shard_size {SHARD_SIZE}"
-        )
-    return stored
+    config = {"arbench": __version__, **folder.settings, HASH: config_hash(folder.settings)}
+    write_whole(folder.path / CONFIG, heading + yaml.safe_dump(config, sort_keys=False, allow_unicode=True))

@@ -6,7 +6,7 @@ import functools
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -43,15 +43,19 @@ class Pipeline:
     device: torch.device
     image_size: int | None = None  # None: as the tokenizer decodes
 
-    def draw(self, image_ids: Sequence[int], timer: Timer) -> np.ndarray:
+    def draw(self, image_ids: Sequence[int], timer: Timer, batch_size: int | None = None) -> np.ndarray:
         """uint8 images (B, H, W, 3) for `image_ids`. Raises ValueError where a latent or a pixel is not finite.
+
+        With `batch_size` fewer ids are padded to it, so that generator and decoder compute with that shape, whose
+        floats are then always the same; the padding is the last id over again, and what it gives is thrown away.
 
         A generator in float32 runs without TF32, decoder included: another batch or device then changes an image by
         rounding only. One in half precision is not exact anyway, and keeps the speed.
         """
         is_exact = next(self.generator.parameters()).dtype in (torch.float32, torch.float64)
+        padding = [image_ids[-1]] * (0 if batch_size is None else batch_size - len(image_ids))
         with exact_float32(self.device) if is_exact else nullcontext():
-            return self._draw(image_ids, timer)
+            return self._draw([*image_ids, *padding], timer)[: len(image_ids)]
 
     def _draw(self, image_ids: Sequence[int], timer: Timer) -> np.ndarray:
         ids = torch.as_tensor(list(image_ids))
@@ -83,34 +87,42 @@ class StepTimer:
 
 
 def draw_fitting(
-    pipeline: Pipeline, ids: Sequence[int], batch_size: int, make_timer: Callable[[], Timer], step: OnStep = no_step
+    pipeline: Pipeline,
+    ids: Sequence[int],
+    batch_size: int,
+    make_timer: Callable[[], Timer],
+    step: OnStep = no_step,
+    *,
+    padded: bool = False,
 ) -> tuple[np.ndarray, Timer, int]:
     """Images of the first `batch_size` of `ids`, or of fewer where memory runs out; their timer; the batch that fitted.
 
-    `step` is told the images of the batch and how many of its steps are over. Raises ValueError where not even one
-    image fits.
+    `padded`: where there are fewer ids, the batch is filled up. `step` is told the images of the batch and how many of
+    its steps are over. Raises ValueError where not even one image fits.
     """
     while True:
         batch = ids[:batch_size]
+        rows = batch_size if padded else len(batch)
         timer = StepTimer(make_timer(), functools.partial(step, len(batch)))
         try:
-            return pipeline.draw(batch, timer), timer, batch_size
+            return pipeline.draw(batch, timer, rows), timer, batch_size
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-        if len(batch) == 1:
+        if rows == 1:
             raise ValueError(
                 f"one image does not fit into the memory of {pipeline.device}; "
                 "try --dtype bfloat16, a smaller --model or another --device"
             )
-        batch_size = len(batch) // 2
+        batch_size = rows // 2
         if torch.cuda.is_available():  # outside `except`, whose error keeps the failed batch's tensors alive
             torch.cuda.empty_cache()
 
 
 @dataclass(kw_only=True)
 class Worker:
-    """One process of a run: draws what it can claim. `batch_size` halves when memory runs out.
+    """One process of a run: draws what it can claim, every batch padded to `batch_size`, which halves when memory runs
+    out; the line beside a shard tells the batches that it was drawn in.
 
     `observe` is shown the images of every whole shard before it is written; its time is not that of any batch.
     """
@@ -122,10 +134,11 @@ class Worker:
     progress: Callable[[int], None] = lambda images: None
     step: OnStep = no_step  # told the images of the batch that is being drawn and how many of its steps are over
     observe: Callable[[np.ndarray], None] = lambda images: None
+    _drawn_in: dict[int, set[int]] = field(default_factory=dict)  # the batches of every shard that is being drawn
 
     def warm_up(self, images: int) -> None:
         """Draw a few images whose time does not count: memory is mapped, kernels are chosen."""
-        self._draw(range(min(images, self.folder.shards.num_images)))
+        self._draw(range(min(images, self.folder.shards.num_images)), padded=False)
 
     def work(self, *, wait: bool) -> None:
         """Draw every shard that no other living process holds; with `wait`, also what others leave unfinished.
@@ -149,7 +162,7 @@ class Worker:
 
         def hand_over(index: int, images: np.ndarray) -> None:
             self.observe(images)
-            writer.put(index, images)
+            writer.put(index, images, tuple(sorted(self._drawn_in.pop(index), reverse=True)))
 
         assembly = Assembly(self.folder.shards, hand_over)
         ids: list[int] = []
@@ -163,23 +176,23 @@ class Worker:
     def _draw_next(self, ids: list[int], assembly: Assembly) -> list[int]:
         """Draw the first batch of `ids`; returns the rest."""
         images = self._draw_timed(ids)
+        for image in ids[: len(images)]:
+            self._drawn_in.setdefault(image // self.folder.shards.size, set()).add(self.batch_size)
         assembly.add(images)
         return ids[len(images) :]
 
     def _draw_timed(self, ids: Sequence[int]) -> np.ndarray:
         """The first batch of `ids`, its time logged by phase."""
         start = time.perf_counter()
-        images, timer = self._draw(ids, self.step)
+        images, timer = self._draw(ids, self.step, padded=True)
         phases = timer.seconds()  # waits for the device
         seconds = time.perf_counter() - start
-        self.folder.log(
-            "batch", images=len(images), batch_size=self.batch_size, seconds=round(seconds, 6), phases=phases
-        )
+        self.folder.log("batch", images=len(images), rows=self.batch_size, seconds=round(seconds, 6), phases=phases)
         self.progress(len(images))
         return images
 
-    def _draw(self, ids: Sequence[int], step: OnStep = no_step) -> tuple[np.ndarray, Timer]:
-        images, timer, fitting = draw_fitting(self.pipeline, ids, self.batch_size, self.make_timer, step)
+    def _draw(self, ids: Sequence[int], step: OnStep = no_step, *, padded: bool) -> tuple[np.ndarray, Timer]:
+        images, timer, fitting = draw_fitting(self.pipeline, ids, self.batch_size, self.make_timer, step, padded=padded)
         if fitting < self.batch_size:
             self.folder.log("out_of_memory", failed_batch_size=self.batch_size, batch_size=fitting)
             self.batch_size = fitting

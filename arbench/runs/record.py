@@ -13,21 +13,24 @@ from arbench.evaluation.features import BATCH_SIZE, CachedExtractor
 from arbench.evaluation.metrics import evaluate, load_networks
 from arbench.machine.hardware import describe_hardware, versions
 from arbench.machine.progress import image_progress
-from arbench.report.record import PHASES, Record, new_record
+from arbench.report.record import PHASES, Record, load_record, new_record
 from arbench.runs.folder import RunFolder
 from arbench.runs.models import Parts
 from arbench.runs.request import PreparedRun
 from arbench.runs.roofline import roofline
 
-EXCLUDED = "loading, a warm-up draw, writing images, evaluation"
+EXCLUDED = "loading, a warm-up draw, padding of batches that are not full, writing images, evaluation"
 PROTOCOL, OTHERS = "metric_protocol", "other_extractors"
+SHARDS_SHA256 = "shards_sha256"  # of the images that a record is of
 FEATURES = "features"  # of shards that are drawn already; in the run folder until its record is written
 
 
 def is_scored(folder: RunFolder) -> bool:
-    """Whether the record that is there was made with the evaluation settings that are asked for now."""
+    """Whether the record that is there is of these very images, and of the evaluation settings asked for now."""
     finished = list(folder.events("finished"))
-    return bool(finished) and finished[-1]["evaluation"] == folder.settings["evaluation"]
+    if not finished or finished[-1]["evaluation"] != folder.settings["evaluation"]:
+        return False
+    return load_record(folder.path)["source"].get(SHARDS_SHA256) == folder.shards.sha256()
 
 
 def feature_observer(job: PreparedRun, folder: RunFolder) -> Callable[[np.ndarray], None]:
@@ -102,7 +105,8 @@ def make_record(job: PreparedRun, folder: RunFolder, scores: dict[str, Any]) -> 
 def describe_source(job: PreparedRun, folder: RunFolder) -> dict[str, Any]:
     """Where the record comes from: the run folder, when, and the row of a paper's table that it measures."""
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    return {"kind": "measured", "run": folder.path.name, "date": date, **job.request.source}
+    bound = {SHARDS_SHA256: folder.shards.sha256()}
+    return {"kind": "measured", "run": folder.path.name, "date": date, **bound, **job.request.source}
 
 
 def flops_per_image(parts: Parts) -> float | None:
@@ -114,21 +118,24 @@ def flops_per_image(parts: Parts) -> float | None:
 def speed(folder: RunFolder) -> dict[str, Any]:
     """Seconds an image of one process, from the logged batches, apart by phase; memory is the largest of any process.
 
-    The warm-up draw is not logged as a batch, and the shard writer runs beside: neither is in these times. Without a
-    batch in the log, of a run whose disk was full say, nothing is known.
+    The warm-up draw is not logged as a batch, and the shard writer runs beside: neither is in these times. A batch that
+    is not full takes the time of a full one, and is counted as one. Without a batch in the log, of a run whose disk was
+    full say, no time is known.
     """
+    shapes = {"batch_sizes": folder.shards.batch_sizes(), "excludes": EXCLUDED}
     batches = list(folder.events("batch"))
     if not batches:
-        return {"excludes": EXCLUDED}
-    images = sum(batch["images"] for batch in batches)
+        return shapes
+    rows = [batch.get("rows", batch["images"]) for batch in batches]  # earlier versions did not pad
+    images = sum(rows)
     seconds = sum(batch["seconds"] for batch in batches) / images
     phases = {name: sum(batch["phases"].get(name, 0.0) for batch in batches) / images for name in PHASES}
     peaks = [event["peak_memory_gib"] for event in folder.events("sampled")]
     return {
         "seconds_per_image": seconds,
         "images_per_second": 1 / seconds,
-        "batch_size": statistics.mode(batch["images"] for batch in batches),  # the last batch is smaller
+        "batch_size": statistics.mode(rows),
         "phases": phases,
         "peak_memory_gib": max(peaks, default=None),
-        "excludes": EXCLUDED,
+        **shapes,
     }

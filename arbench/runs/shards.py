@@ -1,11 +1,13 @@
 """Image shards: fixed blocks of image ids, written whole or not at all by a background thread, checked on resume.
 
 A shard is finished when its file and the checksum beside it are both there; the checksum file is written last and
-reads like the output of `sha256sum`, so `cd shards && sha256sum -c *.sha256` checks a run without arbench.
+reads like the output of `sha256sum`, so `cd shards && sha256sum -c *.sha256` checks a run without arbench. Its second
+line, a comment to `sha256sum`, binds the shard to its run and place.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import zipfile
 from collections import deque
@@ -16,17 +18,21 @@ from types import TracebackType
 
 import numpy as np
 
-from arbench.machine.files import checksum_line, checksum_path, is_intact, remove_partials, whole_file, write_whole
+from arbench.evaluation.stored_run import Place, ShardLine, is_bound, read_shard_line, shard_line
+from arbench.machine.files import checksum_path, is_intact, remove_partials, whole_file, write_whole
 
 # Images a shard: the unit that one process claims and the most that a killed process loses. 12.6 MB at 256 px.
 SHARD_SIZE = 64
 
 
 class Shards:
-    """The shards of one run: `num_images` images cut into blocks of `size`, in image order by file name."""
+    """The shards of one run: `num_images` images cut into blocks of `size`, in image order by file name.
 
-    def __init__(self, folder: Path, num_images: int, size: int = SHARD_SIZE) -> None:
-        self.folder, self.num_images, self.size = folder, num_images, size
+    `run` is the hash of the run's settings, to which every shard is bound.
+    """
+
+    def __init__(self, folder: Path, num_images: int, size: int = SHARD_SIZE, run: str = "-") -> None:
+        self.folder, self.num_images, self.size, self.run = folder, num_images, size, run
 
     def __len__(self) -> int:
         return -(-self.num_images // self.size)
@@ -34,6 +40,11 @@ class Shards:
     def ids(self, index: int) -> range:
         """Image ids of shard `index`."""
         return range(index * self.size, min((index + 1) * self.size, self.num_images))
+
+    def place(self, index: int) -> Place:
+        """What shard `index` is bound to."""
+        ids = self.ids(index)
+        return Place(run=self.run, index=index, first=ids.start, count=len(ids), total=self.num_images)
 
     def path(self, index: int) -> Path:
         return self.folder / f"{index:06d}.npy"
@@ -52,8 +63,11 @@ class Shards:
         """How many images are in finished shards."""
         return sum(len(self.ids(index)) for index in range(len(self)) if self.is_finished(index))
 
-    def write(self, index: int, images: np.ndarray) -> None:
-        """Write uint8 images (n, H, W, 3) of shard `index`: the file first, then its checksum, each in one rename."""
+    def write(self, index: int, images: np.ndarray, batches: tuple[int, ...] = ()) -> None:
+        """Write uint8 images (n, H, W, 3) of shard `index`: the file first, then its checksum, each in one rename.
+
+        `batches` are the batches that they were drawn in, for the line beside them.
+        """
         assert images.dtype == np.uint8, f"shards hold uint8, not {images.dtype}"
         assert len(images) == len(self.ids(index)), f"shard {index} holds {len(self.ids(index))} images"
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -63,18 +77,44 @@ class Shards:
         path = self.path(index)
         self.checksum_path(index).unlink(missing_ok=True)  # an old checksum never stands beside new data
         write_whole(path, data)
-        write_whole(self.checksum_path(index), checksum_line(path, data).encode())
+        write_whole(self.checksum_path(index), shard_line(path, data, self.place(index), batches))
 
     def read(self, index: int) -> np.ndarray:
         """Images (n, H, W, 3) uint8 of one finished shard, mapped and not copied."""
         return np.load(self.path(index), mmap_mode="r", allow_pickle=False)
 
     def is_intact(self, index: int) -> bool:
-        """Whether the file's SHA-256 is the one beside it."""
-        return is_intact(self.path(index))
+        """Whether the file's SHA-256 is the one beside it, and that line is of this run, place and number of images."""
+        path = self.path(index)
+        return is_intact(path) and is_bound(path, self.place(index)) and len(self.read(index)) == len(self.ids(index))
+
+    def lines(self) -> list[ShardLine | None]:
+        """What stands beside every shard; None where nothing of a run does."""
+        return [read_shard_line(self.path(index)) for index in range(len(self))]
+
+    def sha256(self) -> str:
+        """SHA-256 over those of all shards in their order: other images, another one."""
+        digests = [line.sha256 if line else "" for line in self.lines()]
+        return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+    def batch_sizes(self) -> list[int]:
+        """The batches that the images were drawn in, largest first; those of shards of earlier versions are unknown."""
+        return sorted({size for line in self.lines() if line for size in line.batches}, reverse=True)
+
+    def unbound(self) -> list[int]:
+        """Finished shards of an earlier version, whose line says nothing of run and place."""
+        return [index for index, line in enumerate(self.lines()) if line is not None and line.place is None]
+
+    def strangers(self) -> list[str]:
+        """Names of shard files that are none of this run's: more than its images fill."""
+        own = {self.path(index) for index in range(len(self))}
+        return sorted(file.name for file in self.folder.glob("*.npy") if file not in own)
 
     def drop_damaged(self) -> list[int]:
-        """Remove every shard that is cut off or altered, and what a killed process left; returns the damaged ones."""
+        """Remove every shard that is cut off, altered or of another run or place, and what a killed process left.
+
+        Returns those that were removed.
+        """
         remove_partials(self.folder)
         damaged = [index for index in range(len(self)) if self.path(index).exists() and not self.is_intact(index)]
         for index in damaged:
@@ -109,19 +149,19 @@ class ShardWriter:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shard-writer")
         self._waiting: deque[Future[None]] = deque()
 
-    def put(self, index: int, images: np.ndarray) -> None:
-        """Hand over one shard; waits where `pending` shards are not written yet."""
+    def put(self, index: int, images: np.ndarray, batches: tuple[int, ...] = ()) -> None:
+        """Hand over one shard, drawn in `batches`; waits where `pending` shards are not written yet."""
         while len(self._waiting) >= self._pending:
             self._waiting.popleft().result()
-        self._waiting.append(self._pool.submit(self._write, index, images))
+        self._waiting.append(self._pool.submit(self._write, index, images, batches))
 
     def flush(self) -> None:
         """Wait until everything handed over is on disk."""
         while self._waiting:
             self._waiting.popleft().result()
 
-    def _write(self, index: int, images: np.ndarray) -> None:
-        self._shards.write(index, images)
+    def _write(self, index: int, images: np.ndarray, batches: tuple[int, ...]) -> None:
+        self._shards.write(index, images, batches)
         self._done(index)
 
     def __enter__(self) -> ShardWriter:

@@ -29,7 +29,6 @@ from arbench.evaluation.sources import open_images
 from arbench.papers.experiment import build_experiment
 from arbench.report.record import new_record
 from arbench.runs.folder import resume_run, start_run
-from arbench.runs.shards import Shards
 from arbench.weights.read import read_tensors
 
 hypothesis.configuration.set_hypothesis_home_dir(Path(tempfile.gettempdir()) / "arbench-hypothesis")
@@ -186,8 +185,9 @@ def test_bytes_of_configurations(folder: Path, content: bytes) -> None:
 def _run_folder(folder: Path) -> Path:
     found = next(folder.glob("m-*"), None)
     if found is None:
-        found = start_run(folder, "m", RUN).path
-        Shards(found / "shards", 3).write(0, IMAGES)
+        started = start_run(folder, "m", RUN)
+        started.shards.write(0, IMAGES)
+        found = started.path
         np.save(found / "labels.npy", np.arange(3))
     return found
 
