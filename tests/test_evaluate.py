@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 import typer
-import yaml
 from PIL import Image
 from safetensors.torch import save_file
 from typer.testing import CliRunner
@@ -29,6 +28,7 @@ from arbench.evaluation.sources import open_images
 from arbench.evaluation.statistics import FrechetStatistics
 from arbench.images.data import open_data
 from arbench.report.record import new_record
+from arbench.runs.folder import start_run
 from arbench.runs.shards import Shards
 
 ALL = ("fid", "is", "precision", "recall", "kid", "label_accuracy")
@@ -142,12 +142,14 @@ def test_protocol_says_everything(result: dict, extractor: Digits, weights: Path
 
 @pytest.mark.parametrize(("asked", "mode"), [("random", "random"), ([3] * COUNT, "given")])
 def test_the_label_mode_is_that_of_the_run(
-    tmp_path: Path, places: dict[str, Path], extractor: Digits, asked: str | list[int], mode: str
+    tmp_path: Path, images: np.ndarray, labels: np.ndarray, extractor: Digits, asked: str | list[int], mode: str
 ) -> None:
-    run = shutil.copytree(places["run"], tmp_path / "run")
-    (run / "config.yaml").write_text(yaml.safe_dump({"images": {"labels": asked}}))
+    run = start_run(tmp_path, "m", {"images": {"num_images": COUNT, "labels": asked}, "evaluation": None})
+    for index in range(len(run.shards)):
+        run.shards.write(index, images[list(run.shards.ids(index))])
+    run.write_labels(labels)
     for count in (None, 100):
-        found = evaluate(run, "digits-heldout", extractor=extractor, metrics=["is"], num_images=count)
+        found = evaluate(run.path, "digits-heldout", extractor=extractor, metrics=["is"], num_images=count)
         assert found["metric_protocol"]["label_mode"] == mode
 
 
