@@ -38,7 +38,8 @@ def keep_top_p(logits: Tensor, top_p: float) -> Tensor:
 
 def probabilities(logits: Tensor, *, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Tensor:
     """Temperature, then top-k, then top-p, then softmax: (..., V) float -> (..., V)."""
-    return keep_top_p(keep_top_k(logits / temperature, top_k), top_p).softmax(-1)
+    logits = logits if temperature == 1 else logits / temperature
+    return keep_top_p(keep_top_k(logits, top_k), top_p).softmax(-1)
 
 
 def inverse_transform(probability: Tensor, uniform: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import cast
 
@@ -30,8 +30,13 @@ def time_embedding(timesteps: Tensor) -> Tensor:
     return torch.cat((angles.cos(), angles.sin()), dim=-1)
 
 
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    return torch.addcmul(shift, x, 1 + scale)
+Modulation = Sequence[Tensor]  # shift, gain = 1 + scale and, of a residual block, gate
+
+
+def split_modulation(modulation: Tensor, parts: int) -> Modulation:
+    """(.., parts W) of shift, scale and perhaps gate -> (.., W) each, the scale as a gain."""
+    shift, scale, *gate = modulation.chunk(parts, dim=-1)
+    return shift, 1 + scale, *gate
 
 
 class TimeEmbedder(nn.Module):
@@ -45,7 +50,7 @@ class TimeEmbedder(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """x + gate * mlp(modulate(norm(x))), with shift, scale and gate given by the condition."""
+    """x + gate * mlp(shift + gain * norm(x)), with shift, gain and gate given by the condition."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -53,10 +58,10 @@ class ResidualBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 3 * width))
 
-    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
-        """(M, W), (M, 3W) -> (M, W)."""
-        shift, scale, gate = modulation.chunk(3, dim=-1)
-        return torch.addcmul(x, gate, self.mlp(modulate(self.in_ln(x), shift, scale)))
+    def forward(self, x: Tensor, modulation: Modulation) -> Tensor:
+        """(M, W), three of (M, W) -> (M, W)."""
+        shift, gain, gate = modulation
+        return torch.addcmul(x, gate, self.mlp(torch.addcmul(shift, self.in_ln(x), gain)))
 
 
 class FinalLayer(nn.Module):
@@ -66,10 +71,10 @@ class FinalLayer(nn.Module):
         self.linear = nn.Linear(width, out_channels)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
 
-    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
-        """(M, W), (M, 2W) -> (M, out_channels)."""
-        shift, scale = modulation.chunk(2, dim=-1)
-        return self.linear(modulate(self.norm_final(x), shift, scale))
+    def forward(self, x: Tensor, modulation: Modulation) -> Tensor:
+        """(M, W), two of (M, W) -> (M, out_channels)."""
+        shift, gain = modulation
+        return self.linear(torch.addcmul(shift, self.norm_final(x), gain))
 
 
 def start_as_identity(net: nn.Module, time: TimeEmbedder, blocks: Iterable[nn.Module], final: FinalLayer) -> None:
@@ -100,12 +105,18 @@ class DenoisingMLP(nn.Module):
         self.final_layer = FinalLayer(width, 2 * channels)
         start_as_identity(self, self.time_embed, self.res_blocks, self.final_layer)
 
-    def modulations(self, timesteps: Tensor, condition: Tensor) -> list[Tensor]:
-        """Shift, scale and gate of every block for (t, z); they do not depend on x. D times (M, 3W) and (M, 2W)."""
-        activated = torch.nn.functional.silu(self.time_embed(timesteps) + self.cond_embed(condition))
-        return [block.adaLN_modulation[1](activated) for block in [*self.res_blocks, self.final_layer]]
+    @property
+    def modulation_layers(self) -> list[nn.Linear]:
+        """What makes the modulations: a layer a block, the final one's last."""
+        return [block.adaLN_modulation[1] for block in [*self.res_blocks, self.final_layer]]
 
-    def denoise(self, x: Tensor, modulations: list[Tensor]) -> Tensor:
+    def modulations(self, timesteps: Tensor, condition: Tensor) -> list[Modulation]:
+        """Shift, gain and gate of every block for (t, z); they do not depend on x."""
+        activated = torch.nn.functional.silu(self.time_embed(timesteps) + self.cond_embed(condition))
+        made = [layer(activated) for layer in self.modulation_layers]
+        return [*(split_modulation(values, 3) for values in made[:-1]), split_modulation(made[-1], 2)]
+
+    def denoise(self, x: Tensor, modulations: Sequence[Modulation]) -> Tensor:
         """(M, C) and `modulations(t, z)` -> (M, 2C)."""
         hidden = self.input_proj(x)
         for block, modulation in zip(self.res_blocks, modulations[:-1], strict=True):
@@ -124,27 +135,63 @@ class ModulationTable:
     product with all blocks' modulation weights serves many denoising steps at once.
     """
 
-    def __init__(self, net: DenoisingMLP, timesteps: Tensor, condition: Tensor) -> None:
-        """`timesteps` (S,) in the order in which they are visited; `condition` (M, D)."""
-        layers = [block.adaLN_modulation[1] for block in [*net.res_blocks, net.final_layer]]
-        self.weight = torch.cat([layer.weight for layer in layers])  # ((3D + 2) W, W)
-        self.bias = torch.cat([layer.bias for layer in layers])
-        self.widths = [layer.out_features for layer in layers]
-        self.time = net.time_embed(timesteps)  # (S, W)
-        self.condition = net.cond_embed(condition)  # (M, W)
+    def __init__(self, weight: Tensor, bias: Tensor, time: Tensor, condition: Tensor) -> None:
+        """`weight` ((3D + 2) W, W) and `bias` of all blocks; embeddings of the steps (S, W) and conditions (M, W)."""
+        self.weight, self.bias, self.time, self.condition = weight, bias, time, condition
         budget = MODULATION_BUDGET.get(condition.device.type, MODULATION_BUDGET["cpu"])
-        self.steps_at_once = max(1, budget // max(1, len(self.bias) * len(condition)))
-        self.first, self.table = -1, self.weight
+        self.steps_at_once = max(1, budget // max(1, len(bias) * len(condition)))
+        self.first, self.table = -1, weight
 
-    def at(self, index: int) -> list[Tensor]:
+    def at(self, index: int) -> list[Modulation]:
         """The modulations of the `index`-th visited timestep."""
         first = index - index % self.steps_at_once
         if first != self.first:
-            time = self.time[first : first + self.steps_at_once]
-            activated = torch.nn.functional.silu(time[:, None] + self.condition)  # (s, M, W)
-            self.table = torch.addmm(self.bias, activated.flatten(0, 1), self.weight.T).unflatten(0, (len(time), -1))
-            self.first = first
-        return list(self.table[index - first].split(self.widths, dim=-1))
+            self.table, self.first = self._fill(self.time[first : first + self.steps_at_once]), first
+        parts = self.table[index - first].unbind(1)  # 3D + 2 of (M, W)
+        return [parts[place : place + 3] for place in range(0, len(parts), 3)]
+
+    def _fill(self, time: Tensor) -> Tensor:
+        """Modulations (s, M, 3D + 2, W) of the steps of `time` (s, W), scales as gains."""
+        activated = torch.nn.functional.silu(time[:, None] + self.condition)  # (s, M, W)
+        made = torch.addmm(self.bias, activated.flatten(0, 1), self.weight.T)
+        table = made.view(len(time), len(self.condition), -1, time.shape[1])
+        table[:, :, 1::3] += 1  # shift, scale, gate, shift, scale, gate, .. shift, scale
+        return table
+
+
+class PreparedHead:
+    """A diffusion head at one choice of settings, with all that no condition changes computed once."""
+
+    def __init__(self, net: DenoisingMLP, settings: DiffusionSampling) -> None:
+        self.net = net
+        self.solver = SOLVERS[settings.head_sampler](respaced(settings.head_steps), temperature=settings.temperature)
+        layers = net.modulation_layers
+        self.weight = torch.cat([layer.weight for layer in layers])  # ((3D + 2) W, W)
+        self.bias = torch.cat([layer.bias for layer in layers])
+        self.time = net.time_embed(torch.as_tensor(self.solver.visited.copy(), device=self.weight.device))  # (S, W)
+
+    def draw(
+        self,
+        condition: Tensor,
+        unconditional: Tensor | None,
+        scale: float | Tensor,
+        settings: DiffusionSampling,
+        noise: Noise,
+        positions: Tensor,
+    ) -> Tensor:
+        """As `DiffusionHead.draw`; `settings` are those it was prepared for."""
+        rows = [condition] if unconditional is None else [condition, unconditional]
+        embedded = self.net.cond_embed(torch.cat([row.flatten(0, 1) for row in rows]))  # (M, W)
+        table = ModulationTable(self.weight, self.bias, self.time, embedded)
+
+        def predict(x: Tensor, step: int) -> tuple[Tensor, Tensor]:
+            both = x.to(condition.dtype).flatten(0, 1)
+            both = both if len(rows) == 1 else torch.cat((both, both))  # (R n, C)
+            predicted = self.net.denoise(both, table.at(step)).to(x.dtype)
+            eps, variance = guided_prediction(predicted, len(rows), scale)
+            return eps.view_as(x), variance.view_as(x)
+
+        return run_solver(self.solver, noise, positions, self.net.channels, condition.dtype, predict)
 
 
 @lru_cache(maxsize=32)
@@ -217,21 +264,14 @@ class DiffusionHead(nn.Module):
         `settings` holds head_steps, head_sampler and temperature. With guidance one x serves both conditions:
         eps = uncond + scale (cond - uncond), while the variance stays the conditional one.
         """
-        solver = SOLVERS[settings.head_sampler](respaced(settings.head_steps), temperature=settings.temperature)
-        rows = [condition] if unconditional is None else [condition, unconditional]
-        visited = torch.as_tensor(solver.visited.copy(), device=positions.device)
-        table = ModulationTable(self.net, visited, torch.cat([row.flatten(0, 1) for row in rows]))
+        return self.prepare(settings).draw(condition, unconditional, scale, settings, noise, positions)
 
-        def predict(x: Tensor, step: int) -> tuple[Tensor, Tensor]:
-            both = x.to(condition.dtype).flatten(0, 1).repeat(len(rows), 1)  # (R n, C)
-            predicted = self.net.denoise(both, table.at(step)).to(x.dtype)
-            eps, variance = guided_prediction(predicted, len(rows), scale)
-            return eps.view_as(x), variance.view_as(x)
-
-        return run_solver(solver, noise, positions, self.channels, condition.dtype, predict)
+    def prepare(self, settings: DiffusionSampling) -> PreparedHead:
+        """The head for a generation under `settings`: its draws are the same, and do less."""
+        return PreparedHead(self.net, settings)
 
 
-def guided_prediction(predicted: Tensor, copies: int, scale: float) -> tuple[Tensor, Tensor]:
+def guided_prediction(predicted: Tensor, copies: int, scale: float | Tensor) -> tuple[Tensor, Tensor]:
     """Guided noise and conditional variance channels, (M, ..., C) each, of (copies M, ..., 2C).
 
     With two copies the second half is unconditional: eps = uncond + scale (cond - uncond).

@@ -41,22 +41,23 @@ class Ancestral:
         keep_x = np.sqrt(1 / process.alpha_bar)
         keep_eps = np.sqrt(1 / process.alpha_bar - 1)
         # x0 = keep_x x - keep_eps eps, folded into the posterior mean: one multiply and one subtraction a step.
-        self._from_x = (process.mean_from_start * keep_x + process.mean_from_noisy)[::-1]
-        self._from_eps = (process.mean_from_start * keep_eps)[::-1]
-        self._log_low = process.posterior_log_variance[::-1]
-        self._log_high = process.log_betas[::-1]
+        self._from_x = (process.mean_from_start * keep_x + process.mean_from_noisy)[::-1].tolist()
+        self._from_eps = (process.mean_from_start * keep_eps)[::-1].tolist()
+        self._log_low = process.posterior_log_variance[::-1].tolist()
+        self._log_high = process.log_betas[::-1].tolist()
 
     def needs_noise(self, step: int) -> bool:
         return step < len(self.visited) - 1
 
     def step(self, step: int, x: Tensor, eps: Tensor, variance: Tensor, noise: Tensor | None) -> Tensor:
         """One shape (..., C) each; `variance` in [-1, 1] picks a point between the bounds."""
-        mean = float(self._from_x[step]) * x - float(self._from_eps[step]) * eps
+        mean = self._from_x[step] * x - self._from_eps[step] * eps
         if noise is None:
             return mean
-        low, high = float(self._log_low[step]), float(self._log_high[step])
-        log_variance = (variance + 1) * ((high - low) / 2) + low
-        return mean + torch.exp(0.5 * log_variance) * noise * self.temperature
+        low, high = self._log_low[step], self._log_high[step]
+        # Halves are exact: half the logarithm of the variance is that of the deviation, at no operation more.
+        added = torch.exp((variance + 1) * ((high - low) / 4) + low / 2) * noise
+        return mean + (added if self.temperature == 1 else added * self.temperature)
 
 
 class TrimmedAncestral(Ancestral):
@@ -77,7 +78,7 @@ class Deterministic:
     def __init__(self, process: Diffusion, *, temperature: float) -> None:
         self.visited = process.timesteps[::-1]
         self._temperature = temperature
-        self._now, self._next = process.alpha_bar[::-1], process.alpha_bar_before[::-1]
+        self._now, self._next = process.alpha_bar[::-1].tolist(), process.alpha_bar_before[::-1].tolist()
 
     def needs_noise(self, step: int) -> bool:
         return False
@@ -85,7 +86,7 @@ class Deterministic:
     def step(self, step: int, x: Tensor, eps: Tensor, variance: Tensor, noise: Tensor | None) -> Tensor:
         if step == 0:
             x = x * self._temperature
-        now, following = float(self._now[step]), float(self._next[step])
+        now, following = self._now[step], self._next[step]
         start = (x - (1 - now) ** 0.5 * eps) / now**0.5
         return following**0.5 * start + (1 - following) ** 0.5 * eps
 

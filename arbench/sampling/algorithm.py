@@ -105,22 +105,26 @@ def draw_tokens(
     training, head = generator.training, generator.draw_head()
     generator.eval()
     schedule = make_schedule(generator, settings, ahead, labels)
+    prepared = head.prepare(settings) if hasattr(head, "prepare") else head
     scales = [guidance_scale(settings, stage) for stage in schedule.plan]
     # The unconditional rows run as long as a step to come reads them, and not a step longer.
     last_guided = max((index for index, scale in enumerate(scales) if scale != 1), default=-1)
     state = generator.begin(labels, last_guided >= 0, schedule.order)
+    last_seen: list[Tensor | None] = []
     try:
         for index, (step, scale) in enumerate(zip(schedule, scales, strict=True)):
             with timer.phase("generator"):
                 conditional, unconditional = generator.conditions(state, step, index <= last_guided)
             with timer.phase("head"):
                 others = None if scale == 1 else unconditional
-                step, tokens = schedule.draw(step, head, conditional, others, scale, settings, ahead)
+                step, tokens = schedule.draw(step, prepared, conditional, others, scale, settings, ahead)
             generator.reveal(state, step, tokens)
             if observe is not None:
                 observe(step, tokens)
-            if generator.kind == "discrete" and index in (last_guided, len(schedule) - 1):
-                require_finite(head, conditional, unconditional)
+            if index in (last_guided, len(schedule) - 1):
+                last_seen += (conditional, unconditional)
+        if generator.kind == "discrete":
+            require_finite(head, *last_seen)
     finally:
         generator.train(training)
     return generator.result(state)
@@ -129,7 +133,8 @@ def draw_tokens(
 def require_finite(head: Head, *conditions: Tensor | None) -> None:
     """Raise ValueError where codes were drawn from what is not finite; the codes themselves do not tell.
 
-    What is not finite once stays so, for every later token sees the earlier ones: a look at the last step is enough.
+    What is not finite once stays so, for every later token sees the earlier ones: a look at the last step, and at the
+    last that was guided, is enough. It waits for the device, and so comes after the last token.
     """
     parameters = head.parameters() if isinstance(head, nn.Module) else ()
     for condition in (*conditions, *parameters):

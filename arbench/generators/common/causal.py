@@ -58,6 +58,7 @@ class CausalState:
 
     labels: Tensor  # (R,)
     order: Tensor  # (B, N) raster index of the k-th generated token
+    places: Tensor  # (R, N) its place in the rotary table
     cache: KVCache | None  # None: the whole sequence so far is run again at every step
     tokens: Tensor  # (B, N) or (B, N, C): drawn tokens in generation order
     images: int
@@ -71,7 +72,7 @@ class CausalState:
 
     def drop_unconditional(self) -> None:
         """Go on without the unconditional rows: past `cfg_interval` nobody reads them."""
-        self.labels = self.labels[: self.images]
+        self.labels, self.places = self.labels[: self.images], self.places[: self.images]
         if self.cache is not None:
             self.cache.keep_rows(self.images)
 
@@ -167,6 +168,7 @@ class CausalBackbone(nn.Module):
         return CausalState(
             labels=rows,
             order=reveal_order,
+            places=reveal_order.repeat(len(rows) // len(labels), 1) + 1,
             cache=KVCache(*shape, like) if self.kv_cache else None,
             tokens=self.empty_tokens(len(labels), like),
             images=len(labels),
@@ -212,8 +214,9 @@ class CausalBackbone(nn.Module):
         if state.pending is None:
             x, places = self.cls_embedding(state.labels)[:, None], state.labels.new_zeros(rows, 1)
         else:
-            known = state.order[:, state.known - state.pending.shape[1] : state.known]
-            x, places = self.embed_tokens(state.pending).repeat(state.copies, 1, 1), known.repeat(state.copies, 1) + 1
+            x = self.embed_tokens(state.pending)
+            x = torch.cat((x, x)) if state.copies > 1 else x
+            places = state.places[:, state.known - state.pending.shape[1] : state.known]
         if step.size > x.shape[1]:
             # The first group: the class token or the last single one, then the learnable ones.
             x = torch.cat((x, self.spe_tok_embeddings().expand(rows, -1, -1)), dim=1)

@@ -22,8 +22,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        precise = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        return F.rms_norm(precise, (x.shape[-1],), None, self.eps).to(x.dtype) * self.weight
+        return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
 
 
 def rotary_table(grid: tuple[int, int], head_width: int) -> Tensor:
@@ -53,11 +52,12 @@ def grid_sinusoids(grid: tuple[int, int], width: int) -> Tensor:
 
 
 def rotate(x: Tensor, rotary: Tensor) -> Tensor:
-    """Turn adjacent channel pairs: x (B, H, T, D), rotary (T, D/2, 2) or (B, 1, T, D/2, 2) -> (B, H, T, D)."""
-    pairs = x.unflatten(-1, (-1, 2))
-    even, odd = pairs[..., 0], pairs[..., 1]
-    cos, sin = rotary[..., 0], rotary[..., 1]
-    return torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2).to(x.dtype)
+    """Turn adjacent channel pairs: x (.., B, H, T, D), rotary (T, D/2, 2) or (B, 1, T, D/2, 2) -> as x.
+
+    A pair is a complex number and a rotary entry the one that it is multiplied by.
+    """
+    pairs = torch.view_as_complex(x.to(rotary.dtype).unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * torch.view_as_complex(rotary)).flatten(-2).to(x.dtype)
 
 
 class KVCache:
@@ -96,8 +96,9 @@ class CausalAttention(nn.Module):
     def _project(self, x: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T, D) -> queries, keys, values, each (B, H, T, D/H)."""
         batch, length, _ = x.shape
-        q, k, v = self.wqkv(x).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        return rotate(q, rotary), rotate(k, rotary), v
+        qkv = self.wqkv(x).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        q, k = rotate(qkv[:2], rotary)  # both at once
+        return q, k, qkv[2]
 
     def forward(self, x: Tensor, rotary: Tensor, mask: Tensor | None) -> Tensor:
         """A whole sequence (B, T, D); `mask` (T, T) bool, True where attention is allowed, None for causal."""

@@ -17,7 +17,14 @@ from arbench.generators.common.config import as_grid
 from arbench.generators.common.layers import BidirectionalAttention, Mlp, grid_sinusoids
 from arbench.generators.common.tokens import drop_labels, patchify, unpatchify
 from arbench.generators.dit.config import DiTConfig, JointSampling
-from arbench.heads.diffusion import FinalLayer, TimeEmbedder, guided_prediction, modulate, respaced, start_as_identity
+from arbench.heads.diffusion import (
+    FinalLayer,
+    TimeEmbedder,
+    guided_prediction,
+    respaced,
+    split_modulation,
+    start_as_identity,
+)
 from arbench.heads.solvers import SOLVERS, run_solver
 from arbench.heads.variational import noise_and_variance_loss
 from arbench.protocols import Noise, Step
@@ -39,8 +46,8 @@ class ModulatedBlock(nn.Module):
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """(R, N, W), (R, 1, W) -> (R, N, W)."""
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.adaLN_modulation(condition).chunk(6, dim=-1)
-        x = x + gate * self.attn(modulate(self.norm1(x), shift, scale))
-        return x + mlp_gate * self.mlp(modulate(self.norm2(x), mlp_shift, mlp_scale))
+        x = x + gate * self.attn(torch.addcmul(shift, self.norm1(x), 1 + scale))
+        return x + mlp_gate * self.mlp(torch.addcmul(mlp_shift, self.norm2(x), 1 + mlp_scale))
 
 
 class DenoisingTransformer(nn.Module):
@@ -67,7 +74,7 @@ class DenoisingTransformer(nn.Module):
         hidden = self.x_embedder(x) + positions
         for block in self.blocks:
             hidden = block(hidden, context)
-        return self.final_layer(hidden, self.final_layer.adaLN_modulation(context))
+        return self.final_layer(hidden, split_modulation(self.final_layer.adaLN_modulation(context), 2))
 
 
 class JointHead(nn.Module):
