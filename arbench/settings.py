@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 
 from arbench.protocols import Generator
 from arbench.registry import unknown_name
+from arbench.validation import SHORT, Limits, Option
 
 TRAIN_STEPS = 1000  # timesteps that a diffusion head is trained on (MAR, section 4.1)
 CFG_SCHEDULES = ("constant", "linear")
 REVEAL_SCHEDULES = ("cosine", "arccos")
-LARGEST = 1e18  # of a number; infinity and what a 64-bit integer cannot hold are beyond it
 TRIMMED_START = 980  # the timestep that ddpm-trimmed starts from
 HEAD_SAMPLERS = {
     "ddpm": "ancestral sampling, MAR's own",
@@ -28,24 +28,17 @@ HEAD_SAMPLERS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
-    """One sampling setting.
+class Setting(Limits):
+    """One sampling setting, and the limits of its values.
 
-    `kind` is int, float or str; `least` and `most` are the bounds of a number, `above` one that it has to exceed;
-    `choices` are all values of a text. `meaning` says what a value may be, for error lines; `title` heads a column of
-    a table and names the value in a plot; `words` are values that are written as a word. `shortens` says that fewer
-    of it is faster and an approximation.
+    `kind` is int, float or str; `title` heads a column of a table and names the value in a plot; `words` are values
+    that are written as a word. `shortens` says that fewer of it is faster and an approximation.
     """
 
     name: str
     kind: type
     help: str
     title: str
-    least: float | None = None
-    above: float | None = None
-    most: float | None = None
-    choices: tuple[str, ...] = ()
-    meaning: str = ""
     words: Mapping[Any, str] = dataclasses.field(default_factory=dict)
     shortens: bool = False
 
@@ -53,23 +46,14 @@ class Setting:
         """A dataclass field of this setting with the `default` of a method."""
         return dataclasses.field(default=default, metadata={"setting": self})
 
-    @property
-    def expected(self) -> str:
-        """What a value may be, in words."""
-        if self.meaning:
-            return self.meaning
-        return f"{self.least:g} or more" if self.least is not None else f"a {self.kind.__name__}"
-
     def check(self, value: object) -> int | float | str:
         """`value` in the setting's own type. Raises ValueError for another type or a value out of range."""
-        accepted = (int, float) if self.kind is float else self.kind
-        if isinstance(value, bool) or not isinstance(value, accepted):
-            raise ValueError(f"{self.name} {value!r}: expected {self.kind.__name__}")
-        if isinstance(value, str):
-            if self.choices and value not in self.choices:
-                raise unknown_name(self.name, value, self.choices)
-        elif isinstance(value, (int, float)) and not self._in_range(value):
-            raise ValueError(f"{self.name} {value}: expected {self.expected}")
+        if not Option(self.kind).fits(value):
+            raise SHORT.error(self.name, value, self.kind.__name__)
+        if not self.hold(value) and self.choices:
+            raise unknown_name(self.name, str(value), self.choices)
+        if not self.hold(value):
+            raise SHORT.error(self.name, value, self.meaning or f"{self.least:g} or more")
         return self.kind(value)
 
     def read(self, text: str) -> int | float | str:
@@ -79,14 +63,6 @@ class Setting:
         except ValueError:
             value = text  # which `check` tells
         return self.check(value)
-
-    def _in_range(self, value: float) -> bool:
-        return (
-            -LARGEST <= value <= LARGEST  # false for NaN
-            and (self.least is None or value >= self.least)
-            and (self.above is None or value > self.above)
-            and (self.most is None or value <= self.most)
-        )
 
     def text(self, value: object) -> str:
         """`value` as it is written in a table or beside a point."""

@@ -73,14 +73,14 @@ def bench(
     Weights that are not on this machine are replaced by random ones.
     """
     chosen = options.given_options(ctx)
-    from arbench.runs.request import require_batch_size, require_whole
-    from arbench.sampling.noise import check_seed
+    from arbench.runs.request import BatchSize
+    from arbench.validation import Count, Seed, check
 
     batch = None if batch_size is None else parse_batch_size(batch_size)
     if batch is not None:
-        require_batch_size(batch)
-    require_whole("repeats", repeats, 1)
-    check_seed(seed)
+        check("batch_size", batch, BatchSize)
+    check("repeats", repeats, Count)
+    check("seed", seed, Seed)
     if out is not None:  # a mistake shows before anything is measured
         out.parent.mkdir(parents=True, exist_ok=True)
 

@@ -64,14 +64,14 @@ def sample(
     from arbench.machine.progress import image_progress
     from arbench.runs.grid import MOST_ROWS, save_grid, save_singles
     from arbench.runs.models import load_parts
-    from arbench.runs.request import AUTO, count_steps, require_batch_size, require_whole
+    from arbench.runs.request import AUTO, BatchSize, count_steps
     from arbench.runs.samples import parse_labels, sample_rows
-    from arbench.sampling.noise import check_seed
+    from arbench.validation import Count, Seed, check
 
-    require_whole("per_class", per_class, 1)
-    check_seed(seed)
+    check("per_class", per_class, Count)
+    check("seed", seed, Seed)
     batch = parse_batch_size(batch_size or AUTO)
-    require_batch_size(batch)
+    check("batch_size", batch, BatchSize)
     parts = load_parts(
         method,
         model,

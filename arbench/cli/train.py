@@ -227,10 +227,10 @@ def cache(
     """Compute the latents or codes of a data set once; training and later commands find them by their hash."""
     from arbench.generators.recipe import Augmentation
     from arbench.images.data import open_data
-    from arbench.sampling.noise import check_seed
     from arbench.training.jobs import CACHE_FOLDER, open_cache, open_tokenizer
+    from arbench.validation import Seed, check
 
-    check_seed(seed)
+    check("seed", seed, Seed)
     place = resolve_device(device)
     images = open_data(data or "digits", size=size)
     opened = open_tokenizer(tokenizer, tokenizer_weights, place)

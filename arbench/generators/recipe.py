@@ -6,18 +6,20 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from arbench.registry import unknown_name
+from arbench.validation import Count, Limits, Wording, check_fields
 
 # How a cache views an image: `views` times through the augmentation; as it is and mirrored; ten crops at each scale.
 VIEW_SETS = ("random", "mirror", "ten-crop")
 SCHEDULES = ("constant", "cosine")
-MAY_BE_ZERO = (
-    *("steps", "epochs", "images", "warmup_epochs", "warmup_steps", "weight_decay", "seed", "read_out_weight"),
-)
 MOST_SEEDS = 2**63  # each process and each resumed step adds to the seed that PyTorch is given, which ends at 2**64
 DTYPES = ("float32", "bfloat16")  # of the matrix products; weights, average and optimiser are always float32
+Above0 = Annotated[float, Limits(above=0)]
+WORDING = Wording(line="{name}={value!r}: expected {expected}")
+NotNegative = Annotated[float, Limits(least=0)]
+NotNegativeInt = Annotated[int, Limits(least=0)]
+Share = Annotated[float, Limits(least=0, below=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,50 +46,37 @@ class TrainConfig:
     meant (negative, zero, or out of its range).
     """
 
-    steps: int = 0
-    epochs: float = 0.0
-    images: int = 0  # of an epoch, which `for_images` tells
-    batch_size: int
-    learning_rate: float
-    warmup_steps: int = 100
-    warmup_epochs: float = 0.0  # in place of `warmup_steps`, by fractions of an epoch
-    schedule: str = "cosine"
+    steps: NotNegativeInt = 0
+    epochs: NotNegative = 0.0
+    images: NotNegativeInt = 0  # of an epoch, which `for_images` tells
+    batch_size: Count
+    learning_rate: Above0
+    warmup_steps: NotNegativeInt = 100
+    warmup_epochs: NotNegative = 0.0  # in place of `warmup_steps`, by fractions of an epoch
+    schedule: Annotated[str, Limits(choices=SCHEDULES, called="training schedule")] = "cosine"
     final_rate: float = 0.01  # cosine: last learning rate as a share of the peak
     betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.0
+    weight_decay: NotNegative = 0.0
     undecayed: tuple[str, ...] = ()  # how the names of tensors begin that do not decay, beside all of one dimension
-    clip_norm: float = 1.0
-    ema_rate: float = 0.999  # 0: no average, the weights as they are
+    clip_norm: Annotated[float, Limits(above=0, most=math.inf)] = 1.0
+    ema_rate: Share = 0.999  # 0: no average, the weights as they are
     ema_warmup: bool = True  # `EMA.rate_at`
-    dtype: str = "float32"
-    seed: int = 0
-    checkpoint_every: int = 500
-    log_every: int = 50
-    dropout: float = 0.0  # of a generator, at the places that its model has for it
-    view_set: str = "random"
-    views: int = 1  # augmented views of an image in the token cache of a generator, where `view_set` is "random"
+    dtype: Annotated[str, Limits(choices=DTYPES, called="training dtype")] = "float32"
+    seed: Annotated[int, Limits(least=0, below=MOST_SEEDS, meaning="0 to 2**63 - 1")] = 0
+    checkpoint_every: Count = 500
+    log_every: Count = 50
+    dropout: Share = 0.0  # of a generator, at the places that its model has for it
+    view_set: Annotated[str, Limits(choices=VIEW_SETS, called="training view_set")] = "random"
+    views: Count = 1  # augmented views of an image in the token cache of a generator, where `view_set` is "random"
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     sinusoidal_positions: bool = False  # masked generators: `start_positions`
     zero_output: bool = False  # a generator's output layer starts at zero
-    read_out_weight: float = 0.0  # diffusion heads: `DiffusionHead.add_read_out`; 0 is the papers' loss
+    read_out_weight: NotNegative = 0.0  # diffusion heads: `DiffusionHead.add_read_out`; 0 is the papers' loss
 
     def __post_init__(self) -> None:
+        check_fields(TrainConfig, vars(self), wording=WORDING)
         if not self.steps and not self.epochs:
             raise ValueError(f"steps={self.steps}: expected a number above 0, or one of epochs")
-        for name in ("batch_size", "learning_rate", "clip_norm", "checkpoint_every", "log_every", "views"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)}: expected a number above 0")
-        for name in MAY_BE_ZERO:
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
-        if not self.seed < MOST_SEEDS:
-            raise ValueError(f"seed={self.seed}: expected 0 to 2**63 - 1")
-        for name in ("ema_rate", "dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more, below 1")
-        for name, choices in (("schedule", SCHEDULES), ("dtype", DTYPES), ("view_set", VIEW_SETS)):
-            if getattr(self, name) not in choices:
-                raise unknown_name(f"training {name}", getattr(self, name), choices)
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of step 0, 1, …: linear warm-up, then constant or half a cosine down to `final_rate`."""

@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from types import UnionType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar
 
 from arbench.generators.methods import all_settings
 from arbench.machine.yaml_file import read_keys
 from arbench.registry import unknown_name
+from arbench.validation import Count, Limits, Seed, check, check_fields, check_names, hints_of
 
 TASKS = ("generate", "bench", "reconstruct", "quoted")
 # Values of `weights` beside the names of weights cards.
@@ -31,13 +31,6 @@ NAME = r"\w[\w.+=-]*"  # of a row and of a user's file: folders are called so
 Built = TypeVar("Built")
 # Settings that a run of a row may have otherwise: what differs is in the record, and tables tell it apart.
 FREE = ("num_images", "dtype", "seed", "batch_size", "metrics")
-YAML_NAMES = {
-    "Mapping": "keys with values",
-    "tuple": "a list",
-    "str": "a text",
-    "int": "a whole number",
-    "NoneType": "null",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +40,11 @@ class EvaluationProtocol:
     evaluator: str = ""
     extractor: str = "inception"
     reference: str = ""
-    image_size: int | None = None
+    image_size: Count | None = None
     resize: str = ""
+
+    def __post_init__(self) -> None:
+        check_fields(EvaluationProtocol, vars(self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +61,7 @@ class Row:
     name: str
     label: str
     group: str = ""
-    task: str = "generate"
+    task: Annotated[str, Limits(choices=TASKS)] = "generate"
     method: str | None = None
     model: str | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -73,13 +69,13 @@ class Row:
     tokenizer_config: Mapping[str, Any] = field(default_factory=dict)
     weights: str | None = None
     tokenizer_weights: str | None = None
-    which: str = "ema"
+    which: Annotated[str, Limits(choices=("ema", "raw"), called="kind of weights")] = "ema"
     sampling: Mapping[str, Any] = field(default_factory=dict)
-    labels: str = "balanced"
-    num_images: int = 50_000
-    batch_size: int | None = None
+    labels: Annotated[str, Limits(choices=("balanced", "random"), called="label mode")] = "balanced"
+    num_images: Count = 50_000
+    batch_size: Count | None = None
     dtype: str = "bfloat16"
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[Seed, ...] = (0,)
     metrics: tuple[str, ...] = ("fid", "is", "precision", "recall")
     protocol: EvaluationProtocol = field(default_factory=EvaluationProtocol)
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -89,24 +85,10 @@ class Row:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.task not in TASKS:
-            raise unknown_name("task", self.task, TASKS)
+        check_fields(Row, vars(self))
         settings = all_settings()
-        for name in self.sampling:
-            if name not in settings:
-                raise unknown_name("sampling setting", name, settings)
-        for name in self.unprinted:
-            if name not in (*settings, "training"):
-                raise unknown_name("setting that is not printed", name, (*settings, "training"))
-        if self.which not in ("ema", "raw"):
-            raise unknown_name("kind of weights", self.which, ("ema", "raw"))
-        if self.labels not in ("balanced", "random"):
-            raise unknown_name("label mode", self.labels, ("balanced", "random"))
-        for seed in self.seeds:
-            if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
-                raise ValueError(f"seed is {seed!r}; expected a whole number from 0 to 2**64 - 1")
-        if not isinstance(self.num_images, int) or self.num_images < 1:
-            raise ValueError(f"num_images is {self.num_images!r}; expected a whole number of at least 1")
+        check_names("sampling setting", self.sampling, settings)
+        check_names("setting that is not printed", self.unprinted, (*settings, "training"))
         if self.task in ("generate", "bench") and not (self.method and self.model):
             raise ValueError("a row that runs needs `method` and `model`")
 
@@ -180,9 +162,8 @@ class Experiment:
         return self.path or self.name
 
     def __post_init__(self) -> None:
-        for axis in self.plot:
-            if axis not in ("x", "y"):
-                raise unknown_name("axis", axis, ("x", "y"))
+        check_fields(Experiment, vars(self))
+        check_names("axis", self.plot, ("x", "y"))
 
     def row(self, name: str) -> Row:
         """The row called `name`; ValueError names the nearest where there is none."""
@@ -244,7 +225,7 @@ def _load_file(file: Path) -> Experiment:
     _check_name(str(file), "the name of an experiment's file", file.stem)
     content = _file_with_base(file)
     content = {"title": file.stem, "source": file.name, "columns": ["fid", "is_mean"], **content}
-    _check_kind(str(file), "defaults", content.get("defaults", {}), Mapping)
+    check(f"{file}: defaults", content.get("defaults", {}), Mapping)
     content["defaults"] = {"published": None, **content.get("defaults", {})}
     built = build_experiment(file.stem, content, where=str(file))
     return dataclasses.replace(built, path=str(file))
@@ -256,7 +237,7 @@ def _file_with_base(file: Path, seen: tuple[str, ...] = ()) -> dict[str, Any]:
     base = content.pop("base", None)
     if base is None:
         return content
-    _check_kind(str(file), "base", base, str)
+    check(f"{file}: base", base, str)
     if not base.endswith(SUFFIXES):
         if base not in base_names():
             raise ValueError(f"{file}: {unknown_name('base', base, base_names())}")
@@ -287,7 +268,7 @@ def build_experiment(name: str, content: Mapping[str, Any], where: str = "") -> 
     content, told = dict(content), where or name
     defaults, rows = content.pop("defaults", {}), content.pop("rows", {})
     for key, part in (("defaults", defaults), ("rows", rows)):
-        _check_kind(told, key, part, Mapping)
+        check(f"{told}: {key}", part, Mapping)
     for key in content:
         if key in ("name", "path"):
             raise ValueError(f"{told}: unknown key {key!r}; an experiment is called by its file")
@@ -300,14 +281,14 @@ def build_experiment(name: str, content: Mapping[str, Any], where: str = "") -> 
 def _build_row(name: str, file: str, key: str, rows: Mapping[str, Any], defaults: Mapping[str, Any]) -> Row:
     where = f"{file}: row {key!r}"
     _check_name(file, "a row", key)
-    _check_kind(file, f"row {key!r}", rows[key] or {}, Mapping)
+    check(f"{file}: row {key!r}", rows[key] or {}, Mapping)
     content = _with_base_row(where, key, rows)
     content.setdefault("published", defaults.get("published", f"{name}/{key}"))
     if content.get("task") != "quoted":
         content = _merge(defaults, content)
     for part in ("config", "sampling", "tokenizer_config"):  # null takes back what a base says
         if part in content:
-            _check_kind(where, part, content[part], Mapping)
+            check(f"{where}: {part}", content[part], Mapping)
             content[part] = {setting: value for setting, value in content[part].items() if value is not None}
     content["protocol"] = _build(EvaluationProtocol, f"{where}, protocol", content.get("protocol") or {})
     return _build(Row, where, {"label": key, **content, "name": key})
@@ -356,15 +337,9 @@ def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def _build(cls: type[Built], where: str, content: Mapping[str, Any]) -> Built:
     """A dataclass from a mapping: unknown keys are errors, lists become tuples."""
-    names = [item.name for item in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    for key in content:
-        if key not in names:
-            raise ValueError(f"{where}: {unknown_name('key', key, names)}")
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
-    hints = get_type_hints(cls)  # takes long: once, not for every key
-    for key, value in values.items():
-        _check_kind(where, key, value, hints[key])
     try:
+        check_names("key", content, hints_of(cls))  # type: ignore[arg-type]
         return cls(**values)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from error
@@ -374,11 +349,3 @@ def _check_name(where: str, what: str, name: object) -> None:
     """Rows and experiments name folders: ValueError for what could lead elsewhere."""
     if not isinstance(name, str) or not re.fullmatch(NAME, name):
         raise ValueError(f"{where}: {name!r} cannot be {what}; expected letters, digits and any of . _ + = -")
-
-
-def _check_kind(where: str, key: str, value: object, hint: Any) -> None:
-    """ValueError where `value` is not of the kind that the field is declared with; what is inside is not looked at."""
-    kinds = tuple(get_origin(kind) or kind for kind in (get_args(hint) if get_origin(hint) is UnionType else (hint,)))
-    if not isinstance(value, kinds):
-        told = " or ".join(YAML_NAMES.get(kind.__name__, kind.__name__) for kind in kinds)
-        raise ValueError(f"{where}: {key} is {value!r}; expected {told}")

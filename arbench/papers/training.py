@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -16,6 +15,7 @@ from arbench.registry import unknown_name
 from arbench.training.jobs import Job, Progress, digits_job, method_job, no_progress, run_job, with_settings
 from arbench.training.loop import LOG_NAME
 from arbench.training.recipes import digits_recipes
+from arbench.validation import check, hints_of
 
 
 def training_job(row: Row, seed: int, **shared: Any) -> Job:
@@ -42,12 +42,11 @@ def training_job(row: Row, seed: int, **shared: Any) -> Job:
         job = digits_job(row.model, **settings)
     else:
         job = method_job(row.method, row.model, given=given, **settings)
-    known = [field.name for field in dataclasses.fields(TrainConfig)]
+    hints = hints_of(TrainConfig)
     for name, value in given.items():
-        if name not in known:
-            raise ValueError(f"row {row.name!r}: {unknown_name('setting of training', name, known)}")
-        if not isinstance(value, (int, float)):
-            raise ValueError(f"row {row.name!r}: {name} of its training is {value!r}; expected a number, true or false")
+        if name not in hints:
+            raise ValueError(f"row {row.name!r}: {unknown_name('setting of training', name, hints)}")
+        check(f"row {row.name!r}: {name} of its training", value, hints[name])
     config = with_settings(job.config, **given, seed=seed)
     return Job(**{**vars(job), "config": config})
 

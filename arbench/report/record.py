@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 from arbench.evaluation.table import numbers
 from arbench.machine.files import one_line, write_whole
-from arbench.registry import unknown_name
+from arbench.validation import Count, Limits, Wording, check, check_fields, check_names
 
 SCHEMA_VERSION = 2  # 1 had one extractor a record
 RECORD_FILE = "record.json"
@@ -18,60 +18,80 @@ LARGEST_WHOLE = 2**64  # the seeds end there
 
 Record = dict[str, Any]
 
-TEXT, NUMBER, COUNT, FOLDED = (str,), (int, float), (int,), (dict,)
+Scores = Mapping[str, float | None]
 
-# field: (accepted types, None allowed)
-FIELDS: dict[str, tuple[tuple[type, ...], bool]] = {
-    "schema": (COUNT, False),
-    "method": (TEXT, False),
-    "model": (TEXT, False),
-    "params_m": (NUMBER, True),  # millions of generator parameters
-    "tokenizer": (TEXT, True),
-    "weights": (FOLDED, False),
-    "sampling": (FOLDED, False),  # every sampling setting, resolved
-    "seed": (COUNT, True),
-    "num_images": (COUNT, True),
-    "labels": ((str, list), True),  # "balanced", "random" or the list of classes asked for
-    "metrics": (FOLDED, False),
-    "metric_protocol": (FOLDED, False),
-    "other_extractors": (FOLDED, False),  # by name: metrics and metric_protocol of those after the first
-    "speed": (FOLDED, False),
-    "hardware": (FOLDED, False),  # device, name, cores, memory …
-    "versions": (FOLDED, False),  # package: version
-    "source": (FOLDED, False),  # kind: measured or published; where it comes from
-}
+
+class Weights(TypedDict, total=False):
+    """Which files were loaded; None where there was none."""
+
+    file: str | None
+    sha256: str | None
+    which: str | None
+    tokenizer_file: str | None
+    tokenizer_sha256: str | None
+
+
+class Phases(TypedDict, total=False):
+    """Seconds an image in each."""
+
+    generator: float | None
+    head: float | None
+    decode: float | None
+
+
+class Speed(TypedDict, total=False):
+    """How fast, measured after warm-up, the device synchronised, the writing of images excluded."""
+
+    seconds_per_image: float | None
+    images_per_second: float | None
+    batch_size: float | None
+    batch_sizes: list[int] | None  # the shapes that the images were computed in; more than one where memory ran out
+    phases: Phases | None
+    peak_memory_gib: float | None
+    steps: float | None  # generator steps (forward passes of the backbone) an image
+    flops_per_image: float | None
+    excludes: str | None  # what the time leaves out, in words
+
+
+class Scored(TypedDict):
+    """What one extractor says of the images."""
+
+    metrics: Scores
+    metric_protocol: Mapping[str, Any]
+
+
+class Fields(TypedDict):
+    """A record of this schema."""
+
+    schema: int
+    method: str
+    model: str
+    params_m: float | None  # millions of generator parameters
+    tokenizer: str | None
+    weights: Weights
+    sampling: Mapping[str, Any]  # every sampling setting, resolved
+    seed: int | None
+    num_images: Count | None
+    labels: str | list[Any] | None  # "balanced", "random" or the list of classes asked for
+    metrics: Scores
+    metric_protocol: Mapping[str, Any]
+    other_extractors: Mapping[str, Scored]  # by name: those after the first
+    speed: Speed
+    hardware: Mapping[str, Any]  # device, name, cores, memory …
+    versions: Mapping[str, Any]  # package: version
+    source: Mapping[str, Any]  # kind: measured or published; where it comes from
+
+
+FIELDS = tuple(Fields.__annotations__)
+PHASES = tuple(Phases.__annotations__)
 # What `new_record` fills in where a caller has nothing to say.
-DEFAULTS: dict[str, Any] = {
-    "params_m": None,
-    "tokenizer": None,
-    "weights": {},
-    "sampling": {},
-    "seed": None,
-    "num_images": None,
-    "labels": None,
-    "metrics": {},
-    "metric_protocol": {},
-    "other_extractors": {},
-    "speed": {},
-    "hardware": {},
-    "versions": {},
-    "source": {"kind": "measured"},
-}
-WEIGHTS = ("file", "sha256", "which", "tokenizer_file", "tokenizer_sha256")
-SCORED = ("metrics", "metric_protocol")  # of one extractor
-SPEED = (
-    "seconds_per_image",  # after warm-up, device synchronised, image writing excluded
-    "images_per_second",
-    "batch_size",
-    "batch_sizes",  # the shapes that the images were computed in; more than one where memory ran out
-    "phases",  # seconds per image in generator, head, decode
-    "peak_memory_gib",
-    "steps",  # generator steps (forward passes of the backbone) an image
-    "flops_per_image",
-    "excludes",  # what the time leaves out, in words
+FOLDED = ("weights", "sampling", "metrics", "metric_protocol", "other_extractors", "speed", "hardware", "versions")
+DEFAULTS = {**dict.fromkeys(FIELDS[3:]), **{name: {} for name in FOLDED}, "source": {"kind": "measured"}}
+SOURCE_KIND = Limits(choices=("measured", "published"), called="record source kind")
+WORDING = Wording(
+    line="record field {name!r} is {value!r}; expected {expected}",
+    kinds={"float": "int or float", "NoneType": "null", "Mapping": "dict"},
 )
-PHASES = ("generator", "head", "decode")
-SOURCE_KINDS = ("measured", "published")
 
 
 def new_record(**fields: Any) -> Record:
@@ -93,13 +113,14 @@ def validate(record: Mapping[str, Any]) -> None:
     version = record.get("schema")
     if version != SCHEMA_VERSION:
         raise ValueError(f"record schema {version!r} is not readable here; expected {SCHEMA_VERSION}")
-    _check_names("record field", record, FIELDS)
+    check_names("record field", record, FIELDS)
     missing = [name for name in FIELDS if name not in record]
     if missing:
         raise ValueError(f"record lacks the field {missing[0]!r} ({len(missing)} missing: {', '.join(missing)})")
-    for name, (types, optional) in FIELDS.items():
-        _check_type(name, record[name], types, optional)
-    _check_parts(record)
+    check_fields(Fields, record, wording=WORDING)
+    check("source.kind", record["source"].get("kind"), Annotated[str, SOURCE_KIND], WORDING)
+    _check_scores("", record)
+    _check_other_extractors(record)
     _check_finite("", record)
 
 
@@ -145,61 +166,23 @@ def write_record(record: Mapping[str, Any], path: str | Path) -> Path:
     return file
 
 
-def _check_parts(record: Mapping[str, Any]) -> None:
-    """The names and kinds inside the folded fields."""
-    for field, names in (("weights", WEIGHTS), ("speed", SPEED)):
-        _check_names(f"{field} entry", record[field], names)
-    _check_scores("", record)
-    _check_other_extractors(record)
-    phases = record["speed"].get("phases")
-    if phases is not None:
-        _check_type("speed.phases", phases, FOLDED, optional=False)
-        _check_names("phase", phases, PHASES)
-    kind = record["source"].get("kind")
-    if kind not in SOURCE_KINDS:
-        raise unknown_name("record source kind", str(kind), SOURCE_KINDS)
-    count = record["num_images"]
-    if count is not None and count < 1:
-        raise ValueError(f"record field 'num_images' is {count}; expected at least 1")
-
-
 def _check_scores(place: str, scored: Mapping[str, Any]) -> None:
     """Metrics and protocol of one extractor, `place` in the record."""
-    _check_names(f"{place}metrics entry", scored["metrics"], (*numbers(), "duplicates"))
-    for name, value in scored["metrics"].items():
-        _check_type(f"{place}metrics.{name}", value, NUMBER, optional=True)
+    check_names(f"{place}metrics entry", scored["metrics"], (*numbers(), "duplicates"))
     if scored["metrics"]:
         for name in ("extractor", "reference"):
-            _check_type(f"{place}metric_protocol.{name}", scored["metric_protocol"].get(name), TEXT, optional=False)
+            check(f"{place}metric_protocol.{name}", scored["metric_protocol"].get(name), str, WORDING)
 
 
 def _check_other_extractors(record: Mapping[str, Any]) -> None:
     """Each is named as its protocol names it, and none is the first one again."""
     for name, scored in record["other_extractors"].items():
         place = f"other_extractors.{name}."
-        _check_type(place[:-1], scored, FOLDED, optional=False)
-        _check_names(f"entry of {place[:-1]}", scored, SCORED)
-        for part in SCORED:
-            _check_type(f"{place}{part}", scored.get(part), FOLDED, optional=False)
         _check_scores(place, scored)
         for protocol, same in ((scored["metric_protocol"], True), (record["metric_protocol"], False)):
             if (protocol.get("extractor") == name) != same:
                 told = f"is of {protocol.get('extractor')!r}" if same else "is the first one again"
                 raise ValueError(f"record field {place[:-1]!r} {told}; expected each extractor once, by its own name")
-
-
-def _check_names(kind: str, given: Mapping[str, Any], names: Collection[str]) -> None:
-    for name in given:
-        if name not in names:
-            raise unknown_name(kind, str(name), names)
-
-
-def _check_type(name: str, value: object, types: tuple[type, ...], optional: bool) -> None:
-    if value is None and optional:
-        return
-    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-        wanted = " or ".join(kind.__name__ for kind in types) + (" or null" if optional else "")
-        raise ValueError(f"record field {name!r} is {value!r}; expected {wanted}")
 
 
 def _check_finite(name: str, value: object) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -18,16 +18,17 @@ from arbench.generators.methods import all_settings
 from arbench.generators.spec import DIGITS
 from arbench.machine.distributed import Processes, processes
 from arbench.machine.hardware import resolve_device, resolve_dtype
-from arbench.registry import unknown_name
 from arbench.runs.labels import make_labels
 from arbench.runs.models import Parts, load_parts
 from arbench.sampling.algorithm import check_labels
-from arbench.sampling.noise import MOST_IMAGES, ImageNoise, check_seed
+from arbench.sampling.noise import MOST_IMAGES, ImageNoise
 from arbench.sampling.schedules import make_schedule
+from arbench.validation import Limits, Seed, check_fields, check_names
 
 DEFAULT_IMAGES = 500
 DEFAULT_OUT = Path("runs")
 AUTO = "auto"
+BatchSize = Annotated[int, Limits(least=1)] | Annotated[str, Limits(choices=(AUTO,))]
 IF_STARTED = "if started"  # a value of `resume`: go on where there is a run to go on with, else start one
 DIGITS_EVALUATION = {
     "reference": "digits-heldout",
@@ -48,12 +49,12 @@ class RunRequest:
     which: str = "ema"
     config: Mapping[str, Any] = field(default_factory=dict)
     tokenizer_config: Mapping[str, Any] = field(default_factory=dict)
-    num_images: int = DEFAULT_IMAGES
+    num_images: Annotated[int, Limits(least=1, most=MOST_IMAGES)] = DEFAULT_IMAGES
     labels: Sequence[int] | None = None
     label_mode: str = "balanced"
-    seed: int = 0
+    seed: Seed = 0
     out: str | Path = DEFAULT_OUT
-    batch_size: int | str = AUTO
+    batch_size: BatchSize = AUTO
     device: str = AUTO
     dtype: str = "float32"
     resume: bool | str = False
@@ -71,34 +72,16 @@ class RunRequest:
     def of(cls, **given: Any) -> RunRequest:
         """The request of these keywords, sampling settings among them. Raises ValueError for an unknown one."""
         names, settings = {known.name for known in dataclasses.fields(cls)} - {"sampling", "source"}, all_settings()
-        for name in given:
-            if name not in names and name not in settings:
-                raise unknown_name("setting of a run", name, names.union(settings))
+        check_names("setting of a run", given, names.union(settings))
         sampling = {name: value for name, value in given.items() if name in settings}
         return cls(**{name: value for name, value in given.items() if name in names}, sampling=sampling)
 
     def __post_init__(self) -> None:
-        require_whole("num_images", self.num_images, 1, most=MOST_IMAGES)
-        check_seed(self.seed)
-        require_batch_size(self.batch_size)
+        check_fields(RunRequest, vars(self))
         if self.on_the_fly and not self.evaluate:
             raise ValueError("on_the_fly extracts features for scores; expected evaluate with it (no --no-evaluate)")
         if self.labels is not None and len(self.labels) != self.num_images:
             raise ValueError(f"labels: {len(self.labels)} given for {self.num_images} images; expected one an image")
-
-
-def require_whole(name: str, value: object, least: int, otherwise: str = "", most: int | None = None) -> None:
-    """Raise ValueError unless `value` is a whole number of at least `least`, and at most `most` where that is given."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise ValueError(f"{name} is {value!r}; expected a whole number of at least {least}{otherwise}")
-    if most is not None and value > most:
-        raise ValueError(f"{name} is {value!r}; expected at most {most}")
-
-
-def require_batch_size(value: object) -> None:
-    """Raise ValueError unless `value` is "auto" or a whole number of at least 1."""
-    if value != AUTO:
-        require_whole("batch_size", value, 1, f" or {AUTO!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,9 +179,7 @@ def check_evaluation(settings: dict[str, Any] | None) -> None:
     """
     if settings is None:
         return
-    for name in settings["metrics"] or ():
-        if name not in METRICS:
-            raise unknown_name("metric", name, METRICS)
+    check_names("metric", settings["metrics"] or (), METRICS)
     open_reference(settings["reference"])
     load_networks(settings["extractor"], settings["inception_weights"], "cpu")
 

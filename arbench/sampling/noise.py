@@ -12,19 +12,18 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from arbench.protocols import Noise
 from arbench.sampling.fused import Fused
+from arbench.validation import Seed, check
 
 MASK32 = 0xFFFFFFFF
 # Multipliers and Weyl increments of Philox4x32 (SC 2011, section 3.3).
 PHILOX_M0, PHILOX_M1 = 0xD2511F53, 0xCD9E8D57
 PHILOX_W0, PHILOX_W1 = 0x9E3779B9, 0xBB67AE85
 PHILOX_ROUNDS = 10
-MOST_SEEDS = 2**64  # the key is two words of 32 bits
 MOST_IMAGES = 2**32  # the image's number is one word of the counter
 # What a draw is for: the fourth counter word, so that no two purposes share numbers.
 ORDER, UNIFORM, GAUSSIAN = 0, 1, 2
@@ -34,9 +33,7 @@ COUNTERS_AT_ONCE = {"cpu": 2**14, "cuda": 2**22}
 
 def check_seed(seed: int) -> int:
     """`seed`; ValueError unless it is a whole number from 0 to 2^64 - 1: one beyond would repeat another's images."""
-    whole = isinstance(seed, (int, np.integer)) and not isinstance(seed, bool)
-    if not whole or not 0 <= seed < MOST_SEEDS:
-        raise ValueError(f"seed is {seed!r}; expected a whole number from 0 to 2**64 - 1")
+    check("seed", seed, Seed)
     return int(seed)
 
 

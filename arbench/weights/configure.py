@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from math import isqrt, prod
-from typing import Any
+from typing import Annotated, Any, get_origin
 
-from arbench.generators.common.config import as_grid
+from arbench.generators.common.config import Grid, as_grid
 from arbench.generators.methods import get_method, presets
 from arbench.generators.spec import Preset
 from arbench.protocols import GENERATOR_MEMBERS, Generator, missing_members
-from arbench.registry import unknown_name
+from arbench.validation import SHORT, Limits, check, check_names, hints_of
 
 # What a state dict tells in place of names of the configuration.
 DERIVED = ("num_tokens", "token_width")
-MAY_BE_ZERO = ("buffer_size", "dropout")
 
 
 def build_generator(method: str, config: dict[str, Any]) -> Generator:
@@ -52,25 +51,15 @@ def expand_config(method: str, config: dict[str, Any]) -> dict[str, Any]:
             for part in parts:
                 if config.setdefault(part, value) != value:
                     raise ValueError(f"{part} {config[part]} contradicts {key} {value}, which stands for both parts")
-    fields = {field.name: field for field in dataclasses.fields(spec.config)}
+    hints = {field.name: hints_of(spec.config)[field.name] for field in dataclasses.fields(spec.config)}
+    hints = {name: Grid if name == "grid" else hint for name, hint in hints.items()}  # a side is enough
+    check_names(f"configuration name of {method}", config, {**hints, **spec.shorthands})
     for name, value in config.items():
-        if name not in fields:
-            raise unknown_name(f"configuration name of {method}", name, [*fields, *spec.shorthands])
-        _check_value(name, value, str(fields[name].type))
+        check(name, value, hints[name], SHORT)
+        if get_origin(hints[name]) is not Annotated and isinstance(value, (int, float)) and not isinstance(value, bool):
+            least = 1 if isinstance(value, int) else 0  # where the hint has no limits of its own
+            check(name, value, Annotated[float, Limits(least=least, meaning=f"{least} or more")], SHORT)
     return config
-
-
-def _check_value(name: str, value: object, kind: str) -> None:
-    """Raise ValueError for a number that is none, or that is not positive."""
-    if kind.startswith("int | tuple") and not isinstance(value, (int, list, tuple)):
-        raise ValueError(f"{name} {value!r}: expected a side or (rows, columns)")
-    whole = kind.startswith("int")
-    if not (whole or kind == "float") or "tuple" in kind or (value is None and "None" in kind):
-        return
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or (whole and not isinstance(value, int)):
-        raise ValueError(f"{name} {value!r}: expected a {'whole number' if whole else 'number'}")
-    if value < 0 or (value == 0 and name not in MAY_BE_ZERO):
-        raise ValueError(f"{name} {value}: expected {'0 or more' if name in MAY_BE_ZERO else '1 or more'}")
 
 
 def merge_config(method: str, told: dict[str, Any], given: dict[str, Any], where: str) -> dict[str, Any]:

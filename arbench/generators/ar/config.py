@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from arbench.generators.common.config import HEADS, as_grid, require
+from arbench.generators.common.config import HEADS, Grid, as_grid, require
 from arbench.registry import unknown_name
 
 ORDERS = ("raster", "random")
@@ -20,7 +20,7 @@ class ARConfig:
     depth: int
     heads: int
     num_classes: int = 1000
-    grid: int | tuple[int, int] = 16
+    grid: Grid = 16
     vocab_size: int | None = 16384
     order: str = "raster"
     head: str = "categorical"

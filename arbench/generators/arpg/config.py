@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from arbench.generators.common.config import as_grid, require
+from arbench.generators.common.config import Grid, as_grid, require
 from arbench.settings import CFG_SCHEDULE, REVEAL_SCHEDULE, CategoricalSampling, MaskedSampling
 
 # Share of the tokens that is hidden after `step` of `num_iter` iterations (release).
@@ -50,7 +50,7 @@ class ARPGConfig:
     depth: int
     heads: int
     num_classes: int = 1000
-    grid: int | tuple[int, int] = 16
+    grid: Grid = 16
     vocab_size: int = 16384
     dropout: float = 0.0
     kv_cache: bool = True

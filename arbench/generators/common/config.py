@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
+from arbench.validation import Limits
+
+Grid = Annotated[int | tuple[int, int], Limits(meaning="a side or (rows, columns)")]
 HEADS = ("categorical", "diffusion")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from arbench.generators.common.config import as_grid, require
+from arbench.generators.common.config import Grid, as_grid, require
 from arbench.settings import CFG_SCHEDULE, DiffusionSampling
 
 
@@ -31,7 +31,7 @@ class DiTConfig:
     depth: int
     heads: int
     num_classes: int = 1000
-    grid: int | tuple[int, int] = 16
+    grid: Grid = 16
     channels: int = 16
     patch_size: int = 1
 

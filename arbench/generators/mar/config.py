@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from arbench.generators.common.config import HEADS, as_grid, require
+from arbench.generators.common.config import HEADS, Grid, as_grid, require
 from arbench.registry import unknown_name
+from arbench.validation import Limits
 
 # Share of hidden tokens in training: normal around 1, truncated at MIN_MASK_RATIO and 1 (MAR, section 3.3).
 MASK_RATIO_DEVIATION = 0.25
@@ -25,8 +27,8 @@ class MARConfig:
     decoder_depth: int
     decoder_heads: int
     num_classes: int = 1000
-    grid: int | tuple[int, int] = 16
-    buffer_size: int = 64
+    grid: Grid = 16
+    buffer_size: Annotated[int, Limits(least=0)] = 64
     head: str = "diffusion"
     channels: int = 16
     patch_size: int = 1
