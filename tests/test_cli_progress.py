@@ -1,6 +1,6 @@
 """Off a terminal training tells where it stands once a minute."""
 
-from arbench.cli.progress import progress_lines
+from arbench.machine.progress import progress_lines
 
 
 def test_a_line_a_minute_with_the_loss_or_the_speed(capsys):

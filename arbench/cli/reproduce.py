@@ -65,8 +65,8 @@ def reproduce(
         for name in experiment_names():
             typer.echo(f"{name:18} {load_experiment(name).title}")
         return
-    from arbench.cli.progress import progress_bar
     from arbench.cli.run import say
+    from arbench.machine.progress import progress_bar
     from arbench.papers import run
 
     changes = {"num_images": num_images, "dtype": dtype, "device": device, "batch_size": parse_batch(batch_size)}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from arbench.cli import options
-from arbench.cli.progress import progress_bar
+from arbench.machine.progress import progress_bar
 
 if TYPE_CHECKING:
     from arbench.training.jobs import Job

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 SECONDS_A_LINE = 60.0
 SECONDS_A_FRAME = 0.1  # a bar moves no oftener, so that short steps are not slowed
 
+Advance = Callable[[int, Mapping[str, float]], None]  # steps or images done, what was logged of the last
 Show = Callable[[str, float, int, float], None]  # title, images done, of how many, images a second
 
 
@@ -75,21 +77,71 @@ def image_progress(title: str, total: int, done: int, shown: bool = True, steps:
     if not sys.stderr.isatty():
         yield ImageProgress(title, total, done=done, steps=steps, show=print_line)
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed_]}"))
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        task = bars.add_task(title, total=total, completed=done, speed_="")
+    with terminal_bar(title, total, done) as update:
 
         def show(title: str, done: float, total: int, rate: float) -> None:
-            bars.update(
-                task, description=title, total=total or None, completed=int(done), speed_=speed(done, total, rate)
-            )
+            update(description=title, total=total or None, completed=int(done), note=speed(done, total, rate))
 
         progress = ImageProgress(title, total, done=done, steps=steps, show=show, seconds=SECONDS_A_FRAME)
         yield progress
         progress.flush()
+
+
+@contextmanager
+def progress_bar(title: str, total: int) -> Iterator[Advance]:
+    """Gives a function to call with the steps (or images) done and what was logged of the last one."""
+    if not sys.stderr.isatty():
+        yield progress_lines(title, total)
+        return
+    with terminal_bar(title, total) as update:
+        yield progress_lines(title, total, seconds=0, show=lambda done, note: update(completed=done, note=note))
+
+
+def progress_lines(
+    title: str,
+    total: int,
+    *,
+    seconds: float = SECONDS_A_LINE,
+    show: Callable[[int, str], None] | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Advance:
+    """A function that shows where things stand once in `seconds`, with the loss or the speed, and the time left."""
+    began = last = clock()
+    first: int | None = None  # done before: a resumed run starts in the middle
+
+    def advance(done: int, logged: Mapping[str, float]) -> None:
+        nonlocal last, first
+        first = done if first is None else first
+        now = clock()
+        if now - last < seconds:
+            return
+        last = now
+        rate = (done - first) / (now - began) if now > began else 0.0
+        told = note(logged, rate) + (f", {(total - done) / rate / 60:.0f} min left" if rate else "")
+        if show is None:
+            print(f"{title}: {done} of {total}, {told}", file=sys.stderr, flush=True)
+        else:
+            show(done, told)
+
+    return advance
+
+
+def note(logged: Mapping[str, float], rate: float) -> str:
+    """The loss where there is one, else the speed: only images are counted without a loss."""
+    if "loss" in logged:
+        return f"loss {logged['loss']:.4f}"
+    return f"{rate:.1f} images/s" if rate else ""
+
+
+@contextmanager
+def terminal_bar(title: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
+    """A bar on the terminal of standard error; gives what changes it: `completed`, and a `note` behind it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        yield partial(bars.update, bars.add_task(title, total=total, completed=done, note=""))
 
 
 def print_line(title: str, done: float, total: int, rate: float) -> None:

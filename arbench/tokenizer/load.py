@@ -37,7 +37,7 @@ def load_tokenizer(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     **config: Any,
-) -> Any:
+) -> Tokenizer:
     """The tokenizer called `name`: an installed one, `module:Class`, or an adapter's `diffusers:ID`.
 
     `weights` is a file; None takes the file that ships with the tokenizer, else random weights from
@@ -159,7 +159,7 @@ def _construct(build: object, name: str, weights: Path | None, config: dict[str,
         raise ValueError(f"tokenizer {name!r} cannot be built: {type(error).__name__}: {error}") from error
 
 
-def _place(tokenizer: Tokenizer, device: torch.device, dtype: torch.dtype) -> Any:
+def _place(tokenizer: Tokenizer, device: torch.device, dtype: torch.dtype) -> Tokenizer:
     """Move a tokenizer that is a module to device and dtype, in evaluation mode; any other is left as it is."""
     if isinstance(tokenizer, torch.nn.Module):
         return tokenizer.to(device=device, dtype=dtype).eval()

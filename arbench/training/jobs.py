@@ -284,10 +284,14 @@ def _tokenizer_task(
     job: Job, data: ImageData, out: Path, device: torch.device, say: Callable[[str], None], progress: Progress
 ) -> Callable[[], Task]:
     batches = ImageBatches(data, job.config.augmentation, device)
-    start = None if job.init is None else load_tokenizer(job.target, weights=job.init).state_dict()
-    return lambda: TokenizerTask(
-        started(load_tokenizer(job.target, weights="random", device=device), start, job.init), batches
-    )
+    start = None if job.init is None else _tokenizer_module(job.target, job.init).state_dict()
+    return lambda: TokenizerTask(started(_tokenizer_module(job.target, "random").to(device), start, job.init), batches)
+
+
+def _tokenizer_module(name: str, weights: str | Path) -> torch.nn.Module:
+    tokenizer = load_tokenizer(name, weights=weights)
+    assert isinstance(tokenizer, torch.nn.Module)
+    return tokenizer
 
 
 def _generator_task(

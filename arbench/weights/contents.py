@@ -76,7 +76,8 @@ def describe(path: str | Path, *, which: str = "ema") -> Contents:
         presets = tuple(fitting_presets(family, told))
     else:
         name = _tokenizer_name(family, checkpoint)
-        told, presets = vars(load_tokenizer(name, weights=path).config), (name,)
+        tokenizer: Any = load_tokenizer(name, weights=path)  # one of ours: it has a `config`
+        told, presets = vars(tokenizer.config), (name,)
     return Contents(
         path=path,
         format=checkpoint.format,
