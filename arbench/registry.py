@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, entry_points, packages_distributions, version
 from typing import Any
 
 OWN_DISTRIBUTION = "arbench"  # what ships with it wins where two plug-ins have one name
@@ -68,6 +68,17 @@ class Door:
                 "run `pip install -e .` (or `pip install .`) again"
             )
         raise unknown_name(self.kind, name, [*installed, self.by_module])
+
+    def made_by(self, name: str) -> dict[str, str]:
+        """The third-party distribution that brings `name` and its version; empty for ours and where none is known."""
+        first, _, rest = name.partition(":")
+        entry = self.installed().get(name) or self.installed().get(first)  # an adapter's `first:ID`
+        if entry is not None:
+            found = {} if entry.dist is None else {entry.dist.name: entry.dist.version}
+        else:
+            brought = packages_distributions().get(first.partition(".")[0], ()) if rest else ()
+            found = {distribution: version(distribution) for distribution in brought}
+        return {distribution: told for distribution, told in found.items() if distribution != OWN_DISTRIBUTION}
 
     def load(self, name: str, load: Callable[[], Any]) -> Any:
         """Import a plug-in; whatever goes wrong in a stranger's module becomes one line that names it."""

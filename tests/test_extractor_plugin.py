@@ -70,6 +70,9 @@ def test_all_are_found_alike_and_ours_too() -> None:
     assert {"inception", "digits-cnn", "moments", "moments-broken"} <= set(EXTRACTORS.installed())
     assert isinstance(load_extractor("digits-cnn"), Digits)
     assert load_extractor("moments:Moments").width == load_extractor("moments").width == 24
+    assert EXTRACTORS.made_by("moments") == EXTRACTORS.made_by("moments:Moments") == {"arbench-moments": "0.1.0"}
+    assert EXTRACTORS.made_by("moments_failing:Picky") == {"arbench-moments": "0.1.0"}  # found by its module alone
+    assert EXTRACTORS.made_by("digits-cnn") == EXTRACTORS.made_by("nowhere:Class") == {}
 
 
 @pytest.mark.parametrize(
@@ -127,6 +130,7 @@ def test_a_record_holds_several_and_tables_and_plots_ask_for_each(tmp_path: Path
     record = arbench.run(**asked, extractor=["digits-cnn", "moments"], out=tmp_path / "runs")
     run = only_run(tmp_path / "runs")
     assert load_record(run) == record
+    assert record["versions"]["arbench-moments"] == "0.1.0"
     fid = record["other_extractors"]["moments"]["metrics"]["fid"]
     group = group_seeds([record])[0]
     assert (group.mean("fid@moments"), group.mean("fid@digits-cnn")) == (fid, record["metrics"]["fid"])

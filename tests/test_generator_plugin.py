@@ -150,6 +150,7 @@ def test_a_run_with_random_weights_is_recorded(arbench, tmp_path, chosen):
     record = json.loads(next(tmp_path.rglob("record.json")).read_text())
     assert (record["method"], record["model"], record["speed"]["steps"]) == ("unigram", MODEL, 1)
     assert record["speed"]["flops_per_image"] is None
+    assert record["versions"]["arbench-unigram"] == "0.1.0"
     assert "GiB each" not in err
 
 

@@ -93,3 +93,4 @@ def test_a_run_of_its_own_uses_it(installed, tmp_path):
     assert result.returncode == 0, result.stderr
     record = json.loads(next(tmp_path.rglob("record.json")).read_text())
     assert (record["tokenizer"], record["num_images"]) == ("quadrants", 20)
+    assert record["versions"]["arbench-quadrants"] == "0.1.0"

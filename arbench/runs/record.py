@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from arbench.evaluation.extractors import names_of
 from arbench.evaluation.features import BATCH_SIZE, CachedExtractor
 from arbench.evaluation.metrics import evaluate, load_networks
 from arbench.machine.hardware import describe_hardware, versions
 from arbench.machine.progress import image_progress
+from arbench.registry import EXTRACTORS, GENERATORS, TOKENIZERS
 from arbench.report.record import PHASES, Record, load_record, new_record
 from arbench.runs.folder import RunFolder
 from arbench.runs.models import Parts
@@ -97,9 +99,21 @@ def make_record(job: PreparedRun, folder: RunFolder, scores: dict[str, Any]) -> 
         other_extractors=scores.get(OTHERS, {}),
         speed={**speed(folder), "steps": job.steps, "flops_per_image": flops_per_image(parts)},
         hardware={**describe_hardware(parts.device, job.mine.count), "dtype": images["dtype"]},
-        versions=versions(),
+        versions={**versions(), **plug_in_versions(job, folder)},
         source=describe_source(job, folder),
     )
+
+
+def plug_in_versions(job: PreparedRun, folder: RunFolder) -> dict[str, str]:
+    """Distribution and version of every third party's generator, tokenizer and extractor that made the numbers."""
+    model, evaluation = str(job.request.model or ""), folder.settings["evaluation"]
+    extractors = [] if evaluation is None else names_of(evaluation["extractor"])
+    named = [
+        (GENERATORS, model if ":" in model else job.parts.generator.method),
+        (TOKENIZERS, job.parts.tokenizer_name),
+        *((EXTRACTORS, str(name)) for name in extractors),
+    ]
+    return {name: version for door, plug_in in named for name, version in door.made_by(plug_in).items()}
 
 
 def describe_source(job: PreparedRun, folder: RunFolder) -> dict[str, Any]:
