@@ -35,8 +35,8 @@ def run(**request: Any) -> RunRecord:
     are asked for `labels`, or for classes by `label_mode` ("balanced", "random"), from `seed`. `out` ("runs") is where
     the run folder goes, `resume` continues it. `batch_size` is a number or "auto", fixed when the run starts; `device`,
     `dtype` are names. `reference`, `extractor`, `metrics`, `inception_weights` are those of `arbench.evaluate`;
-    `evaluate=False` only samples; `on_the_fly` lets every process extract features while it samples, not the first one afterwards;
-    `export_npz` also writes samples.npz. Every other keyword is a sampling setting (`num_iter` …).
+    `evaluate=False` only samples; `on_the_fly` lets every process extract features while it samples, not the first one
+    afterwards; `export_npz` also writes samples.npz. Every other keyword is a sampling setting (`num_iter` …).
 
     The folder is `<out>/<model>-<hash of what decides the images>`; a finished run is never overwritten (the next one
     of the same settings gets `-2`), an unfinished one must be resumed. Under `torchrun` all processes share the work
