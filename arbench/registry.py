@@ -1,21 +1,29 @@
 """Names: near-name suggestions for every lookup, and the doors by which plug-ins come in.
 
 Tokenizers, generators and extractors are found by entry point, ours and a third party's alike, or given as
-`module:Name`. Nothing is imported before it is asked for, and one that cannot be is told in one line.
+`module:Name`. Nothing is imported before it is asked for, names and versions are those of the installed packages, and
+one that cannot be imported is told in one line.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import signal
 import sys
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points, packages_distributions, version
+from types import FrameType
 from typing import Any
 
 OWN_DISTRIBUTION = "arbench"  # what ships with it wins where two plug-ins have one name
+IMPORT_SECONDS = 60.0  # for a plug-in that is checked
+SCAN_SECONDS = 20.0  # for one that nobody named, where all are looked through
+AGAIN_SECONDS = 1.0  # after which what swallowed the first signal gets another
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:
@@ -51,10 +59,20 @@ class Door:
             for entry, winner in _installed(self.group, tuple(sys.path))[1]
         )
 
+    def is_own(self, name: str) -> bool:
+        """Whether the installed plug-in `name` ships with arbench."""
+        return _owner(self.installed()[name]) == OWN_DISTRIBUTION
+
+    def package(self, name: str) -> str:
+        """Name and version of the package that brings an installed plug-in; nothing is imported."""
+        entry = self.installed()[name]
+        return _owner(entry) if entry.dist is None else f"{_owner(entry)} {entry.dist.version}"
+
     def find(self, name: str) -> Any:
         """The object behind an installed name or `module:Name`.
 
-        Raises ValueError for an unknown name and for a plug-in that cannot be imported.
+        Raises ValueError for an unknown name and for a plug-in that cannot be imported, or not within the `time_limit`
+        that is set.
         """
         installed = self.installed()
         if name in installed:
@@ -84,6 +102,11 @@ class Door:
         """Import a plug-in; whatever goes wrong in a stranger's module becomes one line that names it."""
         try:
             return load()
+        except SystemExit as stop:
+            told = f"it ends the program with sys.exit({stop.code!r})"
+            raise ValueError(f"{self.kind} {name!r} cannot be imported: {told}") from None
+        except TooLong as limit:
+            raise ValueError(f"{self.kind} {name!r} cannot be imported: {limit}") from None
         except Exception as error:  # a stranger's module may raise anything
             raise ValueError(f"{self.kind} {name!r} cannot be imported: {type(error).__name__}: {error}") from error
 
@@ -91,6 +114,35 @@ class Door:
 TOKENIZERS = Door(group="arbench.tokenizers", kind="tokenizer", by_module="module:Class")
 GENERATORS = Door(group="arbench.generators", kind="method", by_module="module:Name")
 EXTRACTORS = Door(group="arbench.extractors", kind="extractor", by_module="module:Class")
+
+
+class TooLong(BaseException):
+    """A time limit is over. No Exception, so that no `except Exception` of what takes so long swallows it."""
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Within it, what takes longer than `seconds` is interrupted by `TooLong`, which a `Door` turns into its line.
+
+    Raises ValueError where no door stands between. Works by a signal: in the main thread, where the system has interval
+    timers; elsewhere there is no limit.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise TooLong(f"it takes longer than {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    waiting = signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN_SECONDS)
+    try:
+        yield
+    except TooLong as limit:
+        raise ValueError(f"a plug-in cannot be used: {limit}") from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *waiting)
+        signal.signal(signal.SIGALRM, before)
 
 
 def tokenizer_entry_points() -> dict[str, EntryPoint]:
@@ -123,7 +175,7 @@ def lazy(name: str) -> Callable[..., Any]:
 
 def _owner(entry: EntryPoint) -> str:
     """The distribution that brings a plug-in."""
-    return entry.dist.name if entry.dist is not None else "?"
+    return (entry.dist.name or "?") if entry.dist is not None else "?"
 
 
 @lru_cache(maxsize=64)

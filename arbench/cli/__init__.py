@@ -124,6 +124,8 @@ def run_command(arguments: list[str]) -> int:
         if getattr(error, "filename", "") is None:  # of a stream, which is this one where it cannot be flushed
             drop_output()
         return fail(describe(error))
+    except SystemExit as stop:  # of a plug-in: nothing of ours calls it
+        return fail(f"a plug-in ended the command with sys.exit({stop.code!r}); it is unfinished")
     except MemoryError as error:
         return fail(f"not enough memory for that: {error}")
     return result if isinstance(result, int) else 0

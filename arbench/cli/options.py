@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -94,10 +94,10 @@ def read_setting(pair: str) -> tuple[str, Any]:
     return name, known[name].read(text.strip())
 
 
-def sampling_of(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """The sampling settings among the given options."""
+def sampling_of(asked: Mapping[str, Any], others: Collection[str] = ()) -> dict[str, Any]:
+    """The sampling settings among the given options, of which `others` are none."""
     known = all_settings()
-    return {name: value for name, value in asked.items() if name in known}
+    return {name: value for name, value in asked.items() if name not in others and name in known}
 
 
 def given(**options: object) -> dict[str, object]:

@@ -10,6 +10,7 @@ import typer
 from arbench.cli import options
 from arbench.cli.run import parse_batch_size
 from arbench.registry import unknown_name
+from arbench.settings import SETTINGS
 
 EXAMPLES = """Examples:
 
@@ -81,7 +82,7 @@ def sample(
         which=which,
         device=resolve_device(device),
         dtype=resolve_dtype(dtype),
-        sampling=options.sampling_of(chosen),
+        sampling=options.sampling_of(chosen, set(ctx.params) - set(SETTINGS)),
     )
     num_classes = parts.generator.num_classes
     classes = range(min(num_classes, MOST_ROWS)) if labels is None else parse_labels(labels, num_classes)

@@ -11,8 +11,6 @@ import typer
 from arbench.cli import options
 
 if TYPE_CHECKING:
-    from importlib.metadata import Distribution
-
     import torch
 
     from arbench.images.data import ImageData
@@ -77,22 +75,26 @@ def list_tokenizers(context: typer.Context) -> None:
     """List the installed tokenizers: kind, size of a token, where their weights come from."""
     if context.invoked_subcommand is not None:
         return
-    from arbench.registry import tokenizer_entry_points
+    from arbench.registry import TOKENIZERS
 
-    rows = [_describe(name, entry.dist) for name, entry in sorted(tokenizer_entry_points().items())]
+    rows = [_describe(name) if TOKENIZERS.is_own(name) else _stranger(name) for name in TOKENIZERS.installed()]
     _print_table([("name", "kind", "pixels a token", "tokens", "from", "weights"), *rows])
     typer.echo("\nmodule:Class takes any other class; tokenizers/README.md writes one.")
 
 
-def _describe(name: str, distribution: Distribution | None) -> tuple[str, ...]:
-    """One row of the list; a plug-in that cannot be imported is told there and spoils no other row."""
+def _stranger(name: str) -> tuple[str, ...]:
+    """The row of a plug-in that does not ship with arbench, by what its package says: it is not imported."""
+    from arbench.registry import TOKENIZERS
+
+    return (name, "?", "?", "?", TOKENIZERS.package(name), f"arbench tokenizers check {name}")
+
+
+def _describe(name: str) -> tuple[str, ...]:
+    """The row of one that ships with arbench."""
+    from arbench.registry import TOKENIZERS
     from arbench.tokenizer.load import find_tokenizer
 
-    package = distribution.name if distribution is not None else "?"
-    try:
-        build = find_tokenizer(name)
-    except ValueError as error:
-        return (name, "broken", "", "", package, " ".join(str(error).split()))
+    package, build = TOKENIZERS.package(name), find_tokenizer(name)
     if hasattr(build, "from_id"):
         return (f"{name}:ID", *["of the model"] * 3, package, "a folder or a Hugging Face id")
     known = {member: _plain(build, member) for member in ("kind", "downsample", "channels", "vocab_size")}
@@ -129,12 +131,19 @@ def check(
     device: options.Device = "auto",
     dtype: options.Dtype = "float32",
 ) -> None:
-    """Test a tokenizer against the protocol on a few real images, and print what passed."""
+    """Test a tokenizer against the protocol on a few real images, and print what passed.
+
+    A plug-in that cannot be imported in a minute fails.
+    """
     from arbench.images.data import open_data
     from arbench.images.pixels import to_float
     from arbench.machine.hardware import resolve_device
+    from arbench.registry import IMPORT_SECONDS, time_limit
     from arbench.tokenizer.conformance import check_tokenizer
+    from arbench.tokenizer.load import find_tokenizer
 
+    with time_limit(IMPORT_SECONDS):
+        find_tokenizer(name)
     tokenizer, weights = _open(name, tokenizer_weights, device, dtype, random_allowed=True)
     side = size or TOKENS_A_SIDE * int(tokenizer.downsample)
     images = to_float(open_data("digits", split="heldout", size=side).images(range(CHECK_IMAGES))).to(

@@ -1,15 +1,55 @@
-"""The methods that are installed, and their presets: what a name means."""
+"""The methods that are installed, and their presets: what a name means.
+
+A stranger's method is imported once it is named, or once a name is none of ours, or all are asked for.
+"""
 
 from __future__ import annotations
 
 import sys
+import time
+import warnings
+from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, ValuesView
+from contextlib import nullcontext
 from functools import lru_cache
+from typing import TypeVar
 
 from arbench.generators.spec import Method, Preset
-from arbench.registry import GENERATORS, unknown_name
+from arbench.registry import GENERATORS, SCAN_SECONDS, time_limit, unknown_name
 from arbench.settings import SETTINGS, Setting, settings_of
 
+Value = TypeVar("Value")
+
 _given: dict[str, Method] = {}  # those that were named as module:Name in this process
+_named: set[str] = set()  # installed ones of strangers that were named in this process
+
+
+class OursFirst(Mapping[str, Value]):
+    """What methods bring, by name: that of `known_methods` first, that of all where it is not there."""
+
+    def __init__(self, collect: Callable[[Iterable[Method]], dict[str, Value]]) -> None:
+        self._collect, self._known = collect, collect(known_methods())
+
+    def _all(self) -> dict[str, Value]:
+        return {**self._known, **{k: v for k, v in self._collect(methods().values()).items() if k not in self._known}}
+
+    def __getitem__(self, name: str) -> Value:
+        return self._known[name] if name in self._known else self._all()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def values(self) -> ValuesView[Value]:
+        return self._all().values()
+
+    def items(self) -> ItemsView[str, Value]:
+        return self._all().items()
+
+
+class PluginWarning(UserWarning):
+    """A plug-in that nobody named has held things up."""
 
 
 def get_method(name: str) -> Method:
@@ -18,7 +58,14 @@ def get_method(name: str) -> Method:
         return _given[name]
     if name not in GENERATORS.installed():
         raise unknown_name("method", name, method_names())
-    return _load(name, tuple(sys.path))
+    method = _load(name, tuple(sys.path))
+    _named.add(name)
+    return method
+
+
+def find_method(name: str) -> Method | None:
+    """The method called `name`, or None where none is, or it cannot be used."""
+    return OursFirst(_in_order).get(name) if name in method_names() else None
 
 
 def method_names() -> list[str]:
@@ -28,7 +75,17 @@ def method_names() -> list[str]:
 
 def methods() -> dict[str, Method]:
     """Every method that can be used, in the order of listings."""
-    found = [*_usable(tuple(sys.path))[0].values(), *_given.values()]
+    return _in_order([*_usable(tuple(sys.path))[0].values(), *_given.values()])
+
+
+def known_methods() -> tuple[Method, ...]:
+    """Those that ship with arbench, and those that were named in this process: no stranger's is imported for it."""
+    path = tuple(sys.path)
+    names = [name for name in GENERATORS.installed() if GENERATORS.is_own(name) or name in _named]
+    return tuple(_in_order([*(_load(name, path) for name in names), *_given.values()]).values())
+
+
+def _in_order(found: Iterable[Method]) -> dict[str, Method]:
     return {method.name: method for method in sorted(found, key=lambda method: (method.order, method.name))}
 
 
@@ -51,19 +108,38 @@ def method_by_module(name: str) -> Method:
     return get_method(method.name)
 
 
-def presets() -> dict[str, Preset]:
+def presets() -> Mapping[str, Preset]:
     """Every preset by name: those of the digits first, then as the methods are listed; of two, the earlier one's."""
+    return OursFirst(_presets)
+
+
+def known_presets() -> dict[str, Preset]:
+    """Those of `known_methods`."""
+    return _presets(known_methods())
+
+
+def _presets(of: Iterable[Method]) -> dict[str, Preset]:
     known: dict[str, Preset] = {}
-    for method in methods().values():
+    for method in of:
         for preset in method.presets:
             known.setdefault(preset.name, preset)
     return dict(sorted(known.items(), key=lambda item: item[1].data is None))
 
 
-def all_settings() -> dict[str, Setting]:
+def all_settings() -> Mapping[str, Setting]:
     """Every sampling setting by name: those that have an option, then what methods of others bring."""
+    return OursFirst(_settings)
+
+
+def settings_with(names: Iterable[str]) -> Mapping[str, Setting]:
+    """The settings of `known_methods`; all of them where one of `names` is none of these."""
+    known = _settings(known_methods())
+    return known if known.keys() >= set(names) else all_settings()
+
+
+def _settings(of: Iterable[Method]) -> dict[str, Setting]:
     known = dict(SETTINGS)
-    for method in methods().values():
+    for method in of:
         for sampling_type in method.sampling:
             for name, setting in settings_of(sampling_type).items():
                 known.setdefault(name, setting)
@@ -95,11 +171,15 @@ def _load(name: str, path: tuple[str, ...]) -> Method:
 
 @lru_cache(maxsize=64)
 def _usable(path: tuple[str, ...]) -> tuple[dict[str, Method], dict[str, str]]:
-    """The installed methods by name, and for the others what is wrong."""
+    """The installed methods by name, and for the others what is wrong. A stranger's import is given a time limit."""
     found, wrong = {}, {}
     for name in GENERATORS.installed():
+        began = time.monotonic()
         try:
-            found[name] = _load(name, path)
+            with nullcontext() if GENERATORS.is_own(name) else time_limit(SCAN_SECONDS):
+                found[name] = _load(name, path)
         except ValueError as error:
             wrong[name] = str(error)
+            if time.monotonic() - began > SCAN_SECONDS:
+                warnings.warn(f"{error}; reinstall or remove {GENERATORS.package(name)}", PluginWarning, stacklevel=2)
     return found, wrong

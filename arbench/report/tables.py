@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from arbench.generators.methods import all_settings
+from arbench.generators.methods import settings_with
 from arbench.report.data import DataRow, measured_data
 from arbench.report.estimates import IMAGES, SEEDS, Estimate, estimate
 from arbench.report.formats import render
@@ -145,7 +145,7 @@ def _in_order(groups: Sequence[SeedGroup]) -> list[SeedGroup]:
     models = list(dict.fromkeys((group.first["method"], group.first["model"]) for group in groups))
     place = {model: index for index, model in enumerate(models)}
 
-    known = all_settings()
+    known = settings_with(name for group in groups for name in group.first["sampling"])
 
     def key(group: SeedGroup) -> tuple:
         settings = (quantity(name).rank(group.mean(name)) for name in known)
@@ -161,7 +161,7 @@ def _columns(groups: Sequence[SeedGroup]) -> list[str]:
         return any(group.mean(name) is not None for group in groups)
 
     # Guidance is told wherever it differs; other settings only where one method was run with several.
-    known = all_settings()
+    known = settings_with(name for group in groups for name in group.first["sampling"])
     told = {*varying_within_methods(groups, known), *varying(groups, ["cfg_scale"])} - {NUM_ITER.name}
     settings = [name for name in known if name in told]
     sizes = ["batch_size"] if len(varying(groups, ["batch_size"])) else []

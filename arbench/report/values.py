@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from arbench.evaluation.table import Head, heads
-from arbench.generators.methods import all_settings, methods
+from arbench.generators.methods import all_settings, find_method
 from arbench.registry import unknown_name
 from arbench.report.record import Record
 from arbench.settings import SETTINGS, Setting
@@ -160,7 +160,7 @@ def scores_of(record: Mapping[str, Any], extractor: str | None = None) -> Mappin
 
 def method_name(method: str) -> str:
     """A method as it is written: MAR, PAR, AR, DiT; in capitals where it is not installed here."""
-    known = methods().get(method)
+    known = find_method(method)
     return method.upper() if known is None else known.label
 
 

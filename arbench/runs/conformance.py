@@ -18,6 +18,7 @@ from arbench.generators.spec import Method
 from arbench.machine.checks import Check, CheckSkipped, require, run_check, same
 from arbench.machine.hardware import available_devices
 from arbench.protocols import KINDS, Generator, Step
+from arbench.registry import GENERATORS, IMPORT_SECONDS, time_limit
 from arbench.sampling.algorithm import generate
 from arbench.settings import settings_of
 from arbench.weights.configure import build_generator
@@ -249,9 +250,14 @@ class Probe:
 def find_checked(name: str) -> tuple[Method, Mapping[str, Any] | None]:
     """The method of a method's or a preset's name or `module:Name`, with the preset's configuration, if it is one.
 
-    Raises ValueError for an unknown name.
+    Raises ValueError for an unknown name, and for one that cannot be imported in a minute.
     """
+    with time_limit(IMPORT_SECONDS):
+        if name in GENERATORS.installed():  # no other plug-in is imported first
+            return get_method(name), None
+        if ":" in name:
+            return method_by_module(name), None
     known = presets()
     if name in known:
         return get_method(known[name].method), known[name].config
-    return (method_by_module(name), None) if ":" in name else (get_method(name), None)
+    return get_method(name), None

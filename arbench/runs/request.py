@@ -72,8 +72,10 @@ class RunRequest:
     def of(cls, **given: Any) -> RunRequest:
         """The request of these keywords, sampling settings among them. Raises ValueError for an unknown one."""
         names, settings = {known.name for known in dataclasses.fields(cls)} - {"sampling", "source"}, all_settings()
-        check_names("setting of a run", given, names.union(settings))
-        sampling = {name: value for name, value in given.items() if name in settings}
+        unknown = [name for name in given if name not in names and name not in settings]
+        if unknown:  # all settings, those of strangers too, are looked through for the nearest alone
+            check_names("setting of a run", unknown, names.union(settings))
+        sampling = {name: value for name, value in given.items() if name not in names and name in settings}
         return cls(**{name: value for name, value in given.items() if name in names}, sampling=sampling)
 
     def __post_init__(self) -> None:

@@ -9,11 +9,12 @@ and each result was copied from `runs/train/NAME/NAME.safetensors` to the path i
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from arbench.generators.methods import methods
+from arbench.generators.methods import OursFirst
 from arbench.generators.recipe import Augmentation, TrainConfig
-from arbench.generators.spec import DIGITS
+from arbench.generators.spec import DIGITS, Method
 from arbench.registry import unknown_name
 
 KINDS = ("classifier", "tokenizer", "generator")
@@ -68,10 +69,14 @@ BEFORE_GENERATORS: dict[str, Recipe] = {
 CONFIGS = ("digits",)
 
 
-def digits_recipes() -> dict[str, Recipe]:
+def digits_recipes() -> Mapping[str, Recipe]:
     """The recipes of the digits by target, in the order in which they need each other: generators come last."""
+    return OursFirst(_recipes)
+
+
+def _recipes(of: Iterable[Method]) -> dict[str, Recipe]:
     recipes = dict(BEFORE_GENERATORS)
-    for method in methods().values():
+    for method in of:
         preset = method.default_preset
         if method.digits_recipe is not None and preset is not None and preset.data == DIGITS:
             recipes[preset.name] = Recipe(

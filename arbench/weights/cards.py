@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from arbench.generators.cards import MIT, WeightsCard, hand_card, hub_card
-from arbench.generators.methods import methods
+from arbench.generators.methods import known_methods, methods
+from arbench.generators.spec import Method
 from arbench.registry import unknown_name
 
 TOKENIZER_CARDS = (
@@ -19,8 +21,12 @@ TOKENIZER_CARDS = (
 
 def all_cards() -> dict[str, WeightsCard]:
     """Every card by its name; that of an earlier method stands where two have one name."""
+    return _cards(methods().values())
+
+
+def _cards(of: Iterable[Method]) -> dict[str, WeightsCard]:
     cards: dict[str, WeightsCard] = {}
-    for card in (*(card for method in methods().values() for card in method.cards), *TOKENIZER_CARDS):
+    for card in (*(card for method in of for card in method.cards), *TOKENIZER_CARDS):
         cards.setdefault(card.name, card)
     return cards
 
@@ -34,8 +40,12 @@ def get_card(name: str) -> WeightsCard:
 
 
 def cards_for(name: str) -> tuple[WeightsCard, ...]:
-    """The cards whose file can be loaded as the preset or tokenizer `name`, preferred first; empty where none is."""
-    return tuple(card for card in all_cards().values() if name in card.loads)
+    """The cards whose file can be loaded as the preset or tokenizer `name`, preferred first; empty where none is.
+
+    A stranger's are looked at where none of ours is.
+    """
+    known = tuple(card for card in _cards(known_methods()).values() if name in card.loads)
+    return known or tuple(card for card in all_cards().values() if name in card.loads)
 
 
 def find_weights(name: str) -> Path | None:

@@ -7,7 +7,7 @@ from math import isqrt, prod
 from typing import Annotated, Any, get_origin
 
 from arbench.generators.common.config import Grid, as_grid
-from arbench.generators.methods import get_method, presets
+from arbench.generators.methods import get_method, known_presets, presets
 from arbench.generators.spec import Preset
 from arbench.protocols import GENERATOR_MEMBERS, Generator, missing_members
 from arbench.validation import SHORT, Limits, check, check_names, hints_of
@@ -128,8 +128,9 @@ def _find_untold(name: str, method: str, told: dict[str, Any], config: dict[str,
 
 def fitting_presets(method: str, told: dict[str, Any]) -> list[str]:
     """The presets of a method whose configuration agrees with all that the tensors tell."""
+    get_method(method)  # its presets are known from here on
     names = []
-    for preset in presets().values():
+    for preset in known_presets().values():
         if preset.method == method:
             full = full_config(preset)
             full["num_tokens"] = prod(as_grid(full["grid"]))

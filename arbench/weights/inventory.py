@@ -15,7 +15,7 @@ from arbench.evaluation.reference_cards import REFERENCES
 from arbench.generators.cards import WeightsCard, weights_home
 from arbench.generators.methods import presets, unusable
 from arbench.machine.hardware import GIB, available_devices, cpu_name, free_memory, num_cores, versions
-from arbench.registry import tokenizer_entry_points
+from arbench.registry import SCAN_SECONDS, time_limit, tokenizer_entry_points
 from arbench.tokenizer import load as tokenizer
 from arbench.weights.cards import cards_for, find_weights, how_to_get
 from arbench.weights.download import partial_path
@@ -133,7 +133,9 @@ def tokenizers() -> Iterator[Fact]:
 def tokenizer_fact(name: str) -> Fact:
     """Weights of one tokenizer; one that is not installed or cannot be imported is a problem of that one alone."""
     try:
-        shipped = tokenizer.shipped_weights(tokenizer.find_tokenizer(name))
+        with time_limit(SCAN_SECONDS):
+            found = tokenizer.find_tokenizer(name)
+        shipped = tokenizer.shipped_weights(found)
     except ValueError as error:
         entry = tokenizer_entry_points().get(name)
         remedy = f"reinstall or remove the package of {entry.value}" if entry else "install arbench anew"

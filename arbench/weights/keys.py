@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from arbench.generators.methods import methods
+from arbench.generators.methods import OursFirst, known_methods
 from arbench.generators.spec import Release, Shapes
 from arbench.heads.diffusion import TRAINING_ONLY
 
@@ -43,14 +43,20 @@ TOKENIZER_EMBEDDINGS = ("quantize.embedding.weight",)
 LISTED = 4  # names spelled out in an error about a state dict
 
 
-def releases() -> dict[str, Release]:
+def releases() -> Mapping[str, Release]:
     """The release of every method that has one."""
-    return {name: method.release for name, method in methods().items() if method.release is not None}
+    return OursFirst(lambda of: {method.name: method.release for method in of if method.release is not None})
 
 
 def families() -> dict[str, Release | TokenizerFile]:
     """What the files of each method and each tokenizer look like."""
     return {**releases(), **TOKENIZER_FILES}
+
+
+def _known_families() -> dict[str, Release | TokenizerFile]:
+    """The same without the methods of strangers that nobody named: most files are none of theirs."""
+    known = {method.name: method.release for method in known_methods() if method.release is not None}
+    return {**known, **TOKENIZER_FILES}
 
 
 def is_linear_weight(name: str, ndim: int) -> bool:
@@ -79,8 +85,10 @@ def release_names(tensors: Mapping[str, T]) -> dict[str, T]:
 
     What only training needs (`TRAINING_ONLY`) stands in a training checkpoint and in no released file.
     """
-    dropped = {name for release in releases().values() for name in release.dropped}
     names = strip_prefixes(tensors)
+    known = _known_families()
+    asked = known if _family_among(known, names.values()) is not None else families()
+    dropped = {name for release in asked.values() if isinstance(release, Release) for name in release.dropped}
     return {
         names[name]: value
         for name, value in tensors.items()
@@ -91,7 +99,12 @@ def release_names(tensors: Mapping[str, T]) -> dict[str, T]:
 def find_family(names: Iterable[str]) -> str | None:
     """The family whose names these are, a method or a tokenizer, or None."""
     present = set(names)
-    for family, release in families().items():
+    return _family_among(_known_families(), present) or _family_among(families(), present)
+
+
+def _family_among(known: Mapping[str, Release | TokenizerFile], names: Iterable[str]) -> str | None:
+    present = set(names)
+    for family, release in known.items():
         if present.issuperset(release.wanted) and present.isdisjoint(release.unwanted):
             return family
     return None
