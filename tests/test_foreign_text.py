@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+from pathlib import Path
 
 import pytest
 
 from arbench.report.formats import render
+from arbench.report.plots import plot_records
 from arbench.report.record import new_record
 from arbench.report.tables import Cell, Table, records_table
 
@@ -44,3 +46,21 @@ def test_a_spreadsheet_runs_no_cell(text: str) -> None:
     assert not any(cell.strip().startswith(("=", "+", "@")) for cell in row)
     assert "-1.5" in cells.values()  # a number stays one
     assert any(cell.startswith("'") and cell.strip("' ") == text.strip() for cell in row)
+
+
+@pytest.mark.parametrize("text", ["$$", "a$\\frac{$b", "$x^$", "", " ", "\u6f22\u5b57", "a\nb\x07\x1b[2J", "_x", "\\$"])
+@pytest.mark.parametrize("field", ["method", "model"])
+def test_a_plot_shows_a_name_and_no_formula(text: str, field: str, tmp_path: Path) -> None:
+    records = [
+        new_record(
+            **{"method": "mar", "model": model, "seed": 0, field: name}, metrics=METRICS, metric_protocol=OF, speed=TOOK
+        )
+        for model, name in (("a", text), ("b", "mar-b"))
+    ]
+    for suffix in ("svg", "pdf"):
+        plot_records(records, tmp_path / f"curve.{suffix}", title=text)
+    if text == "$x^$" and field == "model":
+        assert "$x^$" in (tmp_path / "curve.svg").read_text()  # SVG tells beside the outlines what they spell
+
+
+METRICS, OF, TOOK = {"fid": 3.0}, {"extractor": "a", "reference": "b"}, {"seconds_per_image": 0.1}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import textwrap
+import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arbench.generators.methods import methods
 from arbench.machine.files import whole_file
+from arbench.machine.plain_text import printable
 from arbench.registry import unknown_name
 from arbench.report.curves import Curve, axis_head, record_curves, without_intervals
 from arbench.report.estimates import IMAGES, SEEDS, estimate
@@ -38,6 +41,7 @@ STYLE: Any = {
     "axes.axisbelow": True,
     "svg.hashsalt": "arbench",  # element ids, and so the file, are the same at every run
     "pdf.fonttype": 42,
+    "text.parse_math": False,  # a name with a dollar is a name, no formula
 }
 
 
@@ -98,16 +102,22 @@ def draw_curves(
     import matplotlib.style
     from matplotlib.figure import Figure
 
-    with matplotlib.style.context("default"), matplotlib.rc_context(STYLE):  # whatever the reader's matplotlibrc says
+    curves = [replace(curve, name=printable(curve.name)) for curve in curves]
+    with (
+        matplotlib.style.context("default"),  # whatever the reader's matplotlibrc says
+        matplotlib.rc_context(STYLE),
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # of a name in another script: boxes show it
         figure = Figure(figsize=(6.4, 4.2), layout="constrained")
         axes = figure.subplots()
         _scale_axes(axes, curves)
         looks = _looks(curves)
         handles = [_draw_curve(axes, curve, *looks[curve.name]) for curve in curves]
-        axes.set(xlabel=x_head, ylabel=y_head, title=textwrap.fill(title, TITLE_WIDTH))
+        axes.set(xlabel=x_head, ylabel=y_head, title=textwrap.fill(printable(title), TITLE_WIDTH))
         _legend(figure, axes, curves, handles)
         if notes:
-            text = "\n".join(textwrap.fill(note, NOTE_WIDTH, subsequent_indent="    ") for note in notes)
+            text = "\n".join(textwrap.fill(printable(note), NOTE_WIDTH, subsequent_indent="    ") for note in notes)
             figure.supxlabel(text, fontsize=7, x=0.01, ha="left")
         _label_points(figure, axes, curves, looks)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -160,7 +170,7 @@ def _looks(curves: Sequence[Curve]) -> dict[str, tuple[str, str]]:
     looks: dict[str, tuple[str, str]] = {}
     names = list(dict.fromkeys(curve.name for curve in curves))
     for name in names:
-        own = known.get(name.replace(",", " ").split()[0])  # "MAR, guidance 2" and "MAR mar-b" are of MAR
+        own = known.get(f"{name.replace(',', ' ')} ".split(" ")[0])  # "MAR, guidance 2" and "MAR mar-b" are of MAR
         if own is not None and own not in looks.values():
             looks[name] = own
     free = [look for look in (*OTHER_LOOKS, *known.values()) if look not in looks.values()]
