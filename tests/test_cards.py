@@ -78,3 +78,17 @@ def test_an_unknown_card_names_the_nearest() -> None:
     with pytest.raises(ValueError, match="unknown weights card 'mar-x'; did you mean 'mar-"):
         get_card("mar-x")
     assert cards_for("ar-digits") == ()
+
+
+@pytest.mark.parametrize("name", ["mar-digits", "digits-vq"])
+def test_one_function_finds_what_ships(name: str) -> None:
+    found = find_weights(name)
+    assert found is not None
+    assert found.is_file()
+    assert found.name == f"{name}.safetensors"
+
+
+def test_no_weights_of_what_is_not_there() -> None:
+    assert find_weights("mar") is None  # a method alone
+    with pytest.raises(ValueError, match="did you mean 'digits-vq'"):
+        find_weights("digits-vqq")

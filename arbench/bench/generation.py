@@ -30,7 +30,6 @@ from arbench.runs.pipeline import Pipeline
 from arbench.runs.roofline import Roofline, num_passes, roofline
 from arbench.sampling.algorithm import draw_tokens
 from arbench.weights.cards import find_weights
-from arbench.weights.load import shipped_weights
 from arbench.weights.provenance import Provenance
 
 INCLUDES = "labels to uint8 images in host memory, guidance and decode included"
@@ -65,8 +64,7 @@ class Bounds:
 
 def weights_or_random(model: str) -> Path | str:
     """The weights of `model` on this machine, "random" where there are none: speed hardly depends on them."""
-    preset = presets().get(model)
-    found = shipped_weights(preset) if preset and preset.shipped else find_weights(model)
+    found = find_weights(model)
     return found if found is not None and found.is_file() else RANDOM
 
 

@@ -101,7 +101,7 @@ def _describe(name: str) -> tuple[str, ...]:
     codes = f"{known['vocab_size']} codes of " if known["vocab_size"] else ""
     tokens = f"{codes}{known['channels'] or '?'}{'' if codes else ' channels'}"
     side = str(known["downsample"] or "?")
-    return (name, str(known["kind"] or "?"), side, tokens, package, _weights_state(name, build))
+    return (name, str(known["kind"] or "?"), side, tokens, package, _weights_state(name))
 
 
 def _plain(build: object, member: str) -> int | str | None:
@@ -110,17 +110,12 @@ def _plain(build: object, member: str) -> int | str | None:
     return value if isinstance(value, (int, str)) else None
 
 
-def _weights_state(name: str, build: object) -> str:
-    from arbench.tokenizer.load import shipped_weights
-    from arbench.weights.cards import cards_for, find_weights, how_to_get
+def _weights_state(name: str) -> str:
+    from arbench.weights.cards import cards_for, find_weights, how_to_get, shipped_file
 
-    found = shipped_weights(build)
+    found, cards = find_weights(name), cards_for(name)
     if found is not None:
-        return f"shipped ({found.stat().st_size / 2**20:.1f} MiB)"
-    local = find_weights(name)
-    if local is not None:
-        return str(local)
-    cards = cards_for(name)
+        return f"shipped ({found.stat().st_size / 2**20:.1f} MiB)" if shipped_file(name) else str(found)
     return f"not here: {how_to_get(cards[0])}" if cards else "its own"
 
 

@@ -17,10 +17,9 @@ from arbench.machine.files import file_sha256
 from arbench.protocols import Generator, Tokenizer
 from arbench.registry import unknown_name
 from arbench.settings import Guidance, resolve_settings, warn_of_last_timesteps
-from arbench.tokenizer.load import find_tokenizer, load_tokenizer
-from arbench.tokenizer.load import shipped_weights as shipped_tokenizer
+from arbench.tokenizer.load import load_tokenizer
 from arbench.weights.cards import cards_for, find_weights, how_to_get
-from arbench.weights.load import load_generator, shipped_weights
+from arbench.weights.load import load_generator
 from arbench.weights.provenance import Provenance, describe_tokenizer, read_provenance, require_tokenizer
 
 DEFAULT_METHOD = "mar"
@@ -142,7 +141,7 @@ def load_parts(
     name = choose_model(method, model, told)
     preset = presets().get(name)
     if weights is None:
-        weights = find_generator_weights(name, preset)
+        weights = find_generator_weights(name)
         told = read_provenance(weights)
     own = told.tokenizer if told else None
     tokenizer_name = tokenizer or (own.name if own else None) or (preset.tokenizer if preset else None)
@@ -241,9 +240,9 @@ def require_released_tokenizer(
         )
 
 
-def find_generator_weights(name: str, preset: Preset | None) -> Path:
+def find_generator_weights(name: str) -> Path:
     """The weights of `name` on this machine: shipped or downloaded. Raises ValueError where there are none."""
-    found = shipped_weights(preset) if preset and preset.shipped else find_weights(name)
+    found = find_weights(name)
     if found is None:
         raise ValueError(f"model {name!r}: {lacking_weights('--weights', name)}")
     return found
@@ -254,7 +253,7 @@ def find_tokenizer_weights(name: str, *, may_be_random: bool) -> Path | str | No
 
     Raises ValueError for an unknown tokenizer, and for a released one whose file is not here, unless it may be random.
     """
-    found = shipped_tokenizer(find_tokenizer(name)) or find_weights(name)
+    found = find_weights(name)
     if found is not None or not cards_for(name):
         return found
     if may_be_random:

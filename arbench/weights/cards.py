@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from importlib import resources
 from pathlib import Path
 
 from arbench.generators.cards import MIT, WeightsCard, hand_card, hub_card
-from arbench.generators.methods import known_methods, methods
-from arbench.generators.spec import Method
+from arbench.generators.methods import get_method, known_methods, method_names, methods, presets
+from arbench.generators.spec import Method, Preset
 from arbench.registry import unknown_name
+from arbench.tokenizer import load as tokenizer
 
 TOKENIZER_CARDS = (
     hub_card("llamagen-vq", "llamagen-vq", "FoundationVision/LlamaGen", "vq_ds16_c2i.pt", MIT),
@@ -49,8 +51,25 @@ def cards_for(name: str) -> tuple[WeightsCard, ...]:
 
 
 def find_weights(name: str) -> Path | None:
-    """The first file on this machine that holds weights of the preset or tokenizer `name`, or None."""
-    return next((card.path for card in cards_for(name) if card.path.is_file()), None)
+    """Where the weights of a model or tokenizer are on this machine: those that ship, else a card's file, else None.
+
+    Raises ValueError for a name that is neither a model nor a tokenizer.
+    """
+    return shipped_file(name) or next((card.path for card in cards_for(name) if card.path.is_file()), None)
+
+
+def shipped_file(name: str) -> Path | None:
+    """Where weights of a model or tokenizer lie that ship with its package; None where none do. ValueError as above."""
+    if name in presets():
+        return shipped_weights(presets()[name]) if presets()[name].shipped else None
+    return None if name in method_names() else tokenizer.shipped_weights(tokenizer.find_tokenizer(name))
+
+
+def shipped_weights(preset: Preset) -> Path:
+    """The file that travels with the package of its method for `preset`."""
+    package = get_method(preset.method).package
+    assert package is not None
+    return Path(str(resources.files(package) / "assets" / f"{preset.name}.safetensors"))
 
 
 def how_to_get(card: WeightsCard) -> str:

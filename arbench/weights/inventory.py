@@ -16,10 +16,8 @@ from arbench.generators.cards import WeightsCard, weights_home
 from arbench.generators.methods import presets, unusable
 from arbench.machine.hardware import GIB, available_devices, cpu_name, free_memory, num_cores, versions
 from arbench.registry import SCAN_SECONDS, time_limit, tokenizer_entry_points
-from arbench.tokenizer import load as tokenizer
-from arbench.weights.cards import cards_for, find_weights, how_to_get
+from arbench.weights.cards import cards_for, find_weights, how_to_get, shipped_file
 from arbench.weights.download import partial_path
-from arbench.weights.load import shipped_weights
 
 PRESENT, MISSING, PROBLEM = "ok", "missing", "problem"
 
@@ -99,7 +97,7 @@ def disk() -> Iterator[Fact]:
 def generators() -> Iterator[Fact]:
     """What every preset needs: its own weights and those of its tokenizer; and plug-ins that cannot be used."""
     for preset in presets().values():
-        weights = weights_fact("generators", preset.name, shipped_weights(preset) if preset.shipped else None)
+        weights = weights_fact("generators", preset.name)
         if not preset.shipped and not cards_for(preset.name):
             weights = dataclasses.replace(weights, value="never released", remedy="arbench train, or --weights FILE")
         yield with_tokenizer(weights, tokenizer_fact(preset.tokenizer))
@@ -134,18 +132,16 @@ def tokenizer_fact(name: str) -> Fact:
     """Weights of one tokenizer; one that is not installed or cannot be imported is a problem of that one alone."""
     try:
         with time_limit(SCAN_SECONDS):
-            found = tokenizer.find_tokenizer(name)
-        shipped = tokenizer.shipped_weights(found)
+            return weights_fact("tokenizers", name)
     except ValueError as error:
         entry = tokenizer_entry_points().get(name)
         remedy = f"reinstall or remove the package of {entry.value}" if entry else "install arbench anew"
         return Fact(section="tokenizers", name=name, value=str(error), state=PROBLEM, remedy=remedy)
-    return weights_fact("tokenizers", name, shipped)
 
 
-def weights_fact(section: str, name: str, shipped: Path | None) -> Fact:
+def weights_fact(section: str, name: str) -> Fact:
     """Whether weights of `name` are here: shipped or downloaded; else how to get them."""
-    path, cards = shipped or find_weights(name), cards_for(name)
+    path, shipped, cards = find_weights(name), shipped_file(name), cards_for(name)
     if path is not None and path.is_file():
         where = "shipped with arbench" if shipped else str(path)
         return Fact(section=section, name=name, value=f"{where} ({path.stat().st_size / 1e6:.1f} MB)")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +20,13 @@ from arbench.generators.methods import get_method, method_names, presets
 from arbench.generators.spec import Method, Preset, Shapes, same_name
 from arbench.protocols import Generator
 from arbench.registry import unknown_name
+from arbench.weights.cards import shipped_weights
 from arbench.weights.configure import build_generator, expand_config, full_config, merge_config, untold_names
 from arbench.weights.keys import detect_family, read_config, release_names, require_same
 from arbench.weights.provenance import read_provenance
 from arbench.weights.read import read_tensors
 
 RANDOM = "random"
-
-
-def shipped_weights(preset: Preset) -> Path:
-    """The file that travels with the package of its method for `preset`."""
-    package = get_method(preset.method).package
-    assert package is not None
-    return Path(str(resources.files(package) / "assets" / f"{preset.name}.safetensors"))
 
 
 def load_generator(
