@@ -55,7 +55,7 @@ class Wording:
         """The error of one wrong value."""
         return ValueError(self.line.format(name=name, value=value, expected=expected))
 
-    def kind(self, kind: Any) -> str:
+    def kind(self, kind: object) -> str:
         """What a value of this type is called."""
         name = "Mapping" if is_typeddict(kind) else getattr(kind, "__name__", str(kind))
         return self.kinds.get(name, name)
@@ -90,14 +90,14 @@ class Limits:
         within = -LARGEST <= value <= LARGEST or self.most is not None or self.below is not None
         return within and not any(self._missed(value, *BOUNDS))
 
-    def told(self, kind: str, value: Any) -> str:
+    def told(self, kind: str, value: object) -> str:
         """What a value of `kind`, in words, may be; where it is too large, how large."""
         if self.meaning or self.choices:
             return self.meaning or " or ".join(map(repr, self.choices))
         over = next(self._missed(value, "most", "below"), None) if _is(value, numbers.Real) else None
         return over or " ".join([kind, *self._missed(-math.inf, "least", "above")])
 
-    def _missed(self, value: Any, *bounds: str) -> Iterator[str]:
+    def _missed(self, value: object, *bounds: str) -> Iterator[str]:
         """Those of the bounds, in words, that a number does not keep."""
         for name in bounds:
             bound, (keeps, word) = getattr(self, name), BOUNDS[name]
@@ -132,7 +132,7 @@ class Option(NamedTuple):
 NUMBERS = {int: numbers.Integral, float: numbers.Real}
 
 
-def options(hint: Any) -> list[Option]:
+def options(hint: object) -> list[Option]:
     """What a type hint allows, one kind after another."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
@@ -143,7 +143,7 @@ def options(hint: Any) -> list[Option]:
     return [Option(origin or hint, parts)]
 
 
-def check(name: str, value: object, hint: Any, wording: Wording = PLAIN) -> None:
+def check(name: str, value: object, hint: object, wording: Wording = PLAIN) -> None:
     """Raise ValueError, in one line, where `value` is none that the type `hint` allows, what is inside included."""
     allowed = options(hint)
     fitting = [option for option in allowed if option.fits(value)]
@@ -196,6 +196,6 @@ def hints_of(shape: type) -> dict[str, Any]:
     return {name: hint for name, hint in hints.items() if get_origin(hint) is not ClassVar}
 
 
-def _is(value: object, kind: Any) -> bool:
+def _is(value: object, kind: type) -> bool:
     """`isinstance`, for which true and false are no numbers."""
     return isinstance(value, kind) and not isinstance(value, bool)
