@@ -97,7 +97,7 @@ class Limits:
         over = next(self._missed(value, "most", "below"), None) if _is(value, numbers.Real) else None
         return over or " ".join([kind, *self._missed(-math.inf, "least", "above")])
 
-    def _missed(self, value: object, *bounds: str) -> Iterator[str]:
+    def _missed(self, value: Any, *bounds: str) -> Iterator[str]:
         """Those of the bounds, in words, that a number does not keep."""
         for name in bounds:
             bound, (keeps, word) = getattr(self, name), BOUNDS[name]
