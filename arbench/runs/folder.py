@@ -33,7 +33,11 @@ class RunFolder:
         self.path, self.settings, self.rank = path, dict(settings), rank
         images = settings["images"]
         self.shards = Shards(path / SHARDS, images["num_images"], settings["shard_size"], settings_hash(images))
-        self.batch_size: int = settings["batch_size"]
+
+    @property
+    def batch_size(self) -> int:
+        """Images a batch, in every process and after every resume."""
+        return self.settings["batch_size"]
 
     @property
     def is_finished(self) -> bool:
