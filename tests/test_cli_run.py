@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -10,6 +11,7 @@ from tiny_runs import only_run
 
 from arbench import cli
 from arbench.cli.run import build_request
+from arbench.generators.methods import methods
 from arbench.papers.experiment import load_experiment
 from arbench.report.record import load_record
 from arbench.runs import compare as comparison
@@ -99,9 +101,16 @@ def test_a_row_that_cannot_be_run_is_told():
         build_request({"experiment": "digits/mar-table1", "row": trained.name})
 
 
-def test_all_methods_make_one_table_and_one_plot(capsys, tmp_path, monkeypatch):
+def few_points(monkeypatch, sets=1):
+    """A comparison of few points: each method at its default, MAR and AR at one more setting."""
     beside = {"mar": [{"num_iter": 2}], "ar": [{"cfg_scale": 1.0}]}
     monkeypatch.setattr(comparison, "variants", lambda method: beside.get(method.name, []))
+    few = [dataclasses.replace(method, compared_sets=sets) for method in methods().values()]
+    monkeypatch.setattr(comparison, "methods", lambda: {method.name: method for method in few})
+
+
+def test_all_methods_make_one_table_and_one_plot(capsys, tmp_path, monkeypatch):
+    few_points(monkeypatch)
     arguments = ["run", "--method", "all", "--num-images", "12", "--metrics", "fid", "--out", "here"]
     assert cli.run_command(arguments) == 0
     table = capsys.readouterr().out
@@ -118,3 +127,21 @@ def test_all_methods_make_one_table_and_one_plot(capsys, tmp_path, monkeypatch):
         if json.loads(line)["event"] == "batch"
     ]
     assert len(batches) == 6
+
+
+def test_a_point_of_several_sets_is_drawn_from_as_many_seeds(capsys, tmp_path, monkeypatch):
+    few_points(monkeypatch, sets=2)
+    monkeypatch.setattr(comparison, "points", lambda points=comparison.points: points()[2:3])
+    arguments = ["run", "--method", "all", "--num-images", "6", "--metrics", "fid", "--out", "here", "--seed", "5"]
+    assert cli.run_command(arguments) == 0
+    records = [load_record(file) for file in (tmp_path / "here").glob("*/record.json")]
+    assert sorted(record["seed"] for record in records) == [5, 6]
+    assert "mean over 2 seeds" in capsys.readouterr().out
+
+
+def test_the_comparison_is_by_what_each_method_is_made_faster_by():
+    told = {(point.method.name, *point.setting.items()) for point in comparison.points()}
+    assert ("par", ("model", "par-digits-16x")) in told
+    assert {("mar",), ("mar", ("num_iter", 4)), ("dit", ("head_steps", 10)), ("ar",)} <= told
+    assert ("dit",) not in told  # 50 steps take as long as all others
+    assert not any(name == "cfg_interval" for _, *settings in told for name, _ in settings)

@@ -22,6 +22,7 @@ from arbench.evaluation import scores
 from arbench.evaluation.digits_cnn import DigitsCNN
 from arbench.evaluation.extractors import load_extractor
 from arbench.evaluation.features import CachedExtractor, FeatureCollector
+from arbench.evaluation.kernels import standardised
 from arbench.evaluation.metrics import evaluate
 from arbench.evaluation.networks import Digits
 from arbench.evaluation.sources import open_images
@@ -91,7 +92,7 @@ def test_scores_are_those_of_the_pure_functions(
     )
     assert result["fid"] == pytest.approx(FrechetStatistics.of(ours).distance(FrechetStatistics.of(theirs)), rel=1e-9)
     assert (result["precision"], result["recall"]) == scores.precision_recall(ours, theirs)
-    assert result["kid"] == scores.kid(ours, theirs, reference_classes=real.labels).mean
+    assert result["kid"] == scores.kid(*standardised(ours, theirs), reference_classes=real.labels).mean
     assert 0 <= result["label_accuracy"] <= 1
     assert result["duplicates"] == 0
     assert list(result) == [

@@ -66,6 +66,11 @@ def load_extractor(name: str, *, weights: str | Path | None = None, device: torc
     return as_network(_guarded(name, "cannot be made", make), name)
 
 
+def is_standardised(network: Network) -> bool:
+    """Whether its features are brought to mean 0 and deviation 1 before kernels; Inception's are as published."""
+    return bool(getattr(network, "standardised", False))
+
+
 def as_network(extractor: Extractor | Network, name: str = "") -> Network:
     """`extractor` as the evaluation runs it. Raises ValueError where it lacks a member, naming it."""
     known = name or getattr(extractor, "name", type(extractor).__name__)
@@ -86,6 +91,7 @@ class PlainNetwork:
         self.name, self.sha256, self.resize = extractor.name, extractor.sha256, extractor.resize
         self.width, self.num_classes = extractor.width, getattr(extractor, "num_classes", None)
         self.has_logits = hasattr(extractor, "logits")
+        self.standardised = bool(getattr(extractor, "standardised", False))
         self._extractor: Any = extractor  # with the members that it may have beside those that it must
 
     @torch.inference_mode()

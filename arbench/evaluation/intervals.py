@@ -10,12 +10,19 @@ fixed, and the upward bias of FID from few images is not removed (resampling in 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from arbench.evaluation.scores import SplitScores
 from arbench.evaluation.statistics import Frechet, FrechetStatistics
 
-METHOD = "95 % bootstrap over images (within balanced classes), linearised, 1000 draws, reference held fixed"
+METHOD = (
+    "95 % bootstrap over images (within balanced classes), linearised, 1000 draws, reference held fixed; "
+    "shares by Wilson's score, recall and coverage over the reference's images; "
+    "KID and CMMD as of normal draws of both sides"
+)
+NORMAL = 1.959964  # standard deviations to the ends of 95 %
 DRAWS = 1000
 SEED = 0
 LEVELS = (2.5, 97.5)  # per cent
@@ -38,6 +45,20 @@ def fid_interval(
 def is_interval(splits: SplitScores, labels: np.ndarray | None = None) -> list[float]:
     """[low, high] of the mean over splits; never below 1, which is the least the score can be."""
     return _interval(float(splits.scores.mean()), within_classes(splits.influences, labels), floor=1.0)
+
+
+def share_interval(share: float, count: int) -> list[float]:
+    """[low, high] of a share of `count` images, by Wilson's score: also at 0 and at 1 it has a width."""
+    squared = NORMAL**2 / count
+    middle = (share + squared / 2) / (1 + squared)
+    half = NORMAL * math.sqrt(share * (1 - share) / count + squared / (4 * count)) / (1 + squared)
+    return [max(middle - half, 0.0), min(middle + half, 1.0)]
+
+
+def mean_interval(values: np.ndarray, labels: np.ndarray | None = None) -> list[float]:
+    """[low, high] of the mean of `values` (N,), each of one image and at least 0."""
+    mean = float(values.mean())
+    return _interval(mean, within_classes(values - mean, labels), floor=0.0)
 
 
 def within_classes(influences: np.ndarray, labels: np.ndarray | None) -> np.ndarray:

@@ -11,7 +11,7 @@ import torch
 
 from arbench.evaluation import intervals
 from arbench.evaluation.compared import Compared
-from arbench.evaluation.extractors import Network, as_network, load_extractor, names_of
+from arbench.evaluation.extractors import Network, as_network, is_standardised, load_extractor, names_of
 from arbench.evaluation.features import BATCH_SIZE, CachedExtractor, FeatureCollector, Features, collect
 from arbench.evaluation.plan import Task, make_plan
 from arbench.evaluation.protocol import describe_protocol, notes, questions
@@ -73,7 +73,9 @@ def evaluate(
     real = _reference_features(tasks, against, batch_size, folder, progress, phase)
     results = {}
     for task, ours, theirs in zip(tasks, found, real, strict=True):
-        pair = Compared.of(ours, against, theirs, labels, source.label_mode, torch.device(device))
+        pair = Compared.of(
+            ours, against, theirs, labels, source.label_mode, is_standardised(task.network), torch.device(device)
+        )
         values, spans = _scores(task, pair, phase)
         protocol = describe_protocol(pair, source, against, theirs, task.network, batch_size)
         protocol["warnings"] = questions(pair, source, against, task.network, reconstructions, "kid" in values)

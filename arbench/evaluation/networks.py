@@ -79,6 +79,7 @@ class Digits:
     width = FEATURE_WIDTH
     num_classes: int | None = NUM_CLASSES
     has_logits, has_spatial = True, False
+    standardised = True  # before kernels: its features are of any size
 
     def __init__(self, state: Mapping[str, Tensor], sha256: str, device: torch.device | str = "cpu") -> None:
         """From a state dict; ValueError where its names or shapes are not `DigitsCNN`'s."""

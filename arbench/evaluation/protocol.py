@@ -12,7 +12,9 @@ from arbench.evaluation import scores
 from arbench.evaluation.compared import Compared
 from arbench.evaluation.extractors import Network
 from arbench.evaluation.features import Features
+from arbench.evaluation.kernels import CMMD_SCALE, CMMD_SIGMA
 from arbench.evaluation.reference import Reference
+from arbench.evaluation.sliced import DIRECTIONS, SEED
 from arbench.evaluation.sources import ImageSource
 from arbench.evaluation.strata import SINGLE, allotted, describe_strata
 
@@ -33,6 +35,7 @@ def describe_protocol(
     """
     subsets = f"{scores.KID_SUBSETS} subsets of at most {scores.KID_SUBSET_SIZE}, seed {scores.SHUFFLE_SEED}"
     found, strata = pair.found, describe_strata(pair.strata, pair.real_strata)
+    strata += "; features standardised by the reference" if pair.standardise else ""
     return {
         "evaluator": "arbench",
         "evaluator_version": arbench.__version__,
@@ -55,6 +58,9 @@ def describe_protocol(
         "is": f"{min(scores.IS_SPLITS, len(found))} splits after a shuffle with seed {scores.SHUFFLE_SEED}",
         "kid": f"{subsets}; {strata}",
         "precision_recall": f"{scores.NEIGHBOURS} neighbours",
+        "density_coverage": f"{scores.DENSITY_NEIGHBOURS} neighbours",
+        "cmmd": f"Gaussian kernel of deviation {CMMD_SIGMA:g}, times {CMMD_SCALE:g}",
+        "mind": f"{DIRECTIONS} directions, seed {SEED}",
     }
 
 

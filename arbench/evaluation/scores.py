@@ -13,14 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from arbench.evaluation.kernels import cubic
 from arbench.evaluation.strata import Strata
 
 SHUFFLE_SEED = 2020  # torch-fidelity's; the order of files must not decide the Inception Score
 IS_SPLITS = 10  # Salimans et al. 2016: ten blocks, 5,000 images each when there are 50,000
 KID_SUBSETS = 100  # Bińkowski et al. 2018, torch-fidelity
 KID_SUBSET_SIZE = 1000
-KID_DEGREE = 3
 NEIGHBOURS = 3  # Kynkäänniemi et al. 2019
+DENSITY_NEIGHBOURS = 5  # Naeem et al. 2020
 CHUNK_BYTES = 2**28  # of one block of distances
 
 
@@ -43,6 +44,13 @@ class SplitScores(NamedTuple):
 
     scores: np.ndarray  # (splits,)
     influences: np.ndarray  # (N,) in image order, of mean 0
+
+
+class DensityCoverage(NamedTuple):
+    """`density` (N,) of each image, whose mean is the density; `coverage` a fraction in [0, 1]."""
+
+    density: np.ndarray
+    coverage: float
 
 
 class PrecisionRecall(NamedTuple):
@@ -115,12 +123,8 @@ def kid(
 def _unbiased_mmd(first: np.ndarray, second: np.ndarray, ours: Strata, theirs: Strata) -> float:
     """MMD² of two sets, the kernel of a vector with itself left out."""
     first, second = first.astype(np.float64), second.astype(np.float64)
-    within = ours.mean_over_pairs(_cubic(first, first)) + theirs.mean_over_pairs(_cubic(second, second))
-    return within - 2 * float(_cubic(first, second).mean())
-
-
-def _cubic(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    return (first @ second.T / first.shape[1] + 1) ** KID_DEGREE
+    within = ours.mean_over_pairs(cubic(first, first)) + theirs.mean_over_pairs(cubic(second, second))
+    return within - 2 * float(cubic(first, second).mean())
 
 
 def precision_recall(
@@ -140,6 +144,29 @@ def precision_recall(
     precision = _covered(ours, theirs, _reach(theirs, neighbours))
     recall = _covered(theirs, ours, _reach(ours, neighbours))
     return PrecisionRecall(precision, recall)
+
+
+def density_coverage(
+    features: np.ndarray,
+    reference: np.ndarray,
+    neighbours: int = DENSITY_NEIGHBOURS,
+    device: torch.device | str = "cpu",
+) -> DensityCoverage:
+    """In how many balls of the reference (M, D) each image (N, D) lies, over k; how many balls hold an image.
+
+    A ball reaches from a vector of the reference to its k-th neighbour there (Naeem et al. 2020). Raises ValueError
+    with no more than `neighbours` vectors of the reference, or no images.
+    """
+    if len(reference) <= neighbours or not len(features):
+        raise ValueError(
+            f"density and coverage of {len(features)} against {len(reference)} images; expected over {neighbours}"
+        )
+    centre = np.asarray(reference, np.float64).mean(axis=0)
+    ours, theirs = (torch.from_numpy(x - centre).to(device) for x in (features, reference))
+    reach = _reach(theirs, neighbours)
+    counts = torch.cat([(block < reach).sum(dim=1) for block in _squared_distances(ours, theirs)])
+    nearest = torch.cat([block.amin(dim=1) for block in _squared_distances(theirs, ours)])
+    return DensityCoverage(counts.double().cpu().numpy() / neighbours, float((nearest < reach).double().mean()))
 
 
 def _reach(points: Tensor, neighbours: int) -> Tensor:

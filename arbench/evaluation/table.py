@@ -43,6 +43,7 @@ class Head:
     decimals: int | None = None
     scale: float = 1.0  # shown = stored * scale
     range: tuple[float, float] = (-math.inf, math.inf)  # between which the stored number always is
+    null: float | None = None  # what an unbiased estimate has where nothing differs; told where the interval holds it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,21 +89,60 @@ def inception_score(pair: Compared) -> Scored:
 
 def precision(pair: Compared) -> Scored:
     """Share of the images within the reference's manifold (Kynkäänniemi et al. 2019)."""
-    return Scored({"precision": pair.precision_recall.precision})
+    return _share("precision", pair.precision_recall.precision, len(pair.found))
 
 
 def recall(pair: Compared) -> Scored:
     """Share of the reference within the images' manifold."""
-    return Scored({"recall": pair.precision_recall.recall})
+    assert pair.real is not None
+    return _share("recall", pair.precision_recall.recall, len(pair.real))
+
+
+def density(pair: Compared) -> Scored:
+    """How many balls of the reference an image lies in, over k (Naeem et al. 2020)."""
+    from arbench.evaluation.intervals import mean_interval
+
+    found = pair.density_coverage.density
+    return Scored({"density": float(found.mean())}, {"density": mean_interval(found, pair.labels)})
+
+
+def coverage(pair: Compared) -> Scored:
+    """Share of the reference whose ball holds an image."""
+    assert pair.real is not None
+    return _share("coverage", pair.density_coverage.coverage, len(pair.real))
 
 
 def kid(pair: Compared) -> Scored:
     """Kernel distance (Bińkowski et al. 2018), by class where `strata` says so."""
+    from arbench.evaluation.intervals import within_classes
+    from arbench.evaluation.kernels import cubic, mmd_interval
     from arbench.evaluation.scores import kid
 
+    ours, theirs = pair.for_kernels
+    found = kid(ours, theirs, classes=pair.strata, reference_classes=pair.real_strata)
+    span = mmd_interval(found.mean, ours, theirs, cubic, lambda influences: within_classes(influences, pair.strata))
+    return Scored({"kid": found.mean} | ({} if found.std is None else {"kid_std": found.std}), {"kid": span})
+
+
+def cmmd(pair: Compared) -> Scored:
+    """CLIP's maximum mean discrepancy (Jayasumana et al. 2024), of whatever features it is given."""
+    from arbench.evaluation.intervals import within_classes
+    from arbench.evaluation.kernels import CMMD_SCALE, cmmd, gaussian, mmd_interval
+
     assert pair.real is not None
-    found = kid(pair.found.features, pair.real, classes=pair.strata, reference_classes=pair.real_strata)
-    return Scored({"kid": found.mean} | ({} if found.std is None else {"kid_std": found.std}))
+    ours, theirs = pair.found.features, pair.real
+    found = cmmd(ours, theirs)
+    of_classes = lambda influences: within_classes(influences, pair.labels)  # noqa: E731
+    low, high = mmd_interval(found / CMMD_SCALE, ours, theirs, gaussian, of_classes)
+    return Scored({"cmmd": found}, {"cmmd": [CMMD_SCALE * max(low, 0.0), CMMD_SCALE * high]})
+
+
+def mind(pair: Compared) -> Scored:
+    """Sliced squared Wasserstein distance (2605.06797)."""
+    from arbench.evaluation.sliced import mind
+
+    assert pair.real is not None
+    return Scored({"mind": mind(pair.found.features, pair.real)})
 
 
 def sfid(pair: Compared) -> Scored:
@@ -117,7 +157,13 @@ def label_accuracy(pair: Compared) -> Scored:
     from arbench.evaluation.scores import label_accuracy
 
     assert pair.labels is not None
-    return Scored({"label_accuracy": label_accuracy(pair.found.logits, pair.labels)})
+    return _share("label_accuracy", label_accuracy(pair.found.logits, pair.labels), len(pair.labels))
+
+
+def _share(name: str, share: float, count: int) -> Scored:
+    from arbench.evaluation.intervals import share_interval
+
+    return Scored({name: share}, {name: share_interval(share, count)})
 
 
 def _needs(*names: str) -> frozenset[str]:
@@ -163,9 +209,33 @@ METRICS: dict[str, Metric] = {
         ),
         Metric(
             name="kid",
-            heads=(Head(name="kid", title="KID", better="lower"),),
+            heads=(Head(name="kid", title="KID", better="lower", null=0.0),),
             also=("kid_std",),
             compute=kid,
+            needs=_needs(REFERENCE_IMAGES),
+        ),
+        Metric(
+            name="density",
+            heads=(Head(name="density", title="density", better="higher", decimals=3, range=DISTANCE),),
+            compute=density,
+            needs=_needs(REFERENCE_IMAGES),
+        ),
+        Metric(
+            name="coverage",
+            heads=(Head(name="coverage", title="coverage", better="higher", decimals=3, range=SHARE),),
+            compute=coverage,
+            needs=_needs(REFERENCE_IMAGES),
+        ),
+        Metric(
+            name="cmmd",
+            heads=(Head(name="cmmd", title="CMMD", better="lower", range=DISTANCE),),
+            compute=cmmd,
+            needs=_needs(REFERENCE_IMAGES),
+        ),
+        Metric(
+            name="mind",
+            heads=(Head(name="mind", title="MIND", better="lower", range=DISTANCE),),
+            compute=mind,
             needs=_needs(REFERENCE_IMAGES),
         ),
         Metric(

@@ -108,7 +108,13 @@ class Method:
     head_work: Callable[[Generator, Any, PlannedStep, int], Iterable[Work]] | None = None
     memory: Callable[[Generator], int] | None = None  # bytes an image of guided sampling, decoder aside
 
-    compared: tuple[Mapping[str, Any], ...] | None = None  # settings beside the default; None: not in a comparison
+    # A comparison: settings (or a `model`) beside the default, None to stay out of it; whether the default is a point
+    # of it; sets of images that each point draws, more where they cost little.
+    compared: tuple[Mapping[str, Any], ...] | None = None
+    compared_default: bool = True
+    compared_sets: int = 1
+    family: str = ""  # methods of one make one curve; its own label where it is left out
+    traded: tuple[str, str] | None = None  # what it is made faster by: a setting, or a field of `config`; and in words
 
     def __post_init__(self) -> None:
         for preset in self.presets:
@@ -116,6 +122,8 @@ class Method:
                 raise ValueError(f"preset {preset.name!r} is of method {preset.method!r}; expected {self.name!r}")
         if not self.label:
             object.__setattr__(self, "label", self.name.upper())
+        if not self.family:
+            object.__setattr__(self, "family", self.label)
 
     @property
     def default_preset(self) -> Preset | None:

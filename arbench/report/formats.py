@@ -33,6 +33,7 @@ LATEX = {
     "↓": r"$\downarrow$",
     "↑": r"$\uparrow$",
     "±": r"$\pm$",
+    "≈": r"$\approx$",
     "×": r"$\times$",
     "–": "--",
     "<": r"$<$",

@@ -19,9 +19,10 @@ FONT_SIZE = 8  # points
 DARKER = 0.7  # labels are darker than their curves: small letters need more contrast than markers
 MARKER_RADIUS = 4.0  # points
 GAP = 5.0  # points between a marker's centre and its label
-# Directions in the order in which they are tried; equal costs leave the first. The larger distance is for crowds.
+# Directions in the order in which they are tried; equal costs leave the first. The larger distance is for crowds, and a
+# thin line leads back to the point.
 DIRECTIONS = ((1, 1), (-1, 1), (1, -1), (-1, -1), (1.4, 0), (-1.4, 0), (0, 1.4), (0, -1.4))
-DISTANCES = (1.0, 2.6, 4.2)
+DISTANCES = (1.0, 2.4)
 # What it costs to stand on each: outside the axes are their numbers, and over a line a label can still be read.
 OUTSIDE, ON_LABEL, ON_MARKER, ON_LINE, FURTHER = 20.0, 10.0, 5.0, 1.0, 0.5
 GROUND = {"boxstyle": "square,pad=0.05", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
@@ -89,6 +90,8 @@ def place_labels(
         places = [(offset, _beside(centre, offset, size, scale)) for offset in _offsets()]
         offset, box = min(places, key=lambda place: _cost(place[0], place[1], taken, markers, strokes, axes.bbox))
         written.set(position=offset, ha=_alignment(offset[0], 0), va=_alignment(offset[1], 1))
+        if _is_far(offset):
+            _lead(axes, label, offset, scale)
         taken.append(box)
 
 
@@ -136,7 +139,20 @@ def _cost(
     cost += ON_MARKER * sum(box.meets(other) for other in markers)
     cost += ON_LINE * sum(box.holds(stroke) for stroke in strokes)
     cost += OUTSIDE * (not box.within(frame))
-    return cost + FURTHER * (max(map(abs, offset)) > 1.5 * GAP)
+    return cost + FURTHER * _is_far(offset)
+
+
+def _is_far(offset: tuple[float, float]) -> bool:
+    """Whether a label stands so far away that its point is not seen at once."""
+    return max(map(abs, offset)) > 1.5 * GAP
+
+
+def _lead(axes: Axes, label: Label, offset: tuple[float, float], scale: float) -> None:
+    """A thin line from the point to its label."""
+    start = axes.transData.transform((label.x, label.y))
+    end = axes.transData.inverted().transform(start + np.array(offset) * scale)
+    ends = (label.x, end[0]), (label.y, end[1])
+    axes.plot(*ends, color=label.colour, linewidth=0.7, scalex=False, scaley=False)
 
 
 def _dense(axes: Axes, line: Sequence[tuple[float, float]]) -> np.ndarray:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +70,7 @@ def plot_records(
     curves = [*(measured if intervals else map(without_intervals, measured)), *published]
     counted = () if published else groups  # printed scores are not from the number of images of ours
     heads = axis_head(x, counted), axis_head(y, counted)
-    notes = [*_notes(marks, (x, y), bool(published)), *(_bars(groups, (x, y)) if intervals else [])]
+    notes = [*_notes(marks, (x, y), bool(published)), *(bars_note(groups, (x, y)) if intervals else [])]
     return draw_curves(curves, path, *heads, title=title, notes=notes)
 
 
@@ -81,7 +82,7 @@ def _notes(marks: Marks, axes: Sequence[str], published: bool) -> list[str]:
     return [f"{mark}: {text}" if mark else f"measured: {text}" for mark, text in told if mark or published]
 
 
-def _bars(groups: Sequence[SeedGroup], axes: Sequence[str]) -> list[str]:
+def bars_note(groups: Sequence[SeedGroup], axes: Sequence[str]) -> list[str]:
     """What the bars are over."""
     found = [estimate(group, axis) for group in groups for axis in axes if quantity(axis).better]
     over = {one.over for one in found if one is not None} - {None}
@@ -89,10 +90,30 @@ def _bars(groups: Sequence[SeedGroup], axes: Sequence[str]) -> list[str]:
     return [f"bars: 95 % interval {' or '.join(told[kind] for kind in told if kind in over)}"] if over else []
 
 
+@dataclass(frozen=True, kw_only=True)
+class Background:
+    """What lies behind curves: a line through the points that no other beats, and a named band of `y`."""
+
+    frontier: tuple[tuple[float, float], ...] = ()
+    band: tuple[float, float] | None = None
+    band_name: str = ""
+
+
 def draw_curves(
-    curves: Sequence[Curve], path: str | Path, x_head: str, y_head: str, title: str = "", notes: Sequence[str] = ()
+    curves: Sequence[Curve],
+    path: str | Path,
+    x_head: str,
+    y_head: str,
+    title: str = "",
+    notes: Sequence[str] = (),
+    background: Background | None = None,
+    numbers: str = "numbers: steps",
+    log_x: bool = False,
 ) -> Path:
-    """Write `curves` as a figure of 6.4 × 4.2 inches; the same curves give the same bytes."""
+    """Write `curves` as a figure of 6.4 × 4.2 inches; the same curves give the same bytes.
+
+    `numbers` says what is written beside the points; with `log_x` that axis is logarithmic whatever it spans.
+    """
     target = Path(path)
     if target.suffix.lower() not in SUFFIXES:
         raise unknown_name("picture suffix", target.suffix, SUFFIXES)
@@ -111,11 +132,12 @@ def draw_curves(
         warnings.filterwarnings("ignore", "Glyph .* missing")  # of a name in another script: boxes show it
         figure = Figure(figsize=(6.4, 4.2), layout="constrained")
         axes = figure.subplots()
-        _scale_axes(axes, curves)
+        _scale_axes(axes, curves, log_x)
         looks = _looks(curves)
+        behind = _draw_background(axes, background) if background is not None else {}
         handles = [_draw_curve(axes, curve, *looks[curve.name]) for curve in curves]
         axes.set(xlabel=x_head, ylabel=y_head, title=textwrap.fill(printable(title), TITLE_WIDTH))
-        _legend(figure, axes, curves, handles)
+        _legend(figure, axes, curves, handles, behind, numbers)
         if notes:
             text = "\n".join(textwrap.fill(printable(note), NOTE_WIDTH, subsequent_indent="    ") for note in notes)
             figure.supxlabel(text, fontsize=7, x=0.01, ha="left")
@@ -140,6 +162,18 @@ def _draw_curve(axes: Axes, curve: Curve, colour: str, marker: str) -> Any:
         "yerr": _errors([(p.y, p.y_interval) for p in curve.points]),
     }
     return axes.errorbar(across, up, elinewidth=1.0, **errors, **style)[0]
+
+
+def _draw_background(axes: Axes, background: Background) -> dict[str, Any]:
+    """Draw it; returns its parts by their names in the legend."""
+    parts: dict[str, Any] = {}
+    if background.frontier:
+        across, up = zip(*background.frontier, strict=True)
+        (line,) = axes.plot(across, up, color="#bdbdbd", linewidth=7, alpha=0.6, solid_capstyle="round", zorder=0.5)
+        parts["frontier: none is both faster and better"] = line
+    if background.band is not None:
+        parts[background.band_name] = axes.axhspan(*background.band, color="#7F7F7F", alpha=0.25, linewidth=0, zorder=0)
+    return parts
 
 
 def _label_points(figure: Figure, axes: Axes, curves: Sequence[Curve], looks: dict[str, tuple[str, str]]) -> None:
@@ -170,7 +204,7 @@ def _looks(curves: Sequence[Curve]) -> dict[str, tuple[str, str]]:
     looks: dict[str, tuple[str, str]] = {}
     names = list(dict.fromkeys(curve.name for curve in curves))
     for name in names:
-        own = known.get(f"{name.replace(',', ' ')} ".split(" ")[0])  # "MAR, guidance 2" and "MAR mar-b" are of MAR
+        own = known.get(re.split(r"[,: ]", name)[0])  # "MAR, guidance 2" and "MAR mar-b" are of MAR
         if own is not None and own not in looks.values():
             looks[name] = own
     free = [look for look in (*OTHER_LOOKS, *known.values()) if look not in looks.values()]
@@ -178,7 +212,7 @@ def _looks(curves: Sequence[Curve]) -> dict[str, tuple[str, str]]:
     return looks | {name: free[i % len(free)] for i, name in enumerate(others)}
 
 
-def _scale_axes(axes: Axes, curves: Sequence[Curve]) -> None:
+def _scale_axes(axes: Axes, curves: Sequence[Curve], log_x: bool) -> None:
     """Logarithmic where positive values span more than `LOG_SPAN`, with plain numbers at the ticks."""
     from matplotlib.ticker import FuncFormatter, LogLocator
 
@@ -186,7 +220,7 @@ def _scale_axes(axes: Axes, curves: Sequence[Curve]) -> None:
         ("x", [p.x for c in curves for p in c.points]),
         ("y", [p.y for c in curves for p in c.points]),
     ):
-        if min(values) <= 0 or max(values) / min(values) <= LOG_SPAN:
+        if min(values) <= 0 or (max(values) / min(values) <= LOG_SPAN and not (log_x and name == "x")):
             continue
         axes.set(**{f"{name}scale": "log"})
         axis = axes.xaxis if name == "x" else axes.yaxis
@@ -195,16 +229,18 @@ def _scale_axes(axes: Axes, curves: Sequence[Curve]) -> None:
         axis.set_minor_formatter(FuncFormatter(lambda *_: ""))
 
 
-def _legend(figure: Figure, axes: Axes, curves: Sequence[Curve], handles: Sequence[Any]) -> None:
+def _legend(
+    figure: Figure, axes: Axes, curves: Sequence[Curve], handles: list[Any], behind: dict[str, Any], numbers: str
+) -> None:
     """Inside the axes while it is short, beside them where it would cover points."""
-    if len(curves) < 2 and not any(curve.published for curve in curves):
+    if len(curves) < 2 and not behind and not any(curve.published for curve in curves):
         return
     names = [f"{curve.name}, published" if curve.published else curve.name for curve in curves]
-    names = [textwrap.fill(name, LEGEND_WIDTH) for name in names]
-    numbers = any(point.label for curve in curves for point in curve.points)
+    names, handles = [textwrap.fill(name, LEGEND_WIDTH) for name in (*names, *behind)], [*handles, *behind.values()]
+    labelled = any(point.label for curve in curves for point in curve.points)
     style: dict[str, Any] = {"frameon": False, "fontsize": 9, "title_fontsize": 8}
-    style["title"] = "numbers: steps" if numbers else None
-    if len(curves) > LONG_LEGEND:
+    style["title"] = numbers if labelled and numbers else None
+    if len(names) > LONG_LEGEND:
         figure.legend(handles, names, loc="outside right upper", **style)
     else:
         axes.legend(handles, names, **style)

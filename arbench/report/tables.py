@@ -180,6 +180,8 @@ def measured_cell(group: SeedGroup, column: Quantity, marks: Marks) -> Cell:
     printed = float(value) if value in column.words else float(text)
     found = estimate(group, column.name) if column.better else None
     span = "" if found is None else column.span(value, found.interval)
+    if found is not None and column.within_noise(found.interval):
+        text += f" (≈ {column.null:g})"
     return Cell(text=text, value=printed, mark=marks.of(column.name, group.first), estimate=found, span=span)
 
 

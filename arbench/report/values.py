@@ -30,6 +30,7 @@ class Quantity:
     decimals: int | None = None  # None: `digits` significant digits
     digits: int = 3
     scale: float = 1.0  # shown = stored * scale
+    null: float | None = None  # the number of two sets that do not differ, where chance goes below it
     words: Mapping[Any, str] = field(default_factory=dict)  # values of a setting that are written as a word
 
     @property
@@ -37,6 +38,10 @@ class Quantity:
         """The column head with unit and direction, as `time (s/image) ↓`."""
         arrow = {"lower": " ↓", "higher": " ↑", None: ""}[self.better]
         return f"{self.title}{f' ({self.unit})' if self.unit else ''}{arrow}"
+
+    def within_noise(self, interval: tuple[float, float] | None) -> bool:
+        """Whether chance alone gives such a number."""
+        return self.null is not None and interval is not None and interval[0] <= self.null <= interval[1]
 
     def span(self, value: float, interval: tuple[float, float] | None) -> str:
         """`[low, high]` to the decimals that `value` is printed with; empty without one, and for a setting."""

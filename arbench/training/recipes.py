@@ -77,8 +77,9 @@ def digits_recipes() -> Mapping[str, Recipe]:
 def _recipes(of: Iterable[Method]) -> dict[str, Recipe]:
     recipes = dict(BEFORE_GENERATORS)
     for method in of:
-        preset = method.default_preset
-        if method.digits_recipe is not None and preset is not None and preset.data == DIGITS:
+        if method.digits_recipe is None:
+            continue
+        for preset in (preset for preset in method.presets if preset.data == DIGITS):
             recipes[preset.name] = Recipe(
                 target=preset.name,
                 kind="generator",

@@ -29,6 +29,8 @@ METHOD = Method(
     backbone_work=lazy("arbench.generators.common.work:causal_work"),
     head_work=lazy("arbench.heads.work:head_work"),
     memory=lazy("arbench.generators.common.work:causal_memory"),
-    # As many steps as it was trained for: it trades by how long guidance, which doubles the work, runs.
-    compared=({"cfg_interval": 8}, {"cfg_interval": 24}),
+    compared=(),  # as many steps as it was trained for
+    compared_sets=4,
+    family="AR, PAR",  # one family by the tokens of a step
+    traded=("parallel", "tokens a step"),
 )

@@ -30,6 +30,8 @@ METHOD = Method(
     backbone_work=lazy("arbench.generators.common.work:causal_work"),
     head_work=lazy("arbench.heads.work:head_work"),
     memory=lazy("arbench.generators.common.work:causal_memory"),
-    # As many steps as it was trained for: it trades by how long guidance, which doubles the work, runs.
-    compared=({"cfg_interval": 8}, {"cfg_interval": 24}),
+    compared=({"model": "par-digits-16x"},),  # each draws as many tokens a step as it was trained for
+    compared_sets=4,
+    family="AR, PAR",
+    traded=("parallel", "tokens a step"),
 )

@@ -1,4 +1,4 @@
-"""The named PAR models: those of the paper's Table 2, and the one of the digits.
+"""The named PAR models: those of the paper's Table 2, and those of the digits.
 
 Guidance: PAR's repository.
 """
@@ -42,6 +42,18 @@ PRESETS = (
         name="par-digits",
         method="par",
         config={**DIGITS_GPT, "parallel": 4},
+        tokenizer="digits-vq",
+        image_size=32,
+        sampling={"cfg_scale": 1.5},
+        shipped=True,
+        data=DIGITS,
+    ),
+    # All tokens in four steps. With 16 single ones first, as the paper has it, this small grid would take 19 steps, as
+    # many as four tokens a step do.
+    Preset(
+        name="par-digits-16x",
+        method="par",
+        config={**DIGITS_GPT, "parallel": 16, "sequential_start": False},
         tokenizer="digits-vq",
         image_size=32,
         sampling={"cfg_scale": 1.5},
