@@ -1,4 +1,4 @@
-"""Processes: read from torchrun's variables, told one value, gradients averaged."""
+"""Processes: read from torchrun's variables, told one value, what any of them wants agreed upon."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from arbench.machine.distributed import Processes, processes, tell_all
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RESTART_COUNT")
 SCRIPT = """
 import json, sys, torch
-from arbench.machine.distributed import average, process_group, processes, tell_all
+from arbench.machine.distributed import Agreement, gathered, process_group, processes, tell_all
 
 mine = processes()
 told = tell_all(mine, lambda: {"by": mine.rank})
 with process_group(mine, torch.device("cpu")):
-    tensors = [torch.full((3,), float(mine.rank)), torch.full((2, 2), 10.0 * mine.rank, dtype=torch.float64)]
-    average(tensors, mine)
-result = {"rank": mine.rank, "told": told, "means": [tensor.mean().item() for tensor in tensors]}
+    ranks, agreement = gathered(mine.rank, mine), Agreement(mine)
+    answers = [agreement.ask(mine.rank == 1 and number == 2) for number in range(5)]
+    agreement.close()
+result = {"rank": mine.rank, "told": told, "ranks": ranks, "answers": answers}
 print("RESULT " + json.dumps(result), flush=True)
 """
 
@@ -84,7 +85,7 @@ def test_no_processes_at_all_are_one_line(monkeypatch, count):
         processes()
 
 
-def test_processes_share_a_value_and_average_tensors(tmp_path):
+def test_processes_share_a_value_and_agree(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     done = torchrun(2, str(script))
@@ -92,7 +93,9 @@ def test_processes_share_a_value_and_average_tensors(tmp_path):
     # Both print into one pipe, so two results may stand on one line.
     results = [json.JSONDecoder().raw_decode(part)[0] for part in done.stdout.split("RESULT ")[1:]]
     assert sorted(result["rank"] for result in results) == [0, 1]
-    assert all(result["told"] == {"by": 0} and result["means"] == [0.5, 5.0] for result in results)
+    assert all(result["told"] == {"by": 0} and result["ranks"] == [0, 1] for result in results)
+    # What one wanted in the third round both know in the fourth.
+    assert all(result["answers"] == [False, False, False, True, False] for result in results)
 
 
 def test_others_leave_while_the_first_works(tmp_path):

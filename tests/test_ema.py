@@ -40,12 +40,10 @@ def test_integer_buffers_are_copied_and_the_model_is_untouched():
         assert torch.equal(value, before[name])
 
 
-def test_saved_state_goes_on_where_it_stopped():
-    first, second = nn.Linear(2, 2), nn.Linear(2, 2)
-    average = EMA(first, 0.99)
-    average.update(first)
-    restored = EMA(second, 0.99)
-    restored.load_state_dict(average.state_dict())
-    assert restored.num_updates == 1
-    for name, value in average.weights.items():
-        assert torch.equal(restored.weights[name], value)
+def test_without_a_rate_nothing_is_kept_beside_the_weights():
+    model = nn.Linear(2, 2)
+    average = EMA(model, 0.0)
+    nn.init.constant_(model.weight, 7.0)
+    average.update(model)
+    assert average.weights["weight"].data_ptr() == model.weight.data_ptr()
+    assert EMA(model, 0.99, warmup=False).rate_at(0) == 0.99

@@ -24,7 +24,6 @@ from arbench.machine.yaml_file import read_yaml
 from arbench.report.record import load_record, new_record
 from arbench.runs.folder import resume_run, start_run
 from arbench.runs.shards import Shards
-from arbench.training.checkpoint import load_checkpoint
 from arbench.weights.read import read_tensors
 
 IMAGES = np.arange(3 * 4 * 4 * 3, dtype=np.uint8).reshape(3, 4, 4, 3)
@@ -196,7 +195,7 @@ def test_a_compressed_checkpoint_is_not_unpacked(tmp_path: Path) -> None:
     ):
         for name in plain.namelist():
             small.writestr(name, plain.read(name))
-    for read in (read_torch, open_reference, load_checkpoint, read_tensors):
+    for read in (read_torch, open_reference, read_tensors):
         assert "compressed inside" in refused(read, tmp_path / "a.pt")
 
 
@@ -210,7 +209,7 @@ def test_the_advice_to_lower_the_guard_is_never_passed_on(tmp_path: Path, capsys
     torch.save({"model": Foreign()}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     (tmp_path / "cut.pt").write_bytes((tmp_path / "old.pt").read_bytes()[:-20])
     for name in ("evil.pt", "old.pt", "cut.pt"):
-        for read in (read_torch, open_reference, load_checkpoint, read_tensors):
+        for read in (read_torch, open_reference, read_tensors):
             line = refused(read, tmp_path / name)
             assert not any(word in line for word in ("weights_only", "Weights only", "trust", "options"))
     assert capsys.readouterr().out == ""

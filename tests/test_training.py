@@ -2,20 +2,25 @@
 
 import json
 import os
+import pickle
 import re
 import signal
-import struct
-import zipfile
 
 import pytest
 import torch
+from conftest import make_generator, make_tokens
 from torch import nn
 
 from arbench.generators.recipe import Augmentation, TrainConfig
+from arbench.machine.files import file_sha256
+from arbench.machine.sharded import FACTS, SEAL, read_all, sealed
 from arbench.training.augment import augment
-from arbench.training.checkpoint import FILE_NAME, load_checkpoint
+from arbench.training.checkpoint import FOLDER_NAME, Keeping, find_checkpoint, read_checkpoint_facts
 from arbench.training.data import batch_indices
-from arbench.training.loop import LOG_NAME, train
+from arbench.training.engine import Engine
+from arbench.training.log import LOG_NAME
+from arbench.training.loop import Trainer, train
+from arbench.training.parts import fit_micro_batches, number_of_parts
 
 
 class TinyTask:
@@ -49,12 +54,12 @@ def losses_of(folder):
     return [json.loads(line)["loss"] for line in (folder / LOG_NAME).read_text().splitlines()]
 
 
-def stop_at(step):
-    """A watcher that presses Ctrl-C once during the step."""
+def stop_at(step, number=signal.SIGINT):
+    """A watcher that presses Ctrl-C, or sends another signal, once during the step."""
 
     def watch(done, logged):
         if done == step:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
 
     return watch
 
@@ -100,53 +105,154 @@ def test_resume_refuses_other_settings_models_and_broken_files(tmp_path):
         train(TinyTask, tiny_config(steps=2, learning_rate=0.5), tmp_path, resume=True)
     with pytest.raises(ValueError, match="another model"):
         train(lambda: TinyTask(width=5), tiny_config(steps=2), tmp_path, resume=True)
-    (tmp_path / FILE_NAME).write_bytes((tmp_path / FILE_NAME).read_bytes()[:500])
-    with pytest.raises(ValueError, match="not a torch file that is safe to read"):
-        train(TinyTask, tiny_config(steps=2), tmp_path, resume=True)
 
 
 def test_a_flipped_bit_is_not_trained_on(tmp_path):
     train(TinyTask, tiny_config(steps=2), tmp_path)
-    path, whole = tmp_path / FILE_NAME, (tmp_path / FILE_NAME).read_bytes()
-    with zipfile.ZipFile(path) as archive:
-        members = [(entry.header_offset, len(archive.read(entry))) for entry in archive.infolist()]
-    for header, size in members:
-        names, extra = struct.unpack_from("<HH", whole, header + 26)
-        changed = bytearray(whole)
-        changed[header + 30 + names + extra + size // 2] ^= 1
-        path.write_bytes(changed)
-        with pytest.raises(ValueError, match=rf"^{re.escape(str(path))}: .*") as error:
-            train(TinyTask, tiny_config(steps=4), tmp_path, resume=True)
-        assert len(str(error.value).splitlines()) == 1
-    path.write_bytes(whole)
+    path = find_checkpoint(tmp_path)
+    files = sorted(path.iterdir())
+    assert len(files) == 3  # the facts, PyTorch's table, the tensors
+    for file in files:
+        content = file.read_bytes()
+        for place in (0, len(content) // 3, len(content) - 1):
+            changed = bytearray(content)
+            changed[place] ^= 4
+            file.write_bytes(changed)
+            with pytest.raises(ValueError, match=re.escape(str(path))) as error:
+                train(TinyTask, tiny_config(steps=4), tmp_path, resume=True)
+            assert len(str(error.value).splitlines()) == 1
+        file.write_bytes(content)
     train(TinyTask, tiny_config(steps=2), tmp_path, resume=True)
+
+
+FACTS_OF = {"step": 1, "made_of": {}, "parts": 1, "num_updates": 1, "files": {".metadata": "0"}}
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        b"",
-        b"step: 3",
-        {"step": "3"},
-        [1],
-        {"step": 1, "config": {"steps": 2}, "model": {}, "ema": {}, "optimizer": {}, "rng": {}},
-        {"step": 1, "config": tiny_config().as_dict(), "model": {}, "ema": {}, "optimizer": {}, "rng": {}},
+        "",
+        "step: 3",
+        "[1]",
+        '{"files": {}}',
+        '{"files": {".metadata": "0"}}',
+        '{"files": {"../../secret": "0"}}',
+        sealed({**FACTS_OF, "config": {"steps": "2"}}),
+        sealed({**FACTS_OF, "step": "1", "config": tiny_config().as_dict()}),
+        sealed({**FACTS_OF, "config": tiny_config().as_dict()}),
     ],
 )
 def test_what_is_no_checkpoint_is_one_line(tmp_path, content):
-    if isinstance(content, bytes):
-        (tmp_path / FILE_NAME).write_bytes(content)
-    else:
-        torch.save(content, tmp_path / FILE_NAME)
-    with pytest.raises(ValueError, match=r"checkpoint") as error:
+    path = tmp_path / FOLDER_NAME / "step-0000001"
+    path.mkdir(parents=True)
+    (path / FACTS).write_text(content)
+    with pytest.raises(ValueError, match=r"checkpoint|table of tensors") as error:
         train(TinyTask, tiny_config(), tmp_path, resume=True)
     assert len(str(error.value).splitlines()) == 1
 
 
-def test_what_a_killed_training_left_half_written_goes_at_the_next_start(tmp_path):
-    (tmp_path / f".{FILE_NAME}.0badcafe.partial").write_bytes(b"half")
+def test_a_table_of_tensors_executes_nothing(tmp_path, capsys):
+    class Foreign:
+        def __reduce__(self):
+            return (print, ("executed",))
+
     train(TinyTask, tiny_config(steps=1), tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [FILE_NAME, LOG_NAME]
+    path = find_checkpoint(tmp_path)
+    (path / ".metadata").write_bytes(pickle.dumps(Foreign()))
+    facts = json.loads((path / FACTS).read_text())
+    facts["files"][".metadata"] = file_sha256(path / ".metadata")  # whoever means harm writes the checksum as well
+    facts.pop(SEAL)
+    (path / FACTS).write_text(sealed(facts))
+    with pytest.raises(ValueError, match="which no table of tensors needs"):
+        train(TinyTask, tiny_config(steps=1), tmp_path, resume=True)
+    assert capsys.readouterr().out == ""
+
+
+def test_what_a_killed_training_left_half_written_goes_at_the_next_start(tmp_path):
+    left = tmp_path / FOLDER_NAME / ".step-0000001.partial"
+    left.mkdir(parents=True)
+    (left / "__0_0.distcp").write_bytes(b"half")
+    train(TinyTask, tiny_config(steps=2), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [FOLDER_NAME, LOG_NAME]
+    assert [path.name for path in (tmp_path / FOLDER_NAME).iterdir()] == ["step-0000002"]
+
+
+def test_the_last_checkpoints_and_milestones_are_kept(tmp_path):
+    train(TinyTask, tiny_config(steps=13, checkpoint_every=1), tmp_path, keeping=Keeping(last=2, every=5))
+    steps = sorted(int(path.name[5:]) for path in (tmp_path / FOLDER_NAME).iterdir())
+    assert steps == [5, 10, 12, 13]
+    with pytest.raises(ValueError, match="keep_last=0"):
+        Keeping(last=0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_scheduler_s_signal_saves_and_leaves(tmp_path, number):
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt, match="step 3 is saved"):
+        train(TinyTask, tiny_config(), tmp_path, watch=stop_at(3, number))
+    assert read_checkpoint_facts(find_checkpoint(tmp_path))["step"] == 3
+    assert signal.getsignal(number) == before
+
+
+def test_micro_batches_draw_each_for_itself_and_come_back_to_the_bit(tmp_path):
+    """Three parts on one process: the run that is cut is the run that is not."""
+    config = tiny_config(batch_size=6, micro_batches=3)
+    whole = train(TinyTask, config, tmp_path / "whole")
+    assert read_checkpoint_facts(find_checkpoint(tmp_path / "whole"))["parts"] == 3
+    with pytest.raises(KeyboardInterrupt):
+        train(TinyTask, config, tmp_path / "cut", watch=stop_at(5))
+    resumed = train(TinyTask, config, tmp_path / "cut", resume=True)
+    other = train(TinyTask, tiny_config(batch_size=6), tmp_path / "other")
+    weights = [run.task.model.state_dict()["0.weight"] for run in (whole, resumed, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_the_number_of_micro_batches_follows_batch_and_processes():
+    said = []
+
+    def fit(count, batch, wanted):
+        return fit_micro_batches(tiny_config(batch_size=batch, micro_batches=wanted), count, said.append).micro_batches
+
+    assert [fit(8, 2048, 32), fit(1, 2048, 32), fit(64, 2048, 32), fit(3, 48, 32)] == [32, 32, 64, 24]
+    assert len(said) == 2
+    assert fit(2, 10, 0) == 0
+    with pytest.raises(ValueError, match="batch_size=10 cannot be shared by 4 processes evenly"):
+        fit(4, 10, 0)
+    assert number_of_parts(tiny_config(batch_size=8), 2) == 2
+    assert number_of_parts(tiny_config(batch_size=8), 2, before=4) == 4  # a run of four goes on with two
+    assert number_of_parts(tiny_config(batch_size=8), 4, before=2) == 4
+
+
+def test_recomputed_activations_give_the_same_gradients():
+    gradients = []
+    for engine in (Engine(), Engine(recompute=True)):
+        model = make_generator("mar", "diffusion", dropout=0.1)
+        task = Fixed(model, make_tokens(model, batch=4))
+        trainer = Trainer(task, TrainConfig(steps=1, batch_size=4, learning_rate=1e-3), engine=engine)
+        torch.manual_seed(0)
+        trainer.one_step()
+        gradients.append([weight.grad for weight in model.parameters()])
+    assert all(torch.equal(kept, again) for kept, again in zip(*gradients, strict=True))
+
+
+class Fixed:
+    """A generator on tokens that lie in memory."""
+
+    def __init__(self, model, tokens):
+        self.model, self.tokens = model, tokens
+
+    def __len__(self):
+        return len(self.tokens)
+
+    def loss(self, indices, rng):
+        return self.model.loss(self.tokens[indices], torch.zeros(len(indices), dtype=torch.int64), rng=rng), {}
+
+    def weights(self):
+        return self.model.state_dict()
+
+    def after_step(self, step, config, rng):
+        pass
 
 
 def test_constant_rate_run_can_be_lengthened(tmp_path):
@@ -157,16 +263,17 @@ def test_constant_rate_run_can_be_lengthened(tmp_path):
     assert losses_of(tmp_path / "longer") == losses_of(tmp_path / "whole")
 
 
-def test_checkpoint_leaves_no_half_file(tmp_path):
-    train(TinyTask, tiny_config(), tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [FILE_NAME, LOG_NAME]
-    assert load_checkpoint(tmp_path / FILE_NAME)["step"] == 12
+def test_a_checkpoint_holds_the_weights_and_the_recipe_s_average(tmp_path):
+    trainer = train(TinyTask, tiny_config(), tmp_path / "averaged")
+    path = find_checkpoint(tmp_path / "averaged")
+    assert read_checkpoint_facts(path)["step"] == 12
+    for name, value in trainer.ema.weights.items():
+        assert torch.equal(read_all(path, "ema.")[name], value)
+    train(TinyTask, tiny_config(ema_rate=0.0), tmp_path / "raw")
+    assert not read_all(find_checkpoint(tmp_path / "raw"), "ema.")
 
 
-def test_gradients_pass_the_hook_and_ranks_share_the_batch(tmp_path):
-    seen = []
-    train(TinyTask, tiny_config(steps=3), tmp_path, reduce_gradients=lambda gradients: seen.append(len(gradients)))
-    assert seen == [4, 4, 4]
+def test_parts_share_the_batch():
     parts = [batch_indices(13, 6, 4, 0, rank=rank, world_size=2) for rank in range(2)]
     assert torch.equal(torch.stack(parts, dim=1).flatten(), batch_indices(13, 6, 4, 0))
 

@@ -153,12 +153,13 @@ def run_jobs(jobs: list[Job], folder: Path, resume: bool, changes: dict[str, Any
     from dataclasses import replace
 
     from arbench.machine.distributed import processes
+    from arbench.training.checkpoint import has_checkpoint
     from arbench.training.jobs import run_job, with_settings
     from arbench.training.recipes import digits_recipes
 
     recipes = digits_recipes()
     say = typer.echo if processes().is_first else lambda line: None
-    begun = [job.target for job in jobs if job.checkpoint_path(folder).exists()]
+    begun = [job.target for job in jobs if has_checkpoint(job.folder(folder))]
     for job in jobs:
         job = replace(job, config=with_settings(job.config, scale_rate=job.target not in recipes, **changes))
         # Of several jobs, those after the interrupted one have nothing to resume yet.

@@ -70,6 +70,7 @@ class TrainConfig:
     views: Count = 1  # augmented views of an image in the token cache of a generator, where `view_set` is "random"
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     sinusoidal_positions: bool = False  # masked generators: `start_positions`
+    micro_batches: NotNegativeInt = 0  # parts of a step's batch, over all processes; 0: one a process
     zero_output: bool = False  # a generator's output layer starts at zero
     read_out_weight: NotNegative = 0.0  # diffusion heads: `DiffusionHead.add_read_out`; 0 is the papers' loss
 
@@ -118,7 +119,19 @@ class TrainConfig:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
-OPTIONAL = (*("epochs", "images", "warmup_epochs", "undecayed", "ema_warmup", "dropout", "view_set", "zero_output"),)
+OPTIONAL = (
+    *(
+        "epochs",
+        "images",
+        "warmup_epochs",
+        "undecayed",
+        "ema_warmup",
+        "dropout",
+        "view_set",
+        "zero_output",
+        "micro_batches",
+    ),
+)
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
 
 

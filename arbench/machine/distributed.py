@@ -1,7 +1,7 @@
 """Several processes: who am I, telling all of them one value, and the collectives of training.
 
-The only file that imports `torch.distributed`. Sampling uses no collective at all: processes share a run folder and
-claim shards there, so a dead process never holds the others up.
+Beside training and `sharded` the only file that imports `torch.distributed`. Sampling uses no collective at all:
+processes share a run folder and claim shards there, so a dead process never holds the others up.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,7 +20,6 @@ from typing import Any
 import torch
 import torch.distributed
 
-BUCKET_ELEMENTS = 25_000_000  # 100 MB of float32, past which a larger message is no faster
 POLL_SECONDS = 0.5
 SHARE_TIMEOUT = timedelta(hours=12)  # the first process may be scoring 50,000 images before it tells the next thing
 
@@ -127,36 +126,55 @@ def process_group(mine: Processes, device: torch.device) -> Iterator[None]:
     if mine.count == 1:
         yield
         return
-    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    store = torch.distributed.PrefixStore(f"group/{mine.restarts}", _store())
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    torch.distributed.init_process_group(backend, store=store, rank=mine.rank, world_size=mine.count)
     try:
         yield
     finally:
         torch.distributed.destroy_process_group()
 
 
-def average(tensors: Sequence[torch.Tensor], mine: Processes) -> None:
-    """Replace each of `tensors` by its mean over all processes, in place: gradients, before they are clipped.
+def meet(mine: Processes) -> None:
+    """Wait until every process of the group is here."""
+    if mine.count > 1:
+        gathered(None, mine)
 
-    They travel in buckets, so that the copy stays small beside a large model.
-    """
+
+def gathered(value: Any, mine: Processes) -> list[Any]:
+    """`value` of every process, in the order of their ranks; plain containers."""
     if mine.count == 1:
-        return
-    for bucket in _buckets(tensors):
-        flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
-        torch.distributed.all_reduce(flat)
-        flat /= mine.count
-        for tensor, part in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
-            tensor.copy_(part.view_as(tensor))
+        return [value]
+    store, key = _store(), _next_key(mine)
+    store.set(f"{key}/{mine.rank}", json.dumps(value))
+    return [json.loads(store.get(f"{key}/{rank}")) for rank in range(mine.count)]
 
 
-def _buckets(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
-    """Neighbours of one dtype, at most `BUCKET_ELEMENTS` together."""
-    bucket: list[torch.Tensor] = []
-    for tensor in tensors:
-        full = sum(other.numel() for other in bucket) + tensor.numel() > BUCKET_ELEMENTS
-        if bucket and (full or tensor.dtype != bucket[0].dtype):
-            yield bucket
-            bucket = []
-        bucket.append(tensor)
-    if bucket:
-        yield bucket
+class Agreement:
+    """What any process wants, known to all of them one round later, so that nobody waits for the slowest."""
+
+    def __init__(self, mine: Processes) -> None:
+        self._mine = mine
+        self._round: tuple[torch.Tensor, Any] | None = None
+
+    def ask(self, wanted: bool) -> bool:
+        """Whether anybody wanted it in the round before; all processes ask once a round."""
+        if self._mine.count == 1:
+            return wanted
+        before, flag = self._round, torch.tensor([int(wanted)])
+        work = torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX, async_op=True)
+        self._round = (flag, work)
+        return before is not None and _settled(before)
+
+    def close(self) -> None:
+        """Take part in the last round to its end."""
+        if self._round is not None:
+            _settled(self._round)
+            self._round = None
+
+
+def _settled(asked: tuple[torch.Tensor, Any]) -> bool:
+    asked[1].wait()
+    return bool(asked[0].item())

@@ -12,8 +12,9 @@ from arbench.machine.log import read_lines
 from arbench.papers.experiment import SHIPPED, UNRELEASED, Row
 from arbench.papers.plan import weights_file
 from arbench.registry import unknown_name
+from arbench.training.checkpoint import has_checkpoint
 from arbench.training.jobs import Job, Progress, digits_job, method_job, no_progress, run_job, with_settings
-from arbench.training.loop import LOG_NAME
+from arbench.training.log import LOG_NAME
 from arbench.training.recipes import digits_recipes
 from arbench.validation import check, hints_of
 
@@ -71,7 +72,7 @@ def trained_weights(row: Row, seed: int, out: Path, progress: Progress = no_prog
     folder = out / f"{row.model}-{training_digest(row)}" / f"seed-{seed}"
     if job.weights_path(folder).is_file():
         return job.weights_path(folder)
-    return run_job(job, folder, resume=job.checkpoint_path(folder).exists(), progress=progress)
+    return run_job(job, folder, resume=has_checkpoint(job.folder(folder)), progress=progress)
 
 
 def training_facts(row: Row, seed: int, out: Path) -> dict[str, float]:
@@ -80,7 +81,7 @@ def training_facts(row: Row, seed: int, out: Path) -> dict[str, float]:
     Its steps alone where no log of it can be read.
     """
     folder, job = out / f"{row.model}-{training_digest(row)}" / f"seed-{seed}", training_job(row, seed)
-    lines = read_lines(job.checkpoint_path(folder).with_name(LOG_NAME))
+    lines = read_lines(job.folder(folder) / LOG_NAME)
     if not lines:
         return {"steps": job.config.steps}
     last, suffix = lines[-1], "_per_step"

@@ -1,66 +1,107 @@
-"""Training checkpoints: written whole or not at all, read without executing anything."""
+"""The checkpoints of a run: a folder a step, the last few of them and milestones, the newest first to go on with."""
 
 from __future__ import annotations
 
-import zipfile
-import zlib
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
-from arbench.evaluation.files import read_torch
-from arbench.machine.files import remove_partials, whole_file
+from arbench.machine.distributed import Processes
+from arbench.machine.sharded import check_files, is_tensor_folder, read_facts, remove_partial_folders, save_tensors
 
-FILE_NAME = "checkpoint.pt"
-PARTS: dict[str, type] = {"step": int, "config": dict, "model": dict, "ema": dict, "optimizer": dict, "rng": dict}
-
-
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` beside `path` and move it there, so that a crash leaves the checkpoint before it intact."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as partial:
-        torch.save(state, partial)
+FOLDER_NAME = "checkpoints"
+EARLIER_NAME = "checkpoint.pt"  # of versions before the folder
+STEP_NAME = re.compile(r"step-(\d+)")
+FACTS: dict[str, type] = {"step": int, "config": dict, "made_of": dict, "parts": int, "num_updates": int}
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read what `save_checkpoint` wrote, onto the CPU, each part against its checksum.
+@dataclass(frozen=True, kw_only=True)
+class Keeping:
+    """Which checkpoints stay: the newest `last`, and every one whose step is a multiple of `every` (0: none)."""
 
-    Raises ValueError where the file is missing or broken: a run is never started afresh instead.
+    last: int = 1
+    every: int = 0
+
+    def __post_init__(self) -> None:
+        if self.last < 1:
+            raise ValueError(f"keep_last={self.last}: expected 1 or more checkpoints")
+        if self.every < 0:
+            raise ValueError(f"keep_every={self.every}: expected a number of steps, 0 for no milestones")
+
+    def outdated(self, steps: list[int]) -> list[int]:
+        """Those of the saved `steps`, ascending, that nobody keeps."""
+        return [step for step in steps[: -self.last] if not (self.every and step % self.every == 0)]
+
+
+def saved_steps(folder: Path) -> dict[int, Path]:
+    """The complete checkpoints under a run's `folder`, by ascending step."""
+    found = {}
+    for path in (folder / FOLDER_NAME).glob("step-*"):
+        match = STEP_NAME.fullmatch(path.name)
+        if match and is_tensor_folder(path):
+            found[int(match[1])] = path
+    return dict(sorted(found.items()))
+
+
+def has_checkpoint(folder: Path) -> bool:
+    return bool(saved_steps(folder))
+
+
+def save_checkpoint(
+    folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], keeping: Keeping, mine: Processes
+) -> Path:
+    """Write the state after `step` steps below a run's `folder` and let go of what `keeping` does not keep.
+
+    All processes call it. A crash at any moment leaves a complete checkpoint, the one before or this one.
     """
-    if not path.is_file():
-        raise ValueError(f"--resume: no checkpoint at {path}; train without --resume to start one")
-    state = read_torch(path)
-    check_sums(path)
-    wrong = sorted(PARTS) if not isinstance(state, dict) else _wrong_parts(state)
+    path = folder / FOLDER_NAME / f"step-{step:07d}"
+    save_tensors(path, tensors, facts, mine)
+    if mine.is_first:
+        saved = saved_steps(folder)
+        for outdated in keeping.outdated(list(saved)):
+            shutil.rmtree(saved[outdated])
+    return path
+
+
+def find_checkpoint(folder: Path) -> Path:
+    """The newest checkpoint of a run. Raises ValueError where there is none: a run is never started afresh instead."""
+    saved = saved_steps(folder)
+    if saved:
+        return saved[max(saved)]
+    if (folder / EARLIER_NAME).exists():
+        raise ValueError(f"{folder / EARLIER_NAME}: an earlier version's checkpoint, which this one cannot go on with")
+    raise ValueError(f"--resume: no checkpoint at {folder / FOLDER_NAME}; train without --resume to start one")
+
+
+def read_checkpoint_facts(path: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself: step, recipe, what it is of. Raises ValueError where it is none of training."""
+    facts = read_facts(path)
+    wrong = [name for name, kind in FACTS.items() if not isinstance(facts.get(name), kind)]
+    if not wrong:
+        wrong = [name for name in ("steps", "warmup_steps") if not isinstance(facts["config"].get(name), int)]
     if wrong:
         raise ValueError(f"{path}: not a training checkpoint; expected one with the entries {', '.join(wrong)}")
-    return state
+    return facts
 
 
-def _wrong_parts(state: dict[str, Any]) -> list[str]:
-    """Entries that are not there, or are of another type than the loop writes."""
-    wrong = [name for name, kind in PARTS.items() if not isinstance(state.get(name), kind)]
-    if "config" not in wrong:
-        wrong += [name for name in ("steps", "warmup_steps") if not isinstance(state["config"].get(name), int)]
-    return wrong
-
-
-def check_sums(path: Path) -> None:
-    """Raise ValueError where a byte of a torch file is not what was written: zip files hold a CRC-32 of each member.
-
-    PyTorch writes them and does not look at them again.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise ValueError(f"{path}: damaged, or no checkpoint of arbench ({error}); expected an intact one") from None
-    if damaged is not None:
-        raise ValueError(f"{path}: damaged: {damaged} is not what was written; expected an intact checkpoint")
+def check_intact(path: Path, mine: Processes) -> None:
+    """Raise ValueError where a bit of a checkpoint is not what was written."""
+    check_files(path, mine)
 
 
 def begin_folder(folder: Path) -> None:
     """Make the folder of a run, or clear it of what a killed process left half-written."""
     folder.mkdir(parents=True, exist_ok=True)
-    remove_partials(folder)
+    for place in (folder, folder / FOLDER_NAME):
+        remove_partial_folders(place)
+
+
+def refuse_overwriting(folder: Path, resume: bool) -> None:
+    """Raise ValueError where checkpoints are there that nobody asked to go on with."""
+    if has_checkpoint(folder) and not resume:
+        raise ValueError(f"{folder / FOLDER_NAME} exists: go on with --resume, or choose another --out")

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 WARMUP_OFFSET = 10  # (1 + k) / (10 + k): TensorFlow's ExponentialMovingAverage(num_updates=k)
 
 
 class EMA:
-    """Average of a module's parameters and buffers; integer buffers are copied.
+    """Average of a module's parameters and buffers; integer buffers are copied. At rate 0 there is none.
 
     After update k the rate was min(rate, (1 + k) / (10 + k)): the average spans about the last tenth of the run
     until the asked-for rate is reached, instead of holding the random start for 1 / (1 - rate) steps.
@@ -21,7 +20,9 @@ class EMA:
         """Without `warmup` the rate is the same at every update, as MAR's is."""
         self.rate, self.warmup = rate, warmup
         self.num_updates = 0
-        self.weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        state = model.state_dict()
+        # Without an average these are the model's own tensors.
+        self.weights = {name: value.detach().clone() if rate else value.detach() for name, value in state.items()}
 
     def rate_at(self, num_updates: int) -> float:
         """The rate of update `num_updates` = 0, 1, …"""
@@ -34,21 +35,19 @@ class EMA:
         """Move every averaged tensor towards the module's present one."""
         rate = self.rate_at(self.num_updates)
         self.num_updates += 1
+        if not self.rate:
+            return
         averaged: list[Tensor] = []
         present: list[Tensor] = []
         for name, value in model.state_dict().items():
             if value.is_floating_point():
-                averaged.append(self.weights[name])
-                present.append(value.detach())
+                averaged.append(local(self.weights[name]))
+                present.append(local(value.detach()))
             else:
                 self.weights[name].copy_(value)
         torch._foreach_lerp_(averaged, present, 1 - rate)
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"num_updates": self.num_updates, "weights": self.weights}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a saved average; raises KeyError where a tensor is missing."""
-        self.num_updates = int(state["num_updates"])
-        for name, value in self.weights.items():
-            value.copy_(state["weights"][name])
+def local(tensor: Tensor) -> Tensor:
+    """The part of a sharded tensor that lies on this process; another one is whole."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -1,4 +1,4 @@
-"""Averaged weights as a safetensors file: what training hands to everyone else."""
+"""Weights as safetensors files and as the releases wrap them: what training hands to everyone else."""
 
 from __future__ import annotations
 
@@ -6,11 +6,21 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from arbench.generators.recipe import TrainConfig
+from arbench.generators.spec import Release
 from arbench.machine.files import whole_file
+from arbench.weights.convert import LAYOUTS
 from arbench.weights.write import write_safetensors
+
+
+def export_release(path: Path, release: Release, raw: dict[str, Tensor], averaged: dict[str, Tensor]) -> None:
+    """Write both sets as a torch checkpoint, wrapped as the method's release wraps them."""
+    sets = [{name: value.detach().cpu().contiguous() for name, value in state.items()} for state in (raw, averaged)]
+    with whole_file(path) as partial:
+        torch.save(LAYOUTS[release.layout](sets[0], sets[1]), partial)
 
 
 def export_weights(

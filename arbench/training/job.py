@@ -14,7 +14,6 @@ from arbench import __version__
 from arbench.generators.recipe import Augmentation, TrainConfig
 from arbench.machine.files import write_whole
 from arbench.registry import unknown_name
-from arbench.training.checkpoint import FILE_NAME
 
 SETTINGS_NAME = "config.yaml"
 TRAINING = "training"  # the part of that file that holds the `TrainConfig`
@@ -45,13 +44,17 @@ class Job:
         names = ("target", "tokenizer", "model_config", "tokenizer_config")
         return json.loads(json.dumps({name: getattr(self, name) for name in names}))
 
-    def checkpoint_path(self, out: Path) -> Path:
-        """Where a run below `out` keeps its state."""
-        return out / self.target / FILE_NAME
+    def folder(self, out: Path) -> Path:
+        """Where a run below `out` keeps its checkpoints, its log and its weights."""
+        return out / self.target
 
     def weights_path(self, out: Path) -> Path:
         """Where `run_job` leaves the averaged weights."""
         return out / self.target / f"{self.target}.safetensors"
+
+    def raw_weights_path(self, out: Path) -> Path:
+        """Where it leaves the raw weights, where the recipe has an average."""
+        return out / self.target / f"{self.target}-raw.safetensors"
 
 
 def write_job(job: Job, folder: Path) -> None:

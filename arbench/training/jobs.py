@@ -14,19 +14,21 @@ import torch
 from arbench.evaluation.digits_cnn import NUM_CLASSES, DigitsCNN
 from arbench.generators.methods import get_method, get_preset
 from arbench.generators.recipe import Augmentation, TrainConfig, lengthened
-from arbench.generators.spec import DIGITS
+from arbench.generators.spec import DIGITS, same_name
 from arbench.images.data import DIGITS_SIZE, open_data
 from arbench.images.pixels import to_float
-from arbench.machine.distributed import average, process_group, processes
+from arbench.machine.distributed import by_first, process_group, processes, tell_all
 from arbench.runs.models import RANDOM, find_tokenizer_weights
 from arbench.tokenizer.load import load_tokenizer
 from arbench.training.cache import SPEC_NAME, build_cache, describe_cache
-from arbench.training.checkpoint import load_checkpoint
+from arbench.training.checkpoint import begin_folder, find_checkpoint, read_checkpoint_facts, refuse_overwriting
 from arbench.training.data import ImageBatches
-from arbench.training.export import export_weights
+from arbench.training.engine import is_sharded, whole
+from arbench.training.export import export_release, export_weights
 from arbench.training.fit import fitted_config
 from arbench.training.job import Job, write_job
-from arbench.training.loop import check_resumable, refuse_overwriting, train
+from arbench.training.loop import check_resumable, train
+from arbench.training.parts import fit_micro_batches
 from arbench.training.recipes import get_recipe
 from arbench.training.tasks import ClassifierTask, GeneratorTask, TokenizerTask
 from arbench.training.views import crop_sides
@@ -36,10 +38,13 @@ from arbench.weights.provenance import describe_tokenizer, entries, tokenizer_en
 from arbench.weights.read import read_tensors
 
 if TYPE_CHECKING:
+    from arbench.generators.spec import Release
     from arbench.images.data import ImageData
     from arbench.machine.distributed import Processes
     from arbench.protocols import Generator, Tokenizer
     from arbench.training.cache import CacheSpec, TokenCache
+    from arbench.training.checkpoint import Keeping
+    from arbench.training.engine import Engine
     from arbench.training.loop import Task, Trainer, Watcher
     from arbench.weights.provenance import TokenizerFacts
 
@@ -138,6 +143,8 @@ def run_job(
     out: Path,
     *,
     resume: bool = False,
+    engine: Engine | None = None,
+    keeping: Keeping | None = None,
     watch: Watcher | None = None,
     progress: Progress = no_progress,
     say: Callable[[str], None] = no_words,
@@ -148,81 +155,100 @@ def run_job(
     already there, a missing checkpoint; OSError for folders that cannot be read or written.
     """
     mine = processes()
-    refuse_overwriting(job.checkpoint_path(out), resume)
-    state = load_checkpoint(job.checkpoint_path(out)) if resume else None
+    folder = job.folder(out)
+    refuse_overwriting(folder, resume)
+    facts = read_checkpoint_facts(find_checkpoint(folder)) if resume else None
     device = torch.device(job.device, mine.local_rank) if job.device == "cuda" else torch.device(job.device)
     data = open_data(job.data, size=job.size)
-    job = dataclasses.replace(job, config=job.config.for_images(len(data)))
-    if state is not None:  # before anything is encoded
-        check_resumable(lengthened(job.config, state["config"], state["step"], no_words), job.made_of, state)
+    config = fit_micro_batches(job.config.for_images(len(data)), mine.count, say)
+    job = dataclasses.replace(job, config=config)
+    if facts is not None:  # before anything is encoded
+        check_resumable(lengthened(config, facts["config"], facts["step"], no_words), job.made_of, facts)
     with process_group(mine, device):
         shown = progress if mine.is_first else no_progress
-        make_task = _in_turn(mine, device, lambda: TASKS[job.kind](job, data, out, device, say, shown))
-        with shown(job.target, job.config.steps) as advance:
-            trainer = _train(job, out, make_task, mine, state, watch or advance, say)
-        trainer.task.model.load_state_dict(trainer.ema.weights)
-        if job.kind == "tokenizer":
-            _measure_scale(trainer.task.model, data, device)
+        make_task = _in_turn(mine, lambda: TASKS[job.kind](job, data, out, device, say, shown))
         if mine.is_first:
-            _export(job, trainer.task, job.weights_path(out))
-        _meet(mine, device)
+            begin_folder(folder)
+            write_job(job, folder)
+        with shown(job.target, config.steps) as advance:
+            trainer = train(
+                make_task,
+                config,
+                folder,
+                resume=resume,
+                watch=(watch or advance) if mine.is_first else None,
+                mine=mine,
+                engine=engine,
+                keeping=keeping,
+                made_of=job.made_of,
+                say=say,
+            )
+        _hand_over(job, trainer, out, data, device)
     return job.weights_path(out)
 
 
-def _train(
+def _hand_over(job: Job, trainer: Trainer, out: Path, data: ImageData, device: torch.device) -> None:
+    """Write the weights of a finished training, raw and averaged; all processes put sharded ones together."""
+    raw = trainer.task.model.state_dict()
+    states = {"raw": raw, "ema": trainer.ema.weights} if trainer.ema.rate else {"ema": raw}
+    put_together = {
+        which: {name: whole(value).detach().clone() for name, value in state.items()} for which, state in states.items()
+    }
+    by_first(trainer.mine, lambda: _export(job, trainer.task, put_together, out, data, device))
+
+
+def _export(
     job: Job,
+    task: Task,
+    states: Mapping[str, dict[str, torch.Tensor]],
     out: Path,
-    make_task: Callable[[], Task],
-    mine: Processes,
-    state: dict[str, Any] | None,
-    watch: Watcher,
-    say: Callable[[str], None],
-) -> Trainer:
-    def begin() -> Task:
-        task = make_task()
-        if mine.is_first:
-            write_job(job, out / job.target)
-        return task
-
-    return train(
-        begin,
-        job.config,
-        out / job.target,
-        resume=state is not None,
-        state=state,
-        watch=watch if mine.is_first else None,
-        reduce_gradients=lambda gradients: average(gradients, mine),
-        rank=mine.rank,
-        world_size=mine.count,
-        made_of=job.made_of,
-        say=say,
-    )
+    data: ImageData,
+    device: torch.device,
+) -> None:
+    """Write `states`, the raw weights and last the averaged ones (without an average those alone), each with what it is
+    of, and the file of the method's release."""
+    written: dict[str, dict[str, torch.Tensor]] = {}
+    for which, state in states.items():
+        weights = {name: state[name] for name in task.weights()}
+        if not is_sharded(task.model):
+            task.model.load_state_dict(state)
+            if job.kind == "tokenizer":
+                _measure_scale(task.model, data, device)
+            weights = task.weights()
+        path = job.weights_path(out) if which == "ema" else job.raw_weights_path(out)
+        export_weights(path, weights, target=job.target, config=job.config, origin=_origin(job, task))
+        written[which] = weights
+    release = release_of(job)
+    if release is not None:
+        averaged = written["ema"]
+        export_release(job.weights_path(out).with_suffix(".pth"), release, written.get("raw", averaged), averaged)
 
 
-def _export(job: Job, task: Task, path: Path) -> None:
-    """Write the weights of a task with what they are weights of."""
+def _origin(job: Job, task: Task) -> dict[str, str]:
+    """What a file of weights says of itself."""
     if job.kind == "generator":
-        origin = entries(job.target, cast("Generator", task.model), getattr(task, "tokenizer", None))
-    elif job.kind == "tokenizer":
-        origin = tokenizer_entries(describe_tokenizer(job.target, cast("Tokenizer", task.model), None, {}))
-    else:
-        origin = writer_entries()
-    export_weights(path, task.weights(), target=job.target, config=job.config, origin=origin)
+        return entries(job.target, cast("Generator", task.model), getattr(task, "tokenizer", None))
+    if job.kind == "tokenizer":
+        return tokenizer_entries(describe_tokenizer(job.target, cast("Tokenizer", task.model), None, {}))
+    return writer_entries()
 
 
-def _in_turn(mine: Processes, device: torch.device, prepare: Callable[[], Prepared]) -> Prepared:
-    """`prepare()` on the first process, then on all others, which find the token cache that it wrote."""
-    if not mine.is_first:
-        _meet(mine, device)
-    prepared = prepare()
-    if mine.is_first:
-        _meet(mine, device)
-    return prepared
+def release_of(job: Job) -> Release | None:
+    """How the release of a paper's generator wraps its weights; None where its files name tensors otherwise."""
+    if job.kind != "generator" or get_preset(job.target).data == DIGITS:
+        return None
+    release = get_method(get_preset(job.target).method).release
+    return release if release is not None and release.rename is same_name else None
 
 
-def _meet(mine: Processes, device: torch.device) -> None:
-    """Wait until every process is here."""
-    average([torch.zeros(1, device=device)], mine)
+def _in_turn(mine: Processes, prepare: Callable[[], Prepared]) -> Prepared:
+    """`prepare()` on the first process, then on all others, which find the token cache that it wrote.
+
+    They wait at torchrun's store, for hours where it takes hours.
+    """
+    prepared: list[Prepared] = []
+    tell_all(mine, lambda: prepared.append(prepare()))
+    return prepared[0] if prepared else prepare()
 
 
 def open_tokenizer(name: str | None, weights: str | None, device: torch.device | str, **config: Any) -> Any:

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from arbench.generators.recipe import TrainConfig, check_same_run, lengthened
+from arbench.machine.distributed import Agreement, Processes
 from arbench.machine.files import one_line
-from arbench.machine.log import append_line
-from arbench.training.checkpoint import FILE_NAME, begin_folder, load_checkpoint, save_checkpoint
+from arbench.machine.sharded import load_into, stored_tensors
+from arbench.training.checkpoint import (
+    Keeping,
+    begin_folder,
+    check_intact,
+    find_checkpoint,
+    read_checkpoint_facts,
+    refuse_overwriting,
+    save_checkpoint,
+)
 from arbench.training.data import batch_indices
 from arbench.training.ema import EMA
-from arbench.training.optimiser import make_optimiser
+from arbench.training.engine import Engine, distribute, reducing, whole
+from arbench.training.log import LOG_NAME, append_log, means, means_of_all
+from arbench.training.optimiser import make_optimiser, optimiser_tensors, prepare_optimiser
+from arbench.training.parts import PART_SEEDS, Part, fit_micro_batches, number_of_parts
+from arbench.training.stopping import deferred_signals
 
-LOG_NAME = "log.jsonl"
-NOT_OURS = (RuntimeError, KeyError, TypeError, AttributeError, IndexError, ValueError)  # of loading foreign state
-RANK_SEEDS = 1_000_003  # between the seeds of two processes, so that no two draw the same noise
+MODEL, AVERAGE, OPTIMISER, RANDOMNESS = "model.", "ema.", "optimizer.", "rng."  # of the names in a checkpoint
 
 
 class Task(Protocol):
@@ -45,9 +52,7 @@ class Task(Protocol):
         """Called after optimiser step `step` (0-based), e.g. to re-seed dead codes."""
 
 
-# Called with the gradients of this process before they are clipped: data-parallel training averages them here.
-GradientHook = Callable[[list[Tensor]], None]
-# Called after every step with the number of steps done and what was logged.
+# Called after every step with the number of steps done and what was logged, as far as it is known yet.
 Watcher = Callable[[int, dict[str, float]], None]
 
 
@@ -59,77 +64,141 @@ class Trainer:
         task: Task,
         config: TrainConfig,
         *,
-        rank: int = 0,
-        world_size: int = 1,
+        mine: Processes | None = None,
         made_of: Mapping[str, Any] | None = None,
+        engine: Engine | None = None,
+        parts: int = 0,
     ) -> None:
-        """`made_of` is what its checkpoints have to agree on beside the recipe: plain containers."""
+        """`made_of` is what its checkpoints have to agree on beside the recipe: plain containers. `parts` are those of
+        a step where the recipe leaves them open."""
         self.task, self.config, self.made_of = task, config, dict(made_of or {})
-        self.rank, self.world_size = rank, world_size
+        self.mine = mine or Processes()
         self.step = 0
+        self.device = next(task.model.parameters()).device
+        self.module = distribute(task, config, self.mine, engine or Engine())
         self.ema = EMA(task.model, config.ema_rate, warmup=config.ema_warmup)
         self.optimizer = make_optimiser(task.model, config)
-        self.rng = torch.Generator(device=next(task.model.parameters()).device)
-        self.rng.manual_seed(config.seed + RANK_SEEDS * rank)
+        self.num_parts = number_of_parts(config, self.mine.count, parts)
+        each = self.num_parts // self.mine.count
+        numbers = range(self.mine.rank * each, (self.mine.rank + 1) * each)
+        self.parts = [Part(number, config.seed, self.device) for number in numbers]
 
-    def one_step(self, reduce_gradients: GradientHook | None = None) -> dict[str, float]:
-        """One optimiser step on the next batch; returns the loss and what the task logs."""
+    def one_step(self) -> dict[str, Any]:
+        """One optimiser step on the next batch; returns the loss and what the task logs, some of it on the device."""
         config, model = self.config, self.task.model
         model.train()
-        indices = batch_indices(
-            len(self.task), config.batch_size, self.step, config.seed, rank=self.rank, world_size=self.world_size
-        )
         rate = config.learning_rate_at(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        with torch.autocast(self.rng.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
-            loss, logged = self.task.loss(indices, self.rng)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if reduce_gradients is not None:
-            reduce_gradients([weight.grad for weight in model.parameters() if weight.grad is not None])
-        norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-        if not torch.isfinite(norm):
-            raise ValueError(f"step {self.step}: the gradient is not finite; try a smaller --learning-rate")
+        rows = [self._backward(part, last=part is self.parts[-1]) for part in self.parts]
+        norm = whole(nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm))
+        if self.device.type == "cpu":  # elsewhere it is looked at when it is logged: a step waits for nothing
+            check_finite(norm.item(), self.step)
         self.optimizer.step()
-        self.task.after_step(self.step, config, self.rng)
+        self.task.after_step(self.step, config, self._shared_rng())
         self.ema.update(model)
         self.step += 1
-        return {"loss": loss.item(), **logged, "gradient_norm": norm.item(), "learning_rate": rate}
+        logged = rows[0] if len(rows) == 1 else {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+        return {**logged, "gradient_norm": norm, "learning_rate": rate}
 
-    def state_dict(self) -> dict[str, Any]:
+    def _backward(self, part: Part, *, last: bool) -> dict[str, Any]:
+        """Add the gradients of one part of the batch; returns its loss and what the task logs."""
+        config = self.config
+        indices = batch_indices(
+            len(self.task), config.batch_size, self.step, config.seed, rank=part.number, world_size=self.num_parts
+        )
+        mixed = torch.autocast(self.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16")
+        with part.drawing(), reducing(self.module, last):
+            with mixed:
+                loss, logged = self.module(indices, part.rng)
+            (loss / len(self.parts)).backward()
+        return {"loss": loss.detach(), **logged}
+
+    def _shared_rng(self) -> torch.Generator:
+        """Random numbers that all processes have alike, for what is done to the one model of all."""
+        if self.mine.count == 1:
+            return self.parts[0].rng
+        return torch.Generator(device=self.device).manual_seed(self.config.seed + PART_SEEDS * (self.step + 1))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that a checkpoint holds as tensors, by name; sharded ones as they are."""
+        average = self.ema.weights if self.ema.rate else {}
+        randomness = {f"{part.number}.{name}": value for part in self.parts for name, value in part.state().items()}
+        groups = {
+            MODEL: self.task.model.state_dict(),
+            AVERAGE: average,
+            OPTIMISER: optimiser_tensors(self.task.model, self.optimizer),
+            RANDOMNESS: randomness,
+        }
+        return {f"{prefix}{name}": value for prefix, group in groups.items() for name, value in group.items()}
+
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint says of itself; plain containers."""
         return {
             "step": self.step,
             "config": self.config.as_dict(),
             "made_of": self.made_of,
-            "model": self.task.model.state_dict(),
-            "ema": self.ema.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "rng": {"loss": self.rng.get_state(), **global_rng_state(self.rng.device)},
+            "parts": self.num_parts,
+            "processes": self.mine.count,
+            "num_updates": self.ema.num_updates,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a saved run; raises ValueError where it was another model's or another recipe's."""
-        check_resumable(self.config, self.made_of, state)
-        try:
-            self.task.model.load_state_dict(state["model"])
-            self.ema.load_state_dict(state["ema"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            if self.rank == 0:
-                self.rng.set_state(state["rng"]["loss"])
-                set_global_rng_state(self.rng.device, state["rng"])
-        except NOT_OURS as error:
-            raise ValueError(f"the checkpoint belongs to another model: {one_line(error)}") from error
-        self.step = state["step"]
-        if self.rank:  # the file holds the first process's randomness: the others go on with fresh, equally good noise
-            self.rng.manual_seed(self.rng.initial_seed() + RANK_SEEDS * self.step)
-            torch.manual_seed(self.rng.initial_seed())
+    def load(self, path: Path) -> None:
+        """Take over a saved run in place; raises ValueError where it is damaged, of another model or another recipe."""
+        facts = read_checkpoint_facts(path)
+        check_resumable(self.config, self.made_of, facts)
+        check_intact(path, self.mine)
+        stored = stored_tensors(path)
+        held = {name[len(OPTIMISER) :] for name in stored if name.startswith(OPTIMISER)}
+        prepare_optimiser(self.task.model, self.optimizer, held)
+        tensors = {name: value.detach() for name, value in self.tensors().items() if not name.startswith(RANDOMNESS)}
+        check_same_tensors(path, tensors, {name: size for name, (size, _) in stored.items()})
+        randomness = {
+            name: torch.empty(size, dtype=dtype)
+            for name, (size, dtype) in stored.items()
+            if any(name.startswith(f"{RANDOMNESS}{part.number}.") for part in self.parts)
+        }
+        load_into(path, {**tensors, **randomness}, self.mine)
+        self.step, self.ema.num_updates = facts["step"], facts["num_updates"]
+        self._load_randomness(path, randomness, same=facts["parts"] == self.num_parts)
+
+    def _load_randomness(self, path: Path, randomness: Mapping[str, Tensor], *, same: bool) -> None:
+        for part in self.parts:
+            prefix = f"{RANDOMNESS}{part.number}."
+            state = {name[len(prefix) :]: value for name, value in randomness.items() if name.startswith(prefix)}
+            if not state or not same:  # another number of parts than before: fresh, equally good noise
+                part.seed_afresh(self.config.seed, self.step)
+                continue
+            try:
+                part.load(state)
+            except (RuntimeError, TypeError, KeyError) as error:
+                raise ValueError(f"{path}: its random state is of another kind ({one_line(error)})") from error
 
 
-def check_resumable(config: TrainConfig, made_of: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+def check_finite(norm: float, step: int) -> None:
+    """Raise ValueError where a gradient has grown beyond all numbers."""
+    if norm != norm or norm in (float("inf"), float("-inf")):
+        raise ValueError(f"step {step}: the gradient is not finite; try a smaller --learning-rate")
+
+
+def check_same_tensors(path: Path, wanted: Mapping[str, Tensor], stored: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise ValueError where a checkpoint has not the tensors of this model, or others."""
+    for name, value in wanted.items():
+        if name not in stored:
+            raise ValueError(f"the checkpoint {path} belongs to another model: it has no {name}")
+        if tuple(stored[name]) != tuple(value.shape):
+            found, expected = list(stored[name]), list(value.shape)
+            raise ValueError(f"the checkpoint {path} belongs to another model: {name} is {found}; expected {expected}")
+    others = [name for name in stored if name not in wanted and not name.startswith(RANDOMNESS)]
+    if others:
+        raise ValueError(f"the checkpoint {path} belongs to another model: it has {others[0]} as well")
+
+
+def check_resumable(config: TrainConfig, made_of: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     """Raise ValueError where a checkpoint is of another recipe, seed, model or tokenizer than is asked for."""
-    check_same_run(config, state["config"])
-    for name, value in state.get("made_of", {}).items():
+    check_same_run(config, facts["config"])
+    for name, value in facts["made_of"].items():
         if value != made_of.get(name, value):
             raise ValueError(f"cannot resume with {name} {made_of[name]!r}: the checkpoint has {value!r}")
 
@@ -140,123 +209,68 @@ def train(
     folder: Path,
     *,
     resume: bool = False,
-    state: dict[str, Any] | None = None,
     watch: Watcher | None = None,
-    reduce_gradients: GradientHook | None = None,
-    rank: int = 0,
-    world_size: int = 1,
+    mine: Processes | None = None,
+    engine: Engine | None = None,
+    keeping: Keeping | None = None,
     made_of: Mapping[str, Any] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Trainer:
-    """Train to `config.steps`, with a checkpoint and a log in `folder`; returns the trainer at its end.
+    """Train to `config.steps`, with checkpoints and a log in `folder`; returns the trainer at its end.
 
     `make_task` is called under the run's seed, which decides the weights' start. The caller's global random state is
-    left as it was. Ctrl-C finishes the step and saves a checkpoint first. Process `rank` of `world_size` takes its
-    share of every batch; `reduce_gradients` averages them; the first process writes. `state` is the checkpoint to go on
-    with where it has been read already. Raises ValueError where `folder`
-    already holds a run and `resume` is false, or holds none and `resume` is true, or the batch cannot be shared.
-    More steps than the checkpoint was to have lengthen the run; `say` is told what that means for the learning rate.
+    left as it was. Ctrl-C, SIGTERM and SIGUSR1 finish the step and save a checkpoint first. Process `mine` takes its
+    share of every batch in a process group that is there already; the first one writes the log. Raises ValueError where
+    `folder` already holds a run and `resume` is false, or holds none and `resume` is true, or the batch cannot be
+    shared. More steps than the checkpoint was to have lengthen the run; `say` is told what that means for the rate.
     """
-    path = folder / FILE_NAME
-    if config.batch_size % world_size:
-        raise ValueError(f"batch_size={config.batch_size} cannot be shared by {world_size} processes evenly")
-    refuse_overwriting(path, resume)
-    if state is None and resume:
-        state = load_checkpoint(path)
-    if rank == 0:
+    mine, parts = mine or Processes(), 0
+    config = fit_micro_batches(config, mine.count, say)
+    refuse_overwriting(folder, resume)
+    path = find_checkpoint(folder) if resume else None
+    if path is not None:
+        facts = read_checkpoint_facts(path)
+        parts = facts["parts"]
+        config = lengthened(config, facts["config"], facts["step"], say)
+    if mine.is_first:
         begin_folder(folder)
-    if state is not None:
-        config = lengthened(config, state["config"], int(state["step"]), say)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        trainer = Trainer(make_task(), config, rank=rank, world_size=world_size, made_of=made_of)
-        if rank:
-            torch.manual_seed(config.seed + RANK_SEEDS * rank)  # dropout; the weights' start is the same everywhere
-        if state is not None:
-            trainer.load_state_dict(state)
-        _run(trainer, path, watch, reduce_gradients)
+        trainer = Trainer(make_task(), config, mine=mine, made_of=made_of, engine=engine, parts=parts)
+        if path is not None:
+            trainer.load(path)
+        _run(trainer, folder, watch, keeping or Keeping())
     trainer.task.model.eval()
     return trainer
 
 
-def refuse_overwriting(path: Path, resume: bool) -> None:
-    """Raise ValueError where a checkpoint is there that nobody asked to go on with."""
-    if path.exists() and not resume:
-        raise ValueError(f"{path} exists: go on with --resume, or choose another --out")
-
-
-def _run(trainer: Trainer, path: Path, watch: Watcher | None, reduce_gradients: GradientHook | None) -> None:
-    config, writes = trainer.config, trainer.rank == 0
-    recent: list[dict[str, float]] = []
+def _run(trainer: Trainer, folder: Path, watch: Watcher | None, keeping: Keeping) -> None:
+    config, mine = trainer.config, trainer.mine
+    recent: list[dict[str, Any]] = []
+    known: dict[str, float] = {}
     began, began_cpu, first = time.perf_counter(), time.process_time(), trainer.step
-    with deferred_interrupt() as interrupted:
+    stop = Agreement(mine)
+    with deferred_signals() as signalled:
         while trainer.step < config.steps:
-            recent.append(trainer.one_step(reduce_gradients))
+            recent.append(trainer.one_step())
             if watch is not None:
-                watch(trainer.step, recent[-1])
-            last = trainer.step == config.steps or interrupted.is_set()
-            if writes and (last or trainer.step % config.log_every == 0):
+                known = means(recent[-1:]) if trainer.device.type == "cpu" else known
+                watch(trainer.step, known)
+            stopped = stop.ask(signalled.is_set())
+            last = trainer.step == config.steps or stopped
+            if last or trainer.step % config.log_every == 0:
+                known = means_of_all(recent, mine)
+                check_finite(known["gradient_norm"], trainer.step)
                 taken = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - began_cpu}
                 a_step = {f"{name}_per_step": value / (trainer.step - first) for name, value in taken.items()}
-                append_log(path.with_name(LOG_NAME), trainer.step, recent, a_step)
+                if mine.is_first:
+                    append_log(folder / LOG_NAME, trainer.step, known, a_step)
                 recent = []
-            if writes and (last or trainer.step % config.checkpoint_every == 0):
-                save_checkpoint(path, trainer.state_dict())
-            if interrupted.is_set():
+            if last or trainer.step % config.checkpoint_every == 0:
+                if recent:
+                    check_finite(means(recent)["gradient_norm"], trainer.step)
+                path = save_checkpoint(folder, trainer.step, trainer.tensors(), trainer.facts(), keeping, mine)
+            if stopped:
+                stop.close()
                 raise KeyboardInterrupt(f"step {trainer.step} is saved in {path}; go on with --resume")
-
-
-@contextmanager
-def deferred_interrupt() -> Iterator[threading.Event]:
-    """Turn Ctrl-C into an event that is looked at between steps, so that no step is saved half-done.
-
-    A second Ctrl-C interrupts at once. Outside the main thread, where signals do not arrive, nothing changes.
-    """
-    pressed = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield pressed
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if pressed.is_set():
-            raise KeyboardInterrupt
-        pressed.set()
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield pressed
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def global_rng_state(device: torch.device) -> dict[str, Tensor]:
-    """State of PyTorch's own generators, which dropout draws from."""
-    state = {"global": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def set_global_rng_state(device: torch.device, state: dict[str, Tensor]) -> None:
-    """Put back what `global_rng_state` gave."""
-    torch.set_rng_state(state["global"])
-    if device.type == "cuda" and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)
-
-
-def append_log(path: Path, step: int, recent: list[dict[str, float]], times: Mapping[str, float]) -> None:
-    """Append one line: the step, the means since the line before it, and times of a step. Never fails.
-
-    Clock seconds count other processes' load, CPU seconds those of this process's threads alone.
-    """
-    append_line(path, {"step": step, **means(recent), **{name: round(value, 5) for name, value in times.items()}})
-
-
-def means(rows: Iterable[dict[str, float]]) -> dict[str, float]:
-    """Mean of each scalar over the rows that hold it."""
-    columns: dict[str, list[float]] = {}
-    for row in rows:
-        for name, value in row.items():
-            columns.setdefault(name, []).append(value)
-    return {name: sum(values) / len(values) for name, values in columns.items()}
+        stop.close()

@@ -11,6 +11,8 @@ from arbench.generators.methods import get_method
 from arbench.generators.recipe import TrainConfig
 from arbench.protocols import Generator
 
+OF = ":"  # between the name of a weight and that of what the optimiser keeps of it
+
 
 def parameter_groups(generator: Generator, weight_decay: float) -> list[dict[str, Any]]:
     """The optimiser's groups of a generator as its method's recipe decays them: first what decays, then what does not.
@@ -37,3 +39,23 @@ def make_optimiser(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     groups = decay_groups(model, config.weight_decay, config.undecayed)
     fused = all(weight.is_cuda for weight in model.parameters())
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=fused or None)
+
+
+def optimiser_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The optimiser's state by the name of its weight and of what it is, e.g. `norm.weight:exp_avg`."""
+    names: dict[torch.Tensor, str] = {weight: name for name, weight in model.named_parameters()}
+    return {
+        f"{names[weight]}{OF}{key}": value for weight, state in optimizer.state.items() for key, value in state.items()
+    }
+
+
+def prepare_optimiser(model: nn.Module, optimizer: torch.optim.Optimizer, held: set[str]) -> None:
+    """Make room for the state of AdamW of those weights that have one in `held`, names as `optimiser_tensors` has."""
+    fused = any(group.get("fused") for group in optimizer.param_groups)
+    for name, weight in model.named_parameters():
+        if f"{name}{OF}step" in held:
+            optimizer.state[weight] = {
+                "step": torch.zeros((), device=weight.device if fused else "cpu"),
+                "exp_avg": torch.zeros_like(weight),
+                "exp_avg_sq": torch.zeros_like(weight),
+            }

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from arbench.machine.archives import check_torch_archive, explain_refusal
+from arbench.machine.sharded import is_tensor_folder, read_all, read_facts
 from arbench.registry import unknown_name
 from arbench.weights.paddle import read_pdparams
 
@@ -61,8 +62,8 @@ class Checkpoint:
     """What a weights file holds.
 
     `groups` are its state dicts by the key they lie under, "" for a bare one; `metadata` is whatever else it says:
-    numbers, strings, a Namespace, or the text entries of a safetensors header. `format` is safetensors, torch or
-    pdparams.
+    numbers, strings, a Namespace, or the text entries of a safetensors header. `format` is safetensors, torch,
+    pdparams, or sharded for a training checkpoint.
     """
 
     path: Path
@@ -93,11 +94,14 @@ class Checkpoint:
 
 
 def read_tensors(path: str | Path) -> Checkpoint:
-    """Read a .safetensors, .pt, .pth, .ckpt or .pdparams file; its kind is told by its content.
+    """Read a .safetensors, .pt, .pth, .ckpt or .pdparams file, or a checkpoint folder of `arbench train`; its kind is
+    told by its content.
 
     Raises ValueError in one line for a truncated, foreign or refused file, OSError where it cannot be opened.
     """
     path = Path(path)
+    if is_tensor_folder(path):
+        return _read_training(path)
     with path.open("rb") as stream:
         head = stream.read(32)
     if not head:
@@ -112,6 +116,15 @@ def read_tensors(path: str | Path) -> Checkpoint:
         return _read_paddle(path)
     found = next((what for start, what in FOREIGN if head.lstrip().startswith(start)), f"bytes {head[:8]!r}")
     raise ValueError(f"{path}: not a weights file: found {found}; {EXPECTED}")
+
+
+def _read_training(path: Path) -> Checkpoint:
+    """Raw and averaged weights of a training checkpoint; where it has no average, the raw ones alone."""
+    groups = {name: read_all(path, prefix) for name, prefix in (("model", "model."), ("model_ema", "ema."))}
+    if not groups["model"]:
+        raise ValueError(f"{path}: no model weights in this checkpoint; expected one that `arbench train` wrote")
+    held = {name: tensors for name, tensors in groups.items() if tensors}
+    return Checkpoint(path=path, format="sharded", groups=held, metadata=read_facts(path))
 
 
 def _read_safetensors(path: Path) -> Checkpoint:

@@ -1,0 +1,116 @@
+"""The distributed engine: PyTorch's DDP, or FSDP2 for what is too large for one GPU; accumulation; recomputation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+from arbench.generators.recipe import TrainConfig
+from arbench.heads.diffusion import DiffusionHead
+from arbench.machine.distributed import Processes
+
+SHARDED_FROM = 1_000_000_000  # parameters: 20 bytes each with moments and an average are beyond a small GPU
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """How a training is computed, which changes nothing of what it computes but rounding.
+
+    `shard`: FSDP2 rather than DDP, None where the model is large. `recompute`: a block's activations are computed anew
+    in the backward pass rather than kept.
+    """
+
+    shard: bool | None = None
+    recompute: bool = False
+
+
+class LossModule(nn.Module):
+    """The loss of a batch as a module's forward, which is what DDP and FSDP2 know."""
+
+    def __init__(self, task: Any) -> None:
+        super().__init__()
+        self.model: nn.Module = task.model
+        self._loss = task.loss
+
+    def forward(self, indices: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        return self._loss(indices, rng)
+
+
+def distribute(task: Any, config: TrainConfig, mine: Processes, engine: Engine) -> nn.Module:
+    """The module that computes a task's loss and averages gradients over all processes.
+
+    Shards the task's model in place where that is asked for, so the optimiser has to be made afterwards.
+    """
+    if engine.recompute:
+        recompute_blocks(task.model)
+    module = LossModule(task)
+    if mine.count == 1:
+        return module
+    if to_be_sharded(task.model, engine):
+        return shard(module, config, mine)
+    return DistributedDataParallel(module, gradient_as_bucket_view=True)
+
+
+def to_be_sharded(model: nn.Module, engine: Engine) -> bool:
+    """Whether several processes share the weights of `model`, as is asked for or because it is large."""
+    large = sum(weight.numel() for weight in model.parameters()) >= SHARDED_FROM
+    return large if engine.shard is None else engine.shard
+
+
+def is_sharded(model: nn.Module) -> bool:
+    return any(isinstance(weight, DTensor) for weight in model.parameters())
+
+
+def shard(module: LossModule, config: TrainConfig, mine: Processes) -> LossModule:
+    """FSDP2: every block for itself, the rest last. With bfloat16 gradients are still reduced in float32."""
+    mixed = config.dtype == "bfloat16"
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if mixed else None
+    device = next(module.parameters()).device.type
+    settings: dict[str, Any] = {"mesh": init_device_mesh(device, (mine.count,))}
+    if policy is not None:
+        settings["mp_policy"] = policy
+    for block in blocks_of(module.model):
+        fully_shard(block, **settings)
+    fully_shard(module, **settings)
+    return module
+
+
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """The transformer blocks; those of a diffusion head are small and share what stands outside them."""
+    heads = [inner for module in model.modules() if isinstance(module, DiffusionHead) for inner in module.modules()]
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and module not in heads]
+    return [block for blocks in lists for block in blocks]
+
+
+def recompute_blocks(model: nn.Module) -> None:
+    """Keep of every block its input alone; its random numbers are the same when it is computed again."""
+    for block in blocks_of(model):
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+
+
+@contextmanager
+def reducing(module: nn.Module, last: bool) -> Iterator[None]:
+    """Gradients of the micro-batch within are averaged over the processes where it is the `last` of a step."""
+    if isinstance(module, DistributedDataParallel) and not last:
+        with module.no_sync():
+            yield
+        return
+    if isinstance(module, FSDPModule):
+        module.set_requires_gradient_sync(last)
+    yield
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor that is sharded, put together; all processes call it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -1,0 +1,105 @@
+"""Several processes train one model: DDP, FSDP2 and accumulation are one process with the whole batch."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from training_cases import CASES, STEPS, result, run
+
+from arbench.machine.distributed import Processes
+from arbench.machine.sharded import read_all
+from arbench.training.checkpoint import find_checkpoint, read_checkpoint_facts
+
+ERROR = 1e-5  # float32: gradients are summed in another order over twenty steps
+SCRIPT = """
+import sys
+from pathlib import Path
+import torch
+from safetensors.torch import save_file
+from arbench.machine.distributed import process_group, processes
+from training_cases import CASES, STEPS, result, run
+
+torch.set_num_threads(1)
+out, mine = Path(sys.argv[1]), processes()
+with process_group(mine, torch.device("cpu")):
+    for name in sys.argv[2:]:
+        resumed, _, case = name.rpartition(":")
+        options = CASES[case]
+        if resumed == "cut":
+            try:
+                run(out / "cut", mine, **options, stop_at=7)
+                raise AssertionError("was not stopped")
+            except KeyboardInterrupt:
+                pass
+        folder = out / (resumed or case)
+        steps = STEPS + 4 if resumed == "longer" else STEPS
+        trainer = run(folder, mine, **options, steps=steps, resume=bool(resumed))
+        tensors = result(trainer)
+        if mine.is_first:
+            save_file(tensors, out / f"{resumed or case}.safetensors")
+"""
+
+
+def torchrun(out, count, *names):
+    (out / "script.py").write_text(SCRIPT)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
+    command += [str(out / "script.py"), str(out), *names]
+    environment = {**__import__("os").environ, "PYTHONPATH": "tests", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def by_two(tmp_path_factory):
+    out = tmp_path_factory.mktemp("two")
+    torchrun(out, 2, *CASES, "cut:mar")
+    return out
+
+
+def assert_same(first, second, error=ERROR):
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        torch.testing.assert_close(
+            value, second[name], rtol=0, atol=error, msg=lambda told, name=name: f"{name}: {told}"
+        )
+
+
+def test_two_processes_are_one_with_the_whole_batch(by_two, tmp_path):
+    alone = result(run(tmp_path, Processes(), "ar-raster"))
+    for name in ("ddp", "fsdp", "accumulated"):
+        assert_same(load_file(by_two / f"{name}.safetensors"), alone)
+
+
+def test_mask_ratios_of_two_processes_are_replayed_by_one(by_two, tmp_path):
+    """Each part of the batch draws its own ratio, order, noise and dropout, wherever it is computed."""
+    alone = result(run(tmp_path, Processes(), "mar", parts=2))
+    for name in ("mar", "mar-fsdp"):
+        assert_same(load_file(by_two / f"{name}.safetensors"), alone)
+    one_ratio = result(run(tmp_path / "one", Processes(), "mar"))
+    assert not torch.allclose(one_ratio["class_emb.weight"], alone["class_emb.weight"], rtol=0, atol=ERROR)
+
+
+def test_two_processes_stop_together_and_go_on_to_the_bit(by_two):
+    assert_same(load_file(by_two / "cut.safetensors"), load_file(by_two / "mar.safetensors"), error=0)
+
+
+def test_what_two_have_sharded_one_reads_and_goes_on_with(by_two, tmp_path):
+    path = find_checkpoint(by_two / "fsdp")
+    facts = read_checkpoint_facts(path)
+    assert (facts["step"], facts["processes"], facts["parts"]) == (STEPS, 2, 2)
+    assert sum(name.endswith(".distcp") for name in facts["files"]) == 2  # each has written its share
+    expected = load_file(by_two / "fsdp.safetensors")
+    assert_same(read_all(path, "model."), {k: v for k, v in expected.items() if not k.startswith("ema.")}, error=0)
+    longer = result(run(by_two / "fsdp", Processes(), "ar-raster", steps=STEPS + 4, resume=True))
+    assert_same(longer, result(run(tmp_path, Processes(), "ar-raster", steps=STEPS + 4)))
+
+
+@pytest.mark.slow
+def test_what_two_have_saved_three_go_on_with(tmp_path):
+    torchrun(tmp_path, 2, "fsdp")
+    (tmp_path / "fsdp").rename(tmp_path / "longer")
+    torchrun(tmp_path, 3, "longer:fsdp")
+    alone = result(run(tmp_path / "alone", Processes(), "ar-raster", steps=STEPS + 4))
+    assert_same(load_file(tmp_path / "longer.safetensors"), alone)

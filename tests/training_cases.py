@@ -1,0 +1,81 @@
+"""Small trainings that run alike on one process and on several."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import torch
+from conftest import make_generator, make_tokens
+from torch.nn import functional
+
+from arbench.generators.recipe import TrainConfig
+from arbench.machine.distributed import Processes
+from arbench.training.engine import Engine, whole
+from arbench.training.loop import Trainer, train
+
+STEPS = 20
+CASES: dict[str, dict[str, Any]] = {
+    "ddp": {"name": "ar-raster"},
+    "fsdp": {"name": "ar-raster", "engine": Engine(shard=True)},
+    "accumulated": {"name": "ar-raster", "parts": 6},
+    "mar": {"name": "mar"},
+    "mar-fsdp": {"name": "mar", "engine": Engine(shard=True, recompute=True)},
+}
+
+
+class Case:
+    """A tiny generator on twelve examples; AR's loss draws nothing, MAR's draws all that it draws in a training."""
+
+    def __init__(self, name: str) -> None:
+        self.model = make_generator(name, "diffusion" if name == "mar" else "categorical", dropout=0.1)
+        self.tokens = make_tokens(self.model, batch=12)
+        self.labels = torch.arange(12) % 5
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def loss(self, indices: torch.Tensor, rng: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        tokens, labels = self.tokens[indices], self.labels[indices]
+        if self.model.method == "mar":
+            return self.model.loss(tokens, labels, rng=rng), {}
+        self.model.eval()
+        return functional.cross_entropy(self.model.logits(tokens, labels).flatten(0, 1), tokens.flatten()), {}
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        return self.model.state_dict()
+
+    def after_step(self, step: int, config: TrainConfig, rng: torch.Generator) -> None:
+        pass
+
+
+def run(
+    folder: Path,
+    mine: Processes,
+    name: str,
+    *,
+    engine: Engine | None = None,
+    parts: int = 0,
+    steps: int = STEPS,
+    stop_at: int = 0,
+    resume: bool = False,
+) -> Trainer:
+    """Train; `stop_at` is the step at which the last process alone is told to stop."""
+    config = TrainConfig(
+        steps=steps, batch_size=12, learning_rate=1e-3, warmup_steps=2, schedule="constant", weight_decay=0.02,
+        clip_norm=1.0, ema_rate=0.9, micro_batches=parts, checkpoint_every=100,
+    )  # fmt: skip
+
+    def watch(done: int, logged: dict[str, float]) -> None:
+        if done == stop_at and mine.rank == mine.count - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return train(lambda: Case(name), config, folder, mine=mine, engine=engine, watch=watch, resume=resume)
+
+
+def result(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """Weights and their average, whole."""
+    state = {**trainer.task.model.state_dict(), **{f"ema.{name}": v for name, v in trainer.ema.weights.items()}}
+    return {name: whole(value).detach().clone() for name, value in state.items()}
