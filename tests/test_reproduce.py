@@ -298,7 +298,8 @@ def test_an_interrupted_training_goes_on_and_a_finished_one_stays(tmp_path, monk
 
     def run_job(job, folder, *, resume, progress):
         resumed.append(resume)
-        path = job.checkpoint_path(folder) if not resume else job.weights_path(folder)
+        begun = job.folder(folder) / "checkpoints" / "step-0000001" / "facts.json"
+        path = begun if not resume else job.weights_path(folder)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         return path
