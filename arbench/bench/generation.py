@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from arbench.bench.baselines import find_rivals
+from arbench.bench.launches import count_launches
 from arbench.bench.measure import Timing, summary, time_alternately, time_batch
 from arbench.bench.tiers import describe_tier, find_tier
 from arbench.generators.methods import presets
@@ -110,12 +111,36 @@ def bench_generation(
         say(f"batch {size}: one warm-up, {repeats} repeats")
         work = roofline(parts.generator, settings, parts.tokenizer, batch_size=size)
         timing = time_batch(make_draw(parts, size, seed), size, parts.device, repeats)
-        measured[size] = {**summary(timing), **bounds.beside(work, timing)}
+        counted = {"launches": describe_launches(parts, size, work, bounds)}
+        measured[size] = {**summary(timing), **bounds.beside(work, timing), **counted}
     return {
         **describe(parts, work, num_passes(parts.generator, settings), bounds, seed),
         "latency": measured[1],
         "throughput": measured[batch],
         "compare": compare_rivals(parts, batch, repeats, seed, say) if compare else [],
+    }
+
+
+def describe_launches(parts: Parts, batch_size: int, work: Roofline | None, bounds: Bounds) -> dict[str, Any]:
+    """What a batch launches on a GPU, copies and waits for, decoding left out, and what bounds it there.
+
+    `launch_seconds` is the host's, at `LAUNCH_SECONDS` a launch; the forecast holds it against the floor of this device
+    and is None on a CPU, which launches nothing, and where the floor is unknown.
+    """
+    count = count_launches(parts.generator, parts.settings, batch_size, dtype_of(parts.generator))
+    forecast = None
+    if parts.device.type == "cuda" and work is not None and bounds.generator is not None:
+        floor = work.floor(bounds.generator, bounds.decoder)
+        device = batch_size * sum(seconds for name, seconds in floor.items() if name != "decode")
+        forecast = "launch-bound" if count.seconds > device else "device-bound"
+    return {
+        "total": count.total,
+        "by_phase": count.phases,
+        "copies_in_loop": count.copies_in_loop,
+        "copies_before": count.copies_before,
+        "waits": count.waits,
+        "launch_seconds": count.seconds,
+        "forecast": forecast,
     }
 
 

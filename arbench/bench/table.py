@@ -69,6 +69,11 @@ def rows(columns: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
         ("roofline floor, seconds", [number(column["floor_seconds_per_image"]) for column in columns]),
         ("share of the floor", [percent(column["share_of_floor"]) for column in columns]),
         ("share of the peak", [percent(column["share_of_peak"]) for column in columns]),
+        ("launches a batch on a GPU", [str(column["launches"]["total"]) for column in columns]),
+        ("  copies from the host in the loop", [str(column["launches"]["copies_in_loop"]) for column in columns]),
+        ("  waits for the device", [str(column["launches"]["waits"]) for column in columns]),
+        ("  issuing them at 5 µs, seconds", [number(column["launches"]["launch_seconds"]) for column in columns]),
+        ("  forecast", [column["launches"]["forecast"] or UNKNOWN for column in columns]),
     ]
 
 

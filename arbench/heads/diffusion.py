@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from arbench.settings import DiffusionSampling
 TIME_CHANNELS = 256  # width of the sinusoidal time embedding, MAR release
 MAX_PERIOD = 10_000  # longest period of that embedding, MAR release
 # Values of the modulation table held at once while sampling; the table is filled in slices of time beyond that.
-MODULATION_BUDGET = {"cpu": 2**23, "cuda": 2**28}
+MODULATION_BUDGET = {"cpu": 2**23, "cuda": 2**28, "meta": 2**28}
 
 
 def time_embedding(timesteps: Tensor) -> Tensor:
@@ -163,12 +163,15 @@ class PreparedHead:
     """A diffusion head at one choice of settings, with all that no condition changes computed once."""
 
     def __init__(self, net: DenoisingMLP, settings: DiffusionSampling) -> None:
-        self.net = net
-        self.solver = SOLVERS[settings.head_sampler](respaced(settings.head_steps), temperature=settings.temperature)
+        self.net: Any = net
+        self.solver: Any = SOLVERS[settings.head_sampler](
+            respaced(settings.head_steps), temperature=settings.temperature
+        )
         layers = net.modulation_layers
         self.weight = torch.cat([layer.weight for layer in layers])  # ((3D + 2) W, W)
         self.bias = torch.cat([layer.bias for layer in layers])
-        self.time = net.time_embed(torch.as_tensor(self.solver.visited.copy(), device=self.weight.device))  # (S, W)
+        visited = torch.from_numpy(self.solver.visited.copy()).to(self.weight.device)
+        self.time = net.time_embed(visited)  # (S, W)
 
     def draw(
         self,

@@ -100,34 +100,52 @@ def draw_tokens(
     device = next(generator.parameters()).device
     labels = check_labels(labels, generator.num_classes, device)
     ids = check_image_ids(image_ids, len(labels), device)
-    ahead = UniformsAhead(ImageNoise(seed, ids) if noise is None else noise, math.prod(generator.grid))
+    noise = ImageNoise(seed, ids) if noise is None else noise
     timer = NoTimer() if timer is None else timer
-    training, head = generator.training, generator.draw_head()
+    training = generator.training
     generator.eval()
-    schedule = make_schedule(generator, settings, ahead, labels)
-    prepared = head.prepare(settings) if hasattr(head, "prepare") else head
+    try:
+        tokens, last_seen = draw_steps(generator, labels, settings, noise, timer, observe)
+        if generator.kind == "discrete":
+            require_finite(generator.draw_head(), *last_seen)
+    finally:
+        generator.train(training)
+    return tokens
+
+
+def draw_steps(
+    generator: Generator,
+    labels: Tensor,
+    settings: Guidance,
+    noise: Noise,
+    timer: Timer,
+    observe: Observer | None = None,
+) -> tuple[Tensor, list[Tensor | None]]:
+    """The algorithm: tokens for labels (B,), and the last conditions with and without class.
+
+    Between the labels and the tokens nothing waits for the device.
+    """
+    noise = UniformsAhead(noise, math.prod(generator.grid))
+    schedule = make_schedule(generator, settings, noise, labels)
+    head: Any = generator.draw_head()
+    head = head.prepare(settings) if hasattr(head, "prepare") else head
     scales = [guidance_scale(settings, stage) for stage in schedule.plan]
     # The unconditional rows run as long as a step to come reads them, and not a step longer.
     last_guided = max((index for index, scale in enumerate(scales) if scale != 1), default=-1)
     state = generator.begin(labels, last_guided >= 0, schedule.order)
     last_seen: list[Tensor | None] = []
-    try:
-        for index, (step, scale) in enumerate(zip(schedule, scales, strict=True)):
-            with timer.phase("generator"):
-                conditional, unconditional = generator.conditions(state, step, index <= last_guided)
-            with timer.phase("head"):
-                others = None if scale == 1 else unconditional
-                step, tokens = schedule.draw(step, prepared, conditional, others, scale, settings, ahead)
-            generator.reveal(state, step, tokens)
-            if observe is not None:
-                observe(step, tokens)
-            if index in (last_guided, len(schedule) - 1):
-                last_seen += (conditional, unconditional)
-        if generator.kind == "discrete":
-            require_finite(head, *last_seen)
-    finally:
-        generator.train(training)
-    return generator.result(state)
+    for index, (step, scale) in enumerate(zip(schedule, scales, strict=True)):
+        with timer.phase("generator"):
+            conditional, unconditional = generator.conditions(state, step, index <= last_guided)
+        with timer.phase("head"):
+            others = None if scale == 1 else unconditional
+            step, tokens = schedule.draw(step, head, conditional, others, scale, settings, noise)
+        generator.reveal(state, step, tokens)
+        if observe is not None:
+            observe(step, tokens)
+        if index in (last_guided, len(schedule) - 1):
+            last_seen += (conditional, unconditional)
+    return generator.result(state), last_seen
 
 
 def require_finite(head: Head, *conditions: Tensor | None) -> None:

@@ -28,7 +28,7 @@ MOST_IMAGES = 2**32  # the image's number is one word of the counter
 # What a draw is for: the fourth counter word, so that no two purposes share numbers.
 ORDER, UNIFORM, GAUSSIAN = 0, 1, 2
 # Counters drawn at once: on a CPU their words stay in its second cache, on a GPU one launch serves many steps.
-COUNTERS_AT_ONCE = {"cpu": 2**14, "cuda": 2**22}
+COUNTERS_AT_ONCE = {"cpu": 2**14, "cuda": 2**22, "meta": 2**22}
 
 
 def check_seed(seed: int) -> int:

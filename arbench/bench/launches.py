@@ -1,0 +1,227 @@
+"""Kernel launches, copies between host and device and host waits of a batch, counted without a GPU.
+
+The sampler runs as it is on tensors that have shapes and no values (torch's "meta" device stands for the GPU), and
+every operation on them is counted: a count and no time. Views and allocations launch nothing. Steps of the same shape
+are counted once and added as often as they come.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from arbench.bench.baselines import Beside
+from arbench.generators.methods import get_method
+from arbench.heads.diffusion import PreparedHead
+from arbench.protocols import Generator, Step
+from arbench.sampling.algorithm import draw_steps
+from arbench.sampling.noise import ImageNoise
+from arbench.settings import Guidance
+
+LAUNCH_SECONDS = 5e-6  # of the host, for a small kernel issued by PyTorch: a first guess and no measurement
+# Operations that put nothing on the device: what asks for shapes, what allocates, and what training alone does.
+FREE = (
+    *("prim.", "aten.empty", "aten.new_empty", "aten.detach", "aten.lift_fresh", "aten.dropout"),
+    *("aten.sym_", "aten.is_", "aten.size"),
+)
+COPIES = ("aten._to_copy", "aten.copy_", "aten.to.")
+DEVICE = "meta"
+
+
+@cache
+def traits(func: Any) -> tuple[str, bool, bool]:
+    """Of an operation: its name, whether it is a view or puts nothing on the device, whether it may be a copy."""
+    name = str(func)
+    is_copy = name.startswith(COPIES)
+    is_view = any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
+    return name, name.startswith(FREE) or (is_view and not is_copy), is_copy
+
+
+class Launches(TorchDispatchMode):
+    """Counts what runs inside: `ops` launched on the device, `copies` between host and device, by name; by phase too.
+
+    It is a timer as well: its phases are the sampler's.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ops: Counter[tuple[str, str]] = Counter()  # (phase, operation)
+        self.copies: Counter[tuple[str, str]] = Counter()
+        self._phase = "outside"
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out, (name, is_free, is_copy) = func(*args, **(kwargs or {})), traits(func)
+        made = next((x for x in pytree.tree_leaves(out) if isinstance(x, Tensor)), None)
+        if made is None or is_free:
+            return out
+        given = next((x for x in args if isinstance(x, Tensor)), made)
+        if is_copy:
+            source = args[1] if name.startswith("aten.copy_") else given
+            if isinstance(source, Tensor) and source.device != made.device:
+                self.copies[self._phase, name] += 1
+            elif name.startswith("aten.to.") and given.dtype == made.dtype:
+                return out  # nothing to convert
+        if made.device.type == DEVICE:
+            self.ops[self._phase, name] += 1
+        return out
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        self._phase, before = name, self._phase
+        try:
+            yield
+        finally:
+            self._phase = before
+
+    def seconds(self) -> dict[str, float]:
+        return {}
+
+
+class Once:
+    """Calls of one key count as the first of them did, and return what it returned."""
+
+    def __init__(self, count: Launches) -> None:
+        self._count = count
+        self._known: dict[Hashable, tuple[Any, Counter[tuple[str, str]], Counter[tuple[str, str]]]] = {}
+
+    def __call__(self, key: Hashable, call: Callable[[], Any]) -> Any:
+        count = self._count
+        if key in self._known:
+            out, ops, copies = self._known[key]
+            count.ops.update(ops)
+            count.copies.update(copies)
+            return out
+        before = Counter(count.ops), Counter(count.copies)
+        out = call()
+        self._known[key] = out, count.ops - before[0], count.copies - before[1]
+        return out
+
+
+class OnceMethod:
+    """`whole` with calls of one method, on tensors of one shape, counted once."""
+
+    def __init__(self, whole: Any, method: str, once: Once) -> None:
+        self._whole, self._method, self._once = whole, method, once
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._whole, name)
+        if name != self._method:
+            return value
+
+        def call(*given: Any) -> Any:
+            shapes = tuple(x.shape if isinstance(x, Tensor) else x is None for x in given)
+            return self._once((name, shapes), lambda: value(*given))
+
+        return call
+
+
+class OnceHead:
+    """A head whose draws of one shape are counted once, and of a diffusion head's denoising steps one."""
+
+    def __init__(self, head: Any, once: Once) -> None:
+        self._head, self._once, self._is_first = head, once, True
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._head, name)
+        return self._prepare if name == "prepare" else value
+
+    def _prepare(self, settings: Any) -> OnceHead:
+        prepared = self._head.prepare(settings)
+        if isinstance(prepared, PreparedHead):
+            prepared.net = OnceMethod(prepared.net, "denoise", self._once)
+            prepared.solver = OnceMethod(prepared.solver, "step", self._once)
+        return OnceHead(prepared, self._once)
+
+    def draw(self, condition: Tensor, unconditional: Tensor | None, *rest: Any) -> Tensor:
+        key = ("draw", condition.shape, unconditional is None, self._is_first)  # the first draws numbers for all
+        self._is_first = False
+        return self._once(key, lambda: self._head.draw(condition, unconditional, *rest))
+
+
+class OnceGenerator(Beside):
+    """A generator whose steps of one size, after steps of one size, are counted once."""
+
+    def __init__(self, generator: Generator, once: Once) -> None:
+        super().__init__(generator)
+        self._once, self._before = once, 0
+
+    def draw_head(self) -> OnceHead:
+        return OnceHead(self._generator.draw_head(), self._once)
+
+    def conditions(self, state: Any, step: Step, guided: bool) -> tuple[Tensor, Tensor | None]:
+        key = ("conditions", step.size, self._before, guided)
+        self._before = step.size
+        return self._once(key, lambda: self._generator.conditions(state, step, guided))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchCount:
+    """Of one batch: launches by phase, copies inside the loop and before it, and what waited for the device."""
+
+    batch_size: int
+    phases: dict[str, int]
+    copies_in_loop: int
+    copies_before: int
+    waits: int
+    operations: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        return sum(self.phases.values())
+
+    @property
+    def seconds(self) -> float:
+        """What issuing them takes the host, at `LAUNCH_SECONDS` each."""
+        return self.total * LAUNCH_SECONDS
+
+
+def count_launches(
+    generator: Generator, settings: Guidance, batch_size: int, dtype: torch.dtype = torch.bfloat16
+) -> LaunchCount:
+    """What a batch of `generator` (any device, meta too) launches on a CUDA device under `settings`, in `dtype`.
+
+    The eager sampler is counted, decoding left out. What waits for the device, because it asks for values, ends the
+    count: `waits` is 1 then.
+    """
+    count, waits = Launches(), 0
+    with torch.inference_mode():
+        pretended = pretend(generator, dtype)
+        labels = torch.zeros(batch_size, dtype=torch.int64, device=DEVICE)
+        try:
+            with count:
+                draw_steps(OnceGenerator(pretended, Once(count)), labels, settings, ImageNoise(0, labels), count)
+        except (RuntimeError, NotImplementedError) as error:
+            if "meta" not in str(error).lower():
+                raise
+            waits = 1
+    phases: Counter[str] = Counter()
+    operations: Counter[str] = Counter()
+    for (phase, name), number in count.ops.items():
+        phases[phase] += number
+        operations[name] += number
+    before = sum(number for (phase, _), number in count.copies.items() if phase == "outside")
+    return LaunchCount(
+        batch_size=batch_size,
+        phases=dict(phases),
+        copies_in_loop=count.copies.total() - before,
+        copies_before=before,
+        waits=waits,
+        operations=dict(operations.most_common()),
+    )
+
+
+def pretend(generator: Generator, dtype: torch.dtype) -> Generator:
+    """A generator of the same shape whose tensors have no values."""
+    with torch.device(DEVICE):
+        model = get_method(generator.method).model(generator.config)
+    model.to(dtype=dtype)
+    return model.eval()

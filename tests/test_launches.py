@@ -1,0 +1,96 @@
+"""Launches, copies and waits are counted as they are, and stay as few as they have become."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from conftest import make_generator
+
+from arbench.bench.baselines import Beside
+from arbench.bench.launches import Launches, count_launches, pretend
+from arbench.generators.methods import presets
+from arbench.sampling.algorithm import draw_steps
+from arbench.sampling.noise import ImageNoise
+from arbench.sampling.schedules import sequential_sizes
+from arbench.settings import resolve_settings
+from arbench.weights.load import load_generator
+
+# The most launches of a batch of 64 in bfloat16. Conversions are counted apart, for the count that the bounds were
+# set by took them for views.
+BOUNDS = [("ar-b-384", {}, 130_000), ("par-3b-16x", {}, 21_000)]
+SLOW = [("mar-b", {"num_iter": 64, "head_steps": 100}, 450_000)]
+CELLS = [("ar-raster", "categorical"), ("ar-random", "diffusion"), ("par", "categorical"), ("mar", "diffusion")]
+
+
+@pytest.mark.parametrize(
+    ("name", "sampling", "bound"), [*BOUNDS, *(pytest.param(*row, marks=pytest.mark.slow) for row in SLOW)]
+)
+def test_a_batch_launches_no_more_than_this(name, sampling, bound):
+    generator = load_generator(name, device="meta")
+    count = count_launches(generator, resolve_settings(generator, sampling), 64)
+    assert count.total - count.operations["aten.to.dtype"] <= bound
+    assert (count.copies_in_loop, count.waits) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name for name in presets() if name.startswith(("ar-b", "par-xl-4x", "mar-b", "arpg-l")) and "384" not in name],
+)
+def test_no_preset_copies_or_waits_in_the_loop(name):
+    generator = load_generator(name, device="meta")
+    few = {"num_iter": 3, "head_steps": 3}
+    known = {key: value for key, value in few.items() if hasattr(generator.sampling_type, key)}
+    count = count_launches(generator, resolve_settings(generator, known), 2)
+    assert (count.copies_in_loop, count.waits) == (0, 0)
+    assert count.copies_before <= 2
+
+
+@pytest.mark.parametrize(("name", "head"), CELLS)
+def test_steps_of_one_shape_are_all_alike(name, head):
+    """What is counted once and multiplied is what counting everything gives."""
+    generator = make_generator(name, head)
+    settings = resolve_settings(generator, {"cfg_scale": 2.0, **({"head_steps": 3} if head == "diffusion" else {})})
+    whole = Launches()
+    labels = torch.zeros(2, dtype=torch.int64, device="meta")
+    pretended = pretend(generator, torch.bfloat16)
+    with torch.inference_mode(), whole:
+        draw_steps(pretended, labels, settings, ImageNoise(0, labels), whole)
+    operations: Counter[str] = Counter()
+    for (_, operation), number in whole.ops.items():
+        operations[operation] += number
+    assert count_launches(generator, settings, 2).operations == operations
+
+
+def test_copies_and_waits_are_found():
+    generator = make_generator("par")
+
+    class Clumsy(Beside):
+        def conditions(self, state, step, guided):
+            torch.arange(3).to(state.labels.device)
+            return self._generator.conditions(state, step, guided)
+
+    count, labels = Launches(), torch.zeros(2, dtype=torch.int64, device="meta")
+    settings = resolve_settings(generator, {})
+    steps = sequential_sizes(16, 4, 4)
+    clumsy = Clumsy(pretend(generator, torch.float32))
+    with torch.inference_mode(), count:
+        draw_steps(clumsy, labels, settings, ImageNoise(0, labels), count)
+    assert {phase: number for (phase, _), number in count.copies.items()}["generator"] == len(steps)
+
+
+def test_a_wait_for_values_is_found():
+    generator = make_generator("par")
+
+    class Waiting(type(generator)):
+        def reveal(self, state, step, tokens):
+            int(tokens.max())
+            super().reveal(state, step, tokens)
+
+    generator.__class__ = Waiting
+    found = pretend(generator, torch.float32)
+    found.__class__ = Waiting
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("arbench.bench.launches.pretend", lambda *given: found)
+        assert count_launches(generator, resolve_settings(generator, {}), 2).waits == 1
