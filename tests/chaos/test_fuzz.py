@@ -1,7 +1,6 @@
 """Broken input of every kind that is read: whatever stands in it, the law of `laws` holds.
 
-python -m pytest tests/chaos                 # the short part, as in CI
-python -m pytest tests/chaos -m slow         # the long one, with new cases each time
+The commands stand in `test_chaos.py`, which tries what happens to sound files.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from laws import command_keeps_the_law, keeps_the_law
+from laws import MINUTES, command_keeps_the_law, keeps_the_law
 
 from arbench.evaluation.files import read_state
 from arbench.evaluation.reference import open_reference
@@ -32,6 +31,7 @@ from arbench.runs.folder import resume_run, start_run
 from arbench.weights.read import read_tensors
 
 hypothesis.configuration.set_hypothesis_home_dir(Path(tempfile.gettempdir()) / "arbench-hypothesis")
+MINUTES_OF_ALL = 12  # that the counts of the long part take, with `test_chaos.py`
 IMAGES = np.arange(3 * 4 * 4 * 3, dtype=np.uint8).reshape(3, 4, 4, 3)
 RUN = {"images": {"num_images": 3, "labels": "balanced"}, "evaluation": None}
 
@@ -42,7 +42,7 @@ def fuzzed(short: int, long: int, **strategies: st.SearchStrategy[Any]) -> Calla
     def decorate(check: Callable[..., None]) -> Any:
         def run(count: int, same: bool, folder: Path) -> None:
             quiet = settings(
-                max_examples=count,
+                max_examples=count if same else max(1, round(count * MINUTES / MINUTES_OF_ALL)),
                 derandomize=same,
                 deadline=None,
                 database=None,
