@@ -5,8 +5,6 @@ The public names below are loaded on first use, so `import arbench` costs millis
 
 from __future__ import annotations
 
-import importlib
-
 TYPE_CHECKING = False  # as type checkers know it; `typing` takes a third of the time in which Ctrl-C is not yet ours
 __version__ = "0.1.0"
 
@@ -46,6 +44,8 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'arbench' has no attribute {name!r}")
+    import importlib
+
     value = getattr(importlib.import_module(_PUBLIC[name]), name)
     globals()[name] = value
     return value

@@ -1,6 +1,6 @@
 """`python -m arbench`."""
 
-from arbench.cli import main
+from arbench.start import main
 
 if __name__ == "__main__":
     main()

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from arbench import cli
+from arbench import cli, start
 from arbench.machine.plain_text import one_printable_line, plain_stream, printable
 
 
@@ -31,6 +31,26 @@ def test_ctrl_c_while_modules_are_imported(monkeypatch, capsys):
 
     monkeypatch.setattr(cli, "click_errors", interrupted)  # the first that imports anything
     assert run_main(monkeypatch, "table") == 130
+    assert capsys.readouterr().err == "arbench: interrupted; nothing half-written was left behind\n"
+
+
+def test_nothing_is_imported_before_ctrl_c_is_ours():
+    code = "import sys; before = set(sys.modules); import arbench.start; print(*sorted(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) <= {"arbench", "arbench.start", "__future__"}
+
+
+def test_ctrl_c_while_the_command_line_is_imported(monkeypatch, capsys):
+    class Interrupting:
+        def find_spec(self, name, *_):
+            if name == "arbench.cli":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "arbench.cli")
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    with pytest.raises(SystemExit) as stop:
+        start.main()
+    assert stop.value.code == 130
     assert capsys.readouterr().err == "arbench: interrupted; nothing half-written was left behind\n"
 
 

@@ -96,3 +96,18 @@ def test_scripts_exist():
     scripts = [shlex.split(line)[1] for line in command_lines() if line.startswith("bash ")]
     assert scripts
     assert all((ROOT / script).is_file() for script in scripts)
+
+
+PROMISES = re.findall(r"`(test_\w+\.py)::(test_\w+)`", TEXT)
+
+
+@pytest.mark.parametrize(("file", "name"), PROMISES)
+def test_every_promise_has_its_test(file, name):
+    (found,) = (ROOT / "tests").rglob(file)
+    assert re.search(rf"^def {name}\(", found.read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def test_every_row_of_promises_names_a_test():
+    table = TEXT.partition("## What is promised")[2].partition("## ")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| ") and "what happens" not in line]
+    assert len(rows) == len(PROMISES) > 10
