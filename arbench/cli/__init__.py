@@ -26,6 +26,7 @@ EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE, what a shell reports for other programs
 COMMAND_MODULES = (
     "run",
     "sample",
+    "demo",
     "evaluate",
     "reproduce",
     "table",

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from arbench.images.pixels import check_finite, resize_bicubic, to_uint8
 from arbench.machine.hardware import exact_float32
@@ -17,7 +18,7 @@ from arbench.protocols import Generator, Timer, Tokenizer
 from arbench.runs.folder import RunFolder
 from arbench.runs.memory import is_out_of_memory
 from arbench.runs.shards import Assembly, Claims, ShardWriter, claim_unfinished
-from arbench.sampling.algorithm import draw_tokens
+from arbench.sampling.algorithm import Observer, draw_tokens
 from arbench.settings import Guidance
 from arbench.tokenizer.load import decode_tokens
 
@@ -42,6 +43,7 @@ class Pipeline:
     seed: int
     device: torch.device
     image_size: int | None = None  # None: as the tokenizer decodes
+    observe: Observer | None = None  # told of every step of the sampling loop
 
     def draw(self, image_ids: Sequence[int], timer: Timer, batch_size: int | None = None) -> np.ndarray:
         """uint8 images (B, H, W, 3) for `image_ids`. Raises ValueError where a latent or a pixel is not finite.
@@ -60,14 +62,26 @@ class Pipeline:
     def _draw(self, image_ids: Sequence[int], timer: Timer) -> np.ndarray:
         ids = torch.as_tensor(list(image_ids))
         labels = torch.from_numpy(self.labels[list(image_ids)]).to(self.device)
-        tokens = draw_tokens(self.generator, labels, settings=self.settings, seed=self.seed, image_ids=ids, timer=timer)
+        tokens = draw_tokens(
+            self.generator,
+            labels,
+            settings=self.settings,
+            seed=self.seed,
+            image_ids=ids,
+            timer=timer,
+            observe=self.observe,
+        )
         if tokens.is_floating_point():
             check_finite(tokens, "latents")
         with timer.phase("decode"):
-            images = decode_tokens(self.tokenizer, tokens)
-            if self.image_size is not None and images.shape[-1] != self.image_size:
-                images = resize_bicubic(images, self.image_size)
-            return to_uint8(images)
+            return self.decode(tokens)
+
+    def decode(self, tokens: Tensor) -> np.ndarray:
+        """Tokens to uint8 images (B, H, W, 3) of the size that is kept."""
+        images = decode_tokens(self.tokenizer, tokens)
+        if self.image_size is not None and images.shape[-1] != self.image_size:
+            images = resize_bicubic(images, self.image_size)
+        return to_uint8(images)
 
 
 class StepTimer:
