@@ -18,7 +18,7 @@ from arbench.generators.recipe import TrainConfig
 from arbench.machine.sharded import read_all
 from arbench.papers.experiment import load_experiment
 from arbench.papers.training import training_job
-from arbench.training.checkpoint import find_checkpoint
+from arbench.training.checkpoint import find_checkpoint, read_checkpoint_facts
 from arbench.training.jobs import Job, digits_job, method_job, run_job, with_settings
 from arbench.training.recipes import digits_recipes
 from arbench.weights.load import load_generator
@@ -227,3 +227,26 @@ def test_another_seed_is_refused_before_its_cache_is_built(tmp_path):
     (cache / "cache.json").unlink()
     run_job(job, tmp_path, resume=True)
     assert sorted(path.name for path in cache.iterdir()) == ["cache.json", "labels.npy", "tokens-00000.npy"]
+
+
+def test_a_requeued_job_goes_on_by_itself(cli, tmp_path):
+    """The same command line begins, and goes on with what is there; runs of two seeds share a cache."""
+    shared = ("--method", "ar", *QUICK, "--views", 1, "--cache", tmp_path / "cache", "--resume-auto")
+    cli("train", *shared, "--accumulate", 2, "--keep-last", 3, "--out", tmp_path / "out")
+    run = tmp_path / "out" / "ar-digits"
+    first = {path.name: path.stat().st_mtime_ns for path in (run / "checkpoints").iterdir()}
+    assert list(first) == ["step-0000002"]
+    assert read_checkpoint_facts(run / "checkpoints" / "step-0000002")["parts"] == 2
+    cli("train", *shared, "--accumulate", 2, "--out", tmp_path / "out")
+    assert {path.name: path.stat().st_mtime_ns for path in (run / "checkpoints").iterdir()} == first
+    assert {path.name for path in run.iterdir()} == {
+        *("checkpoints", "config.yaml", "log.jsonl", "ar-digits.safetensors", "ar-digits-raw.safetensors"),
+    }
+    assert [path.name.rpartition("-")[0] for path in (tmp_path / "cache").iterdir()] == ["digits-vq"]
+    assert not (tmp_path / "out" / "cache").exists()
+
+
+def test_epochs_of_the_data_are_the_length(cli, tmp_path):
+    few = ("--method", "ar", "--batch-size", 600, "--views", 1, "--device", "cpu", "--out", tmp_path)
+    assert "0.5 epochs done" in cli("train", *few, "--epochs", 0.5)
+    assert read_checkpoint_facts(find_checkpoint(tmp_path / "ar-digits"))["step"] == 1  # half of 1,437 images

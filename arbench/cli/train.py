@@ -21,7 +21,9 @@ TRAIN_EXAMPLES = """Examples:
 
   arbench train --config digits --target all --out runs/train
 
-  arbench train --method mar --model mar-b --data DIR --tokenizer-weights kl16.ckpt --dtype bfloat16
+  arbench train --model mar-l --data DIR --tokenizer-weights kl16.ckpt
+
+  arbench train --model mar-b --data DIR --tokenizer-weights kl16.ckpt --batch-size 256 --accumulate 4 --recompute
 
   arbench train --experiment par/table4 --row a-without --data DIR --tokenizer-weights vq_ds16_c2i.pt
 
@@ -29,7 +31,9 @@ TRAIN_EXAMPLES = """Examples:
 
   arbench train --config runs/train/mar-digits/config.yaml --out again
 
-  torchrun --nproc_per_node=8 -m arbench train --method mar --model mar-b --data DIR --tokenizer-weights kl16.ckpt
+  torchrun --nproc_per_node=8 -m arbench train --model mar-b --data DIR --tokenizer-weights kl16.ckpt --resume-auto
+
+  torchrun --nproc_per_node=8 -m arbench train --model ar-3b --data DIR --tokenizer-weights vq_ds16_c2i.pt --shard
 """
 CACHE_EXAMPLES = """Examples:
 
@@ -50,6 +54,16 @@ TrainBatch = Annotated[Optional[int], typer.Option("--batch-size", help="Images 
 Rate = Annotated[Optional[float], typer.Option("--learning-rate", help="Peak learning rate.")]
 Init = Annotated[Optional[str], typer.Option("--init", help="Weights to start from (--which of them).")]
 Size = Annotated[Optional[int], typer.Option("--size", help="Image side in pixels; ADM's centre crop brings it there.")]
+Epochs = Annotated[Optional[float], typer.Option("--epochs", help="Length in epochs, in place of --steps.")]
+Accumulate = Annotated[Optional[int], typer.Option("--accumulate", min=1, help="Micro-batches a process and step.")]
+Shard = Annotated[
+    Optional[bool], typer.Option("--shard/--no-shard", help="FSDP2 rather than DDP; left out, for large models.")
+]
+Recompute = Annotated[bool, typer.Option("--recompute", help="Compute blocks anew rather than keep activations.")]
+CacheFolder = Annotated[Optional[str], typer.Option("--cache", help="Folder of token caches that runs share.")]
+KeepLast = Annotated[int, typer.Option("--keep-last", help="Newest checkpoints that stay.")]
+KeepEvery = Annotated[int, typer.Option("--keep-every", help="Steps between checkpoints that stay for good; 0: none.")]
+ResumeAuto = Annotated[bool, typer.Option("--resume-auto", help="Go on where there is a checkpoint, else begin.")]
 Views = Annotated[int, typer.Option("--views", min=1, help="Augmented views of each image.")]
 Flip = Annotated[bool, typer.Option("--flip", help="Mirror views at random.")]
 
@@ -82,16 +96,28 @@ def train(
     dtype: Annotated[Optional[str], typer.Option("--dtype", help="float32, or bfloat16 for mixed precision.")] = None,
     out: options.Out = None,
     resume: options.Resume = False,
+    resume_auto: ResumeAuto = False,
+    epochs: Epochs = None,
+    accumulate: Accumulate = None,
+    shard: Shard = None,
+    recompute: Recompute = False,
+    cache: CacheFolder = None,
+    keep_last: KeepLast = 1,
+    keep_every: KeepEvery = 0,
 ) -> None:
     """Train a tokenizer, the digits classifier or a generator, and write its averaged weights as safetensors.
 
     A generator takes channels, codes and grid from the tokenizer. config.yaml beside the weights repeats the training.
     """
+    from arbench.machine.distributed import processes
     from arbench.papers.experiment import load_experiment
+    from arbench.training.checkpoint import Keeping
+    from arbench.training.engine import Engine
     from arbench.training.job import is_job_file
 
     changes = {
         "steps": steps,
+        "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "views": views,
@@ -103,6 +129,7 @@ def train(
         "size": size,
         "tokenizer": tokenizer,
         "tokenizer_weights": tokenizer_weights,
+        "cache": cache,
         "init": init,
         "which": which,
         "device": resolve_device(device),
@@ -116,7 +143,10 @@ def train(
         folder = folder / load_experiment(str(experiment)).name / str(row)
     else:
         jobs = plan_jobs(config, target, method, model, shared, folder, changes)
-    run_jobs(jobs, folder, resume, changes)
+    how = {"engine": Engine(shard=shard, recompute=recompute), "keeping": Keeping(last=keep_last, every=keep_every)}
+    if accumulate is not None:
+        changes["micro_batches"] = accumulate * processes().count
+    run_jobs(jobs, folder, resume, changes, auto=resume_auto, how=how)
 
 
 def repeated_job(config: str, others: tuple[str | None, ...], shared: dict[str, Any]) -> Job:
@@ -148,8 +178,19 @@ def row_job(experiment: str | None, row: str | None, others: tuple[str | None, .
     return job
 
 
-def run_jobs(jobs: list[Job], folder: Path, resume: bool, changes: dict[str, Any]) -> None:
-    """Train one after another with the recipes' settings changed by those of `changes` that are not None."""
+def run_jobs(
+    jobs: list[Job],
+    folder: Path,
+    resume: bool,
+    changes: dict[str, Any],
+    *,
+    auto: bool = False,
+    how: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Train one after another with the recipes' settings changed by those of `changes` that are not None.
+
+    With `auto` a training goes on where it has a checkpoint and begins where it has none; `how` is for `run_job`.
+    """
     from dataclasses import replace
 
     from arbench.machine.distributed import processes
@@ -161,11 +202,12 @@ def run_jobs(jobs: list[Job], folder: Path, resume: bool, changes: dict[str, Any
     say = typer.echo if processes().is_first else lambda line: None
     begun = [job.target for job in jobs if has_checkpoint(job.folder(folder))]
     for job in jobs:
-        job = replace(job, config=with_settings(job.config, scale_rate=job.target not in recipes, **changes))
+        job = replace(job, config=with_settings(job.config, scale_rate=job.target not in recipes, say=say, **changes))
         # Of several jobs, those after the interrupted one have nothing to resume yet.
-        go_on = resume and (job.target in begun or not begun)
-        path = run_job(job, folder, resume=go_on, progress=progress_bar, say=say)
-        say(f"{job.target}: {job.config.steps} steps done, weights in {path}")
+        go_on = job.target in begun if auto else resume and (job.target in begun or not begun)
+        path = run_job(job, folder, resume=go_on, progress=progress_bar, say=say, **how)
+        length = f"{job.config.steps} steps" if job.config.steps else f"{job.config.epochs:g} epochs"
+        say(f"{job.target}: {length} done, weights in {path}")
 
 
 def plan_jobs(

@@ -34,6 +34,16 @@ class Published:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainingSpeed:
+    """How fast a preset was trained: images a second and device, with the place where it stands."""
+
+    preset: str
+    images_per_second: float
+    device: str
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Preset:
     """A named generator. `config` are fields of the method's configuration, `sampling` its default settings."""
 
@@ -103,6 +113,9 @@ class Method:
 
     recipe: TrainConfig | None = None  # the paper's, for one's own data
     digits_recipe: TrainConfig | None = None  # of its preset on the digits
+
+    training_memory: Callable[[Generator, bool, bool], int] | None = None  # bytes an image: bfloat16, recomputed blocks
+    training_speed: TrainingSpeed | None = None
 
     backbone_work: Callable[[Generator, PlannedStep, int], Work] | None = None  # of a batch's step
     head_work: Callable[[Generator, Any, PlannedStep, int], Iterable[Work]] | None = None

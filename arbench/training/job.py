@@ -32,6 +32,7 @@ class Job:
     size: int | None = None
     tokenizer: str | None = None
     tokenizer_weights: str | None = None
+    cache: str | None = None  # the folder of token caches; None: below the output folder
     init: str | None = None
     which: str = "ema"
     device: str = "cpu"

@@ -23,12 +23,13 @@ from arbench.tokenizer.load import load_tokenizer
 from arbench.training.cache import SPEC_NAME, build_cache, describe_cache
 from arbench.training.checkpoint import begin_folder, find_checkpoint, read_checkpoint_facts, refuse_overwriting
 from arbench.training.data import ImageBatches
-from arbench.training.engine import is_sharded, whole
+from arbench.training.engine import Engine, is_sharded, whole
 from arbench.training.export import export_release, export_weights
 from arbench.training.fit import fitted_config
 from arbench.training.job import Job, write_job
 from arbench.training.loop import check_resumable, train
 from arbench.training.parts import fit_micro_batches
+from arbench.training.plan import plan_training
 from arbench.training.recipes import get_recipe
 from arbench.training.tasks import ClassifierTask, GeneratorTask, TokenizerTask
 from arbench.training.views import crop_sides
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from arbench.protocols import Generator, Tokenizer
     from arbench.training.cache import CacheSpec, TokenCache
     from arbench.training.checkpoint import Keeping
-    from arbench.training.engine import Engine
     from arbench.training.loop import Task, Trainer, Watcher
     from arbench.weights.provenance import TokenizerFacts
 
@@ -54,6 +54,10 @@ CACHE_FOLDER = "cache"  # below the output folder
 # A bar, or lines, for a title and a number of steps: entered, it gives what is to be called with the steps done.
 Progress = Callable[[str, int], "AbstractContextManager[Watcher]"]
 SCALE_IMAGES = 2000  # images that the deviation of a new tokenizer's latents is measured on, at most
+
+
+def no_words(line: str) -> None:
+    """Nothing is said."""
 
 
 def _checked(size: int | None) -> int | None:
@@ -110,27 +114,32 @@ def check_method(method: str, model: str) -> None:
         raise ValueError(f"model {model!r} is of method {found!r}, not {method!r}; expected --method {found}")
 
 
-def with_settings(config: TrainConfig, *, scale_rate: bool = False, **settings: Any) -> TrainConfig:
+def with_settings(
+    config: TrainConfig, *, scale_rate: bool = False, say: Callable[[str], None] = no_words, **settings: Any
+) -> TrainConfig:
     """`config` with those settings that are not None; a warm-up of over half the run shrinks to a tenth of it.
 
     With `scale_rate` the learning rate, where it is not given, follows the batch size in proportion: the papers state
-    theirs as 1e-4 a batch of 256.
+    theirs as 1e-4 a batch of 256; `say` is told.
     """
     if scale_rate and settings.get("batch_size") and settings.get("learning_rate") is None:
         settings["learning_rate"] = config.learning_rate * settings["batch_size"] / config.batch_size
+        if settings["batch_size"] != config.batch_size:
+            say(
+                f"batch_size {config.batch_size} -> {settings['batch_size']}: the learning rate follows, "
+                f"{config.learning_rate:.4g} -> {settings['learning_rate']:.4g}, and epochs stay epochs"
+            )
     given = {name: value for name, value in settings.items() if value is not None}
     if given.get("steps"):
         given.setdefault("epochs", 0.0)
+    elif given.get("epochs"):
+        given["steps"] = 0
     if given.get("views"):
         given.setdefault("view_set", "random")
     changed = dataclasses.replace(config, **given)
     if changed.steps and not changed.warmup_epochs and 2 * changed.warmup_steps > changed.steps:
         changed = dataclasses.replace(changed, warmup_steps=changed.steps // 10)
     return changed
-
-
-def no_words(line: str) -> None:
-    """Nothing is said."""
 
 
 def no_progress(title: str, total: int) -> AbstractContextManager[Watcher]:
@@ -162,6 +171,7 @@ def run_job(
     data = open_data(job.data, size=job.size)
     config = fit_micro_batches(job.config.for_images(len(data)), mine.count, say)
     job = dataclasses.replace(job, config=config)
+    tell_plan(job, data, mine, engine or Engine(), device, say)
     if facts is not None:  # before anything is encoded
         check_resumable(lengthened(config, facts["config"], facts["step"], no_words), job.made_of, facts)
     with process_group(mine, device):
@@ -185,6 +195,22 @@ def run_job(
             )
         _hand_over(job, trainer, out, data, device)
     return job.weights_path(out)
+
+
+def tell_plan(
+    job: Job, data: ImageData, mine: Processes, engine: Engine, device: torch.device, say: Callable[[str], None]
+) -> None:
+    """Say what training a paper's generator will take. Raises ValueError where it has fewer classes than the data."""
+    if job.kind != "generator":
+        return
+    classes = job.model_config.get("num_classes", data.num_classes)
+    if classes < data.num_classes:
+        raise ValueError(f"num_classes {classes}: {job.data} has {data.num_classes}; expected at least as many")
+    if get_preset(job.target).data == DIGITS:
+        return
+    given = {**job.model_config, "num_classes": classes}
+    for line in plan_training(job.target, job.config, mine.count, engine, given).lines(device):
+        say(line)
 
 
 def _hand_over(job: Job, trainer: Trainer, out: Path, data: ImageData, device: torch.device) -> None:
@@ -333,7 +359,7 @@ def _generator_task(
     cache = open_cache(
         tokenizer,
         data,
-        out / CACHE_FOLDER,
+        Path(job.cache) if job.cache else out / CACHE_FOLDER,
         views=config.views,
         augmentation=config.augmentation,
         view_set=config.view_set,

@@ -25,6 +25,7 @@ METHOD = Method(
     cards=CARDS,
     recipe=RECIPE,
     digits_recipe=DIGITS_RECIPE,
+    training_memory=lazy("arbench.generators.common.work:causal_training_memory"),
     backbone_work=lazy("arbench.generators.arpg.work:two_pass_work"),
     head_work=lazy("arbench.heads.work:head_work"),
     memory=lazy("arbench.generators.arpg.work:two_pass_memory"),

@@ -14,6 +14,12 @@ from arbench.protocols import Generator
 # Live activations of one transformer block in floats per token and unit of width: residual, normalised input,
 # fused q k v, attention output, and an MLP four times as wide.
 BLOCK_FLOATS = 16
+# What training keeps of a block for its backward pass, in bytes a token and unit of width, attention matrices never:
+# the residual stream twice in float32; normalised inputs, q k v, attention output, and both layers of the MLP with what
+# dropout left of them, two bytes each under bfloat16 and four without. Recomputed blocks keep their input.
+KEPT_BYTES = {True: 42, False: 76}
+INPUT_BYTES = 4
+LOGIT_BYTES = 10  # a code: the logits in bfloat16, again in float32, and their gradient
 ROWS = 2  # sequences an image under guidance
 
 
@@ -68,3 +74,17 @@ def embedded_channels(generator: Generator) -> int:
 def num_tokens(generator: Generator) -> int:
     """Tokens of an image."""
     return generator.grid[0] * generator.grid[1]
+
+
+def kept_bytes(values: int, blocks: int, bfloat16: bool, recomputed: bool) -> int:
+    """What training keeps of `blocks` alike, each of so many tokens times width; of recomputed ones one at a time."""
+    if not recomputed:
+        return blocks * values * KEPT_BYTES[bfloat16]
+    return values * (blocks * INPUT_BYTES + KEPT_BYTES[bfloat16])
+
+
+def causal_training_memory(generator: Generator, bfloat16: bool, recomputed: bool) -> int:
+    """Bytes that training a GPT keeps of an image, about; a diffusion head's are left out."""
+    config, tokens = generator.config, num_tokens(generator)
+    codes = config.vocab_size if generator.kind == "discrete" else 0
+    return kept_bytes(tokens * config.width, config.depth, bfloat16, recomputed) + LOGIT_BYTES * tokens * codes

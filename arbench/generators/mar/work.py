@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-from arbench.generators.common.work import activation_bytes, block_flops, embedded_channels, logit_bytes, num_tokens
+from arbench.generators.common.work import (
+    LOGIT_BYTES,
+    activation_bytes,
+    block_flops,
+    embedded_channels,
+    kept_bytes,
+    logit_bytes,
+    num_tokens,
+)
 from arbench.heads.work import item_size
 from arbench.machine.work import PlannedStep, Work
 from arbench.protocols import Generator
+
+MEAN_HIDDEN = 0.867  # share of the tokens, of the release's mask ratios
+# What training keeps of a block of the head, in bytes a row and unit of width: its input and its gate in float32, shift
+# and scale, what is modulated, both layers of the MLP.
+HEAD_KEPT_BYTES = {True: 30, False: 48}
 
 
 def masked_work(generator: Generator, step: PlannedStep, batch_size: int) -> Work:
@@ -26,3 +39,16 @@ def masked_memory(generator: Generator) -> int:
     config = generator.config
     length, width = num_tokens(generator) + config.buffer_size, max(config.encoder_width, config.decoder_width)
     return activation_bytes(generator, length, width) + logit_bytes(generator)
+
+
+def training_memory(generator: Generator, bfloat16: bool, recomputed: bool) -> int:
+    """Bytes that training keeps of an image, about: encoder, decoder, and the head over the hidden tokens."""
+    config, tokens = generator.config, num_tokens(generator)
+    hidden = round(tokens * MEAN_HIDDEN)
+    seen, whole = config.buffer_size + tokens - hidden, config.buffer_size + tokens
+    kept = kept_bytes(seen * config.encoder_width, config.encoder_depth, bfloat16, recomputed)
+    kept += kept_bytes(whole * config.decoder_width, config.decoder_depth, bfloat16, recomputed)
+    if config.head == "categorical":
+        return kept + LOGIT_BYTES * hidden * config.vocab_size
+    rows = hidden * config.diffusion_batch_mul
+    return kept + rows * config.head_width * config.head_depth * HEAD_KEPT_BYTES[bfloat16]

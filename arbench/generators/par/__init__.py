@@ -27,6 +27,7 @@ METHOD = Method(
     borrows={"ar": {"parallel": 1}},  # one token at a time is AR
     recipe=RECIPE,
     digits_recipe=DIGITS_RECIPE,
+    training_memory=lazy("arbench.generators.common.work:causal_training_memory"),
     backbone_work=lazy("arbench.generators.common.work:causal_work"),
     head_work=lazy("arbench.heads.work:head_work"),
     memory=lazy("arbench.generators.common.work:causal_memory"),

@@ -1,0 +1,173 @@
+"""What a training will take, told before anything is encoded: steps, images, hours, and memory a process."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from arbench.generators.methods import get_method, get_preset, methods
+from arbench.generators.recipe import TrainConfig
+from arbench.protocols import Generator
+from arbench.training.engine import Engine, to_be_sharded
+from arbench.training.parts import number_of_parts
+from arbench.weights.configure import build_generator
+from arbench.weights.load import without_memory
+
+GIB = 2**30
+FLOAT = 4  # bytes of a weight, a gradient, an average, and each of Adam's two moments
+BACKWARD = 2  # operations of the backward pass for one of the forward pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """The figures of one training; bytes are those of one process, `activations` None where the method tells none."""
+
+    model: str
+    parameters: int
+    config: TrainConfig
+    processes: int
+    parts: int
+    sharded: bool
+    weights: int
+    average: int
+    activations: int | None
+    hours: float | None
+    hours_of: str = ""
+
+    @property
+    def num_bytes(self) -> int | None:
+        """Weights, gradients, two moments, average and activations; None where the activations are not known."""
+        return None if self.activations is None else 4 * self.weights + self.average + self.activations
+
+    def lines(self, device: torch.device) -> Iterator[str]:
+        """The plan in words; what fits is said of the memory of `device`."""
+        config, each = self.config, self.config.batch_size // self.parts
+        images = config.steps * config.batch_size
+        yield (
+            f"plan: {self.model}, {self.parameters / 1e6:.0f} M parameters, {config.steps:,} steps of "
+            f"{config.batch_size} = {images:,} images ({images / max(1, config.images):.4g} epochs), learning rate "
+            f"{config.learning_rate:.4g} after {config.warmup:,.0f} steps of warm-up"
+        )
+        how = ("FSDP2" if self.sharded else "DDP") if self.processes > 1 else "one process"
+        turns = self.parts // self.processes
+        yield (
+            f"plan: {self.processes} x {turns} micro-batches of {each} images a step ({how}), {config.dtype}; "
+            + (f"about {self.hours:,.0f} hours at {self.hours_of}" if self.hours else "hours not known")
+        )
+        yield f"plan: memory a process {self._memory()}{self._fits(device)}"
+
+    def _memory(self) -> str:
+        told = {
+            "weights": self.weights,
+            "gradients": self.weights,
+            "moments": 2 * self.weights,
+            "average": self.average,
+            "activations": self.activations,
+        }
+        return " + ".join(f"{name} {'-' if size is None else f'{size / GIB:.1f}'}" for name, size in told.items())
+
+    def _fits(self, device: torch.device) -> str:
+        if self.num_bytes is None:
+            return " GiB; activations not known"
+        there = memory_of(device)
+        said = f" = {self.num_bytes / GIB:.1f} GiB"
+        if there is None:
+            return said
+        if self.num_bytes <= there:
+            return f"{said}: fits into {there / GIB:.0f} GiB"
+        return (
+            f"{said}: does not fit into {there / GIB:.0f} GiB; --recompute keeps fewer activations, --accumulate makes "
+            "smaller micro-batches, --shard shares weights among processes"
+        )
+
+
+def plan_training(
+    model: str, config: TrainConfig, processes: int, engine: Engine, given: Mapping[str, Any]
+) -> TrainingPlan:
+    """The plan of training `model`, configured as `given`, with a recipe whose steps are known (`for_images`)."""
+    preset = get_preset(model)
+    generator = empty_generator(preset.method, {**preset.config, **given})
+    assert isinstance(generator, nn.Module)
+    parameters = sum(weight.numel() for weight in generator.parameters())
+    sharded = processes > 1 and to_be_sharded(generator, engine)
+    weights = FLOAT * math.ceil(parameters / (processes if sharded else 1))
+    parts = number_of_parts(config, processes)
+    hours, hours_of = published_hours(generator, config, processes)
+    return TrainingPlan(
+        model=model,
+        parameters=parameters,
+        config=config,
+        processes=processes,
+        parts=parts,
+        sharded=sharded,
+        weights=weights,
+        average=weights if config.ema_rate else 0,
+        activations=activation_bytes(generator, config, engine, config.batch_size // parts),
+        hours=hours,
+        hours_of=hours_of,
+    )
+
+
+def activation_bytes(generator: Generator, config: TrainConfig, engine: Engine, images: int) -> int | None:
+    """What a micro-batch keeps for the backward pass, about; None where its method does not tell."""
+    told = get_method(generator.method).training_memory
+    return None if told is None else images * told(generator, config.dtype == "bfloat16", engine.recompute)
+
+
+def published_hours(generator: Generator, config: TrainConfig, processes: int) -> tuple[float | None, str]:
+    """Hours at the speed that was published for a model of the same method, by counted operations where it is another.
+
+    None where nobody has published any.
+    """
+    spec = get_method(generator.method)
+    told_by = (spec, *methods().values())
+    known = next((method.training_speed for method in told_by if method.training_speed), None)
+    if known is None:
+        return None, ""
+    peer = get_preset(known.preset)
+    slower, scaled = 1.0, ""
+    if (spec.name, generator.config) != (peer.method, get_method(peer.method).config(**peer.config)):
+        reference = empty_generator(peer.method, dict(peer.config))
+        slower, scaled = image_flops(generator) / image_flops(reference), ", by operations"
+    rate = known.images_per_second / slower * processes
+    told = f"{rate:,.0f} images/s on {processes} {known.device} ({known.preset}{scaled}; {known.source})"
+    return config.steps * config.batch_size / rate / 3600, told
+
+
+def empty_generator(method: str, config: dict[str, Any]) -> Generator:
+    """A generator without memory and values. Raises ValueError where the configuration is none of the method's."""
+    with without_memory():
+        return build_generator(method, config)
+
+
+@torch.no_grad()
+def image_flops(generator: Generator) -> float:
+    """Operations of a training step an image, two a multiply-add, counted on a model without memory."""
+    assert isinstance(generator, nn.Module)
+    labels = torch.zeros(1, dtype=torch.int64, device="meta")
+    rows, columns = generator.grid
+    if generator.kind == "discrete":
+        tokens = torch.zeros(1, rows, columns, dtype=torch.int64, device="meta")
+    else:
+        patch = getattr(generator.config, "patch_size", 1)
+        tokens = torch.zeros(1, generator.config.channels, rows * patch, columns * patch, device="meta")
+    with torch.random.fork_rng(devices=[]), FlopCounterMode(display=False) as counter:
+        torch.manual_seed(0)  # of MAR's mask ratio: 0.87, which is its mean
+        generator.loss(tokens, labels)
+    return (1 + BACKWARD) * counter.get_total_flops()
+
+
+def memory_of(device: torch.device) -> int | None:
+    """Bytes of a device, or of this machine; None where they are not told."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    if device.type == "cpu" and hasattr(os, "sysconf"):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return None

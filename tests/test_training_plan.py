@@ -1,0 +1,67 @@
+"""The plan of a training: counted parameters and bytes, and the figures that were published."""
+
+import pytest
+import torch
+
+from arbench.generators.methods import get_method
+from arbench.training.engine import Engine
+from arbench.training.jobs import method_job, run_job, with_settings
+from arbench.training.plan import GIB, plan_training
+
+IMAGENET_IMAGES = 1_281_167
+CPU = torch.device("cpu")
+
+
+def plan(model, method, processes=1, engine=None, **changes):
+    config = with_settings(get_method(method).recipe, scale_rate=True, **changes).for_images(IMAGENET_IMAGES)
+    return plan_training(model, config, processes, engine or Engine(), {})
+
+
+def test_mar_l_is_the_published_run():
+    known = plan("mar-l", "mar", 16)
+    assert known.hours == pytest.approx(35, rel=0.01)  # 1 day 11 hours on 16 H100
+    assert (known.parts, known.sharded, known.config.steps) == (32, False, 250_228)
+    lines = list(known.lines(CPU))
+    assert "16 x 2 micro-batches of 64 images a step (DDP), bfloat16" in lines[1]
+    assert lines[0].startswith("plan: mar-l, 478 M parameters, 250,228 steps of 2048")
+
+
+def test_memory_of_mar_l_is_near_what_was_published():
+    """32 GB at batch 64 with activation checkpointing on an A100; the 62 GB without it hold attention matrices too."""
+    recomputed = plan("mar-l", "mar", 32, Engine(recompute=True)).num_bytes
+    assert recomputed == pytest.approx(32e9, rel=0.2)
+    assert 1.3 * recomputed < plan("mar-l", "mar", 32).num_bytes < 62e9
+
+
+@pytest.mark.parametrize(("model", "method"), [("ar-3b", "ar"), ("mar-h", "mar")])
+def test_weights_of_large_models_by_their_parameters(model, method):
+    alone, shared = plan(model, method), plan(model, method, 8, Engine(shard=True))
+    copies = 5 if get_method(method).recipe.ema_rate else 4
+    assert alone.num_bytes - alone.activations == copies * 4 * alone.parameters
+    assert 8 * shared.weights == pytest.approx(4 * alone.parameters, abs=32)
+    assert plan(model, method, 8).sharded == (alone.parameters >= 1e9)
+
+
+def test_what_does_not_fit_is_said(monkeypatch):
+    monkeypatch.setattr("arbench.training.plan.memory_of", lambda device: 8 * GIB)
+    assert "does not fit into 8 GiB; --recompute" in list(plan("mar-b", "mar").lines(CPU))[2]
+    monkeypatch.setattr("arbench.training.plan.memory_of", lambda device: 800 * GIB)
+    assert "fits into 800 GiB" in list(plan("mar-b", "mar").lines(CPU))[2]
+
+
+def test_a_changed_batch_keeps_epochs_and_scales_the_rate_and_says_so():
+    said = []
+    config = with_settings(get_method("mar").recipe, scale_rate=True, say=said.append, batch_size=256)
+    assert (config.epochs, config.learning_rate) == (400, pytest.approx(1e-4))
+    assert said == ["batch_size 2048 -> 256: the learning rate follows, 0.0008 -> 0.0001, and epochs stay epochs"]
+
+
+def test_the_plan_comes_before_anything_is_looked_for(tmp_path):
+    said = []
+    job = method_job("mar", "mar-b", data="digits", tokenizer_weights=str(tmp_path / "absent.ckpt"))
+    with pytest.raises((ValueError, OSError)):
+        run_job(job, tmp_path, say=said.append)
+    assert said[0].startswith("plan: mar-b, ")
+    few = method_job("mar", "mar-b", data="digits", model_config={"num_classes": 3})
+    with pytest.raises(ValueError, match="num_classes 3: digits has 10; expected at least as many"):
+        run_job(few, tmp_path)
