@@ -2,6 +2,7 @@
 
 import json
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -177,3 +178,22 @@ def test_ten_crops_are_corners_and_centre_and_their_mirrors():
     plain, mirrored = views_of(wide, [], "mirror", 1, None, None)
     assert torch.equal(mirrored, plain.flip(-1))
     assert count_views("mirror", 7) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mar-b", "par-b-4x"])
+def test_full_size_models_take_two_steps(name):
+    method = name.partition("-")[0]
+    recipe = replace(get_method(method).recipe, batch_size=2, micro_batches=0, dtype="float32").for_images(4)
+    model = arbench.load_generator(name, weights="random")
+    set_dropout(model, recipe.dropout)
+
+    class Task(RecordedTask):
+        def loss(self, indices, rng):
+            tokens = make_tokens(self.model, batch=2, seed=self.step)
+            return self.model.loss(tokens, torch.tensor([1, 2]), rng=rng), {}
+
+    trainer = Trainer(Task(model, {}), recipe)
+    losses = [float(trainer.one_step()["loss"]) for _ in range(2)]
+    assert all(0 < loss < 20 for loss in losses)
+    assert trainer.step == 2

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -134,8 +135,9 @@ def published_hours(generator: Generator, config: TrainConfig, processes: int) -
     peer = get_preset(known.preset)
     slower, scaled = 1.0, ""
     if (spec.name, generator.config) != (peer.method, get_method(peer.method).config(**peer.config)):
-        reference = empty_generator(peer.method, dict(peer.config))
-        slower, scaled = image_flops(generator) / image_flops(reference), ", by operations"
+        reference = get_method(peer.method).config(**peer.config)
+        slower = image_flops(spec.name, generator.config) / image_flops(peer.method, reference)
+        scaled = ", by operations"
     rate = known.images_per_second / slower * processes
     told = f"{rate:,.0f} images/s on {processes} {known.device} ({known.preset}{scaled}; {known.source})"
     return config.steps * config.batch_size / rate / 3600, told
@@ -147,10 +149,12 @@ def empty_generator(method: str, config: dict[str, Any]) -> Generator:
         return build_generator(method, config)
 
 
+@lru_cache
 @torch.no_grad()
-def image_flops(generator: Generator) -> float:
+def image_flops(method: str, config: Any) -> float:
     """Operations of a training step an image, two a multiply-add, counted on a model without memory."""
-    assert isinstance(generator, nn.Module)
+    with without_memory():
+        generator = get_method(method).model(config)
     labels = torch.zeros(1, dtype=torch.int64, device="meta")
     rows, columns = generator.grid
     if generator.kind == "discrete":
