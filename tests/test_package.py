@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # What commands read beside code. Tables and plots are rebuilt from records, and READMEs are for readers of a checkout.
 DATA = ("arbench/assets/*", "tokenizers/arbench_tokenizers/assets/*", "experiments/**/*.yaml")
 DATA += ("results/published/*.csv", "results/records/**/*.json")
+DATA += ("arbench/**/README.md", "experiments/README.md")  # the how-tos
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from arbench.generators.common.tokens import patch_side
 from arbench.generators.methods import get_method, get_preset, method_by_module, method_names, presets
 from arbench.generators.spec import Method, Preset
 from arbench.images import imagenet
@@ -47,8 +48,8 @@ class Parts:
 
     model: str
     preset: Preset | None
-    generator: Any
-    tokenizer: Any
+    generator: Generator
+    tokenizer: Tokenizer
     tokenizer_name: str
     tokenizer_config: dict[str, Any] = field(default_factory=dict)
     weights: dict[str, Any]  # the record's entry: files and SHA-256
@@ -137,6 +138,65 @@ def load_parts(
     Raises ValueError or OSError for unknown names, missing or broken files, settings out of range and a tokenizer that
     does not fit the generator.
     """
+    chosen = choose_files(method, model, tokenizer, weights, tokenizer_weights, dict(tokenizer_config or {}))
+    stamps = {file: file_stamp(file) for file in chosen.files}
+    generator, decoder = _load_both(chosen, which, device, dtype, config or {})
+    # The settings of the run become the generator's own, so that they hold, and are warned of once.
+    settings = resolve_settings(generator, sampling or {})
+    warn_of_last_timesteps(generator, settings)
+    generator.default_sampling = dataclasses.asdict(settings)
+    size = check_fit(chosen.model, generator, chosen.tokenizer, decoder)
+    return Parts(
+        model=chosen.model,
+        preset=chosen.preset,
+        generator=generator,
+        tokenizer=decoder,
+        tokenizer_name=chosen.tokenizer,
+        tokenizer_config=chosen.tokenizer_config,
+        weights={
+            "which": which,
+            **weights_facts("", chosen.weights),
+            **weights_facts("tokenizer_", chosen.tokenizer_weights),
+        },
+        settings=settings,
+        device=device,
+        image_size=(chosen.preset.evaluated_at if chosen.preset else None) or size,
+        decoded_size=size,
+        stamps=stamps,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """Which generator and tokenizer, from which weights: files, "random", or None for a tokenizer that has its own."""
+
+    model: str
+    preset: Preset | None
+    weights: str | Path
+    told: Provenance | None  # what the generator's file says of itself
+    tokenizer: str
+    tokenizer_weights: str | Path | None
+    tokenizer_config: dict[str, Any]
+
+    @property
+    def files(self) -> list[Path]:
+        """The weights that are files."""
+        both = (self.weights, self.tokenizer_weights)
+        return [Path(file) for file in both if file is not None and str(file) != RANDOM]
+
+
+def choose_files(
+    method: str | None,
+    model: str | None,
+    tokenizer: str | None,
+    weights: str | Path | None,
+    tokenizer_weights: str | Path | None,
+    tokenizer_config: dict[str, Any],
+) -> Chosen:
+    """What is to be loaded: what was given, else what the generator's file says it was trained with, else the preset's.
+
+    Raises ValueError or OSError as `load_parts` does, before a model is made.
+    """
     told = read_provenance(weights)
     name = choose_model(method, model, told)
     preset = presets().get(name)
@@ -144,53 +204,46 @@ def load_parts(
         weights = find_generator_weights(name)
         told = read_provenance(weights)
     own = told.tokenizer if told else None
-    tokenizer_name = tokenizer or (own.name if own else None) or (preset.tokenizer if preset else None)
-    if tokenizer_name is None:
+    chosen = tokenizer or (own.name if own else None) or (preset.tokenizer if preset else None)
+    if chosen is None:
         raise ValueError(f"model {name!r} is a family without a tokenizer of its own; expected --tokenizer NAME")
-    require_released_tokenizer(name, preset, weights, tokenizer_name, told)
-    if own is not None and tokenizer_name == own.name and not tokenizer_config:
-        tokenizer_config = own.config
+    require_released_tokenizer(name, preset, weights, chosen, told)
+    if own is not None and chosen == own.name and not tokenizer_config:
+        tokenizer_config = dict(own.config)
     if tokenizer_weights is None:
-        tokenizer_weights = given_by_hand(told, tokenizer_name)
+        tokenizer_weights = given_by_hand(told, chosen)
     if tokenizer_weights is None:
-        tokenizer_weights = find_tokenizer_weights(tokenizer_name, may_be_random=str(weights) == RANDOM)
-    files = [Path(file) for file in (weights, tokenizer_weights) if file is not None and str(file) != RANDOM]
-    stamps = {file: file_stamp(file) for file in files}
+        tokenizer_weights = find_tokenizer_weights(chosen, may_be_random=str(weights) == RANDOM)
+    return Chosen(
+        model=name,
+        preset=preset,
+        weights=weights,
+        told=told,
+        tokenizer=chosen,
+        tokenizer_weights=tokenizer_weights,
+        tokenizer_config=tokenizer_config,
+    )
+
+
+def _load_both(
+    chosen: Chosen, which: str, device: torch.device, dtype: torch.dtype, config: Mapping[str, Any]
+) -> tuple[Generator, Tokenizer]:
+    """The two models; ValueError where the generator was trained on the tokens of another tokenizer."""
+    name, settings = chosen.tokenizer, chosen.tokenizer_config
     decode_dtype = torch.float64 if dtype == torch.float64 else torch.float32
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_WEIGHTS_SEED)
-        generator = load_generator(name, weights=weights, which=which, device=device, dtype=dtype, **(config or {}))
-        torch.manual_seed(RANDOM_WEIGHTS_SEED)
-        decoder = load_tokenizer(
-            tokenizer_name, weights=tokenizer_weights, device=device, dtype=decode_dtype, **(tokenizer_config or {})
+        generator = load_generator(
+            chosen.model, weights=chosen.weights, which=which, device=device, dtype=dtype, **config
         )
+        torch.manual_seed(RANDOM_WEIGHTS_SEED)
+        decoder = load_tokenizer(name, weights=chosen.tokenizer_weights, device=device, dtype=decode_dtype, **settings)
     generator.eval()
-    if own is not None and str(tokenizer_weights) != RANDOM and device.type != "meta":
-        file = None if tokenizer_weights is None else Path(tokenizer_weights)
-        require_tokenizer(told, describe_tokenizer(tokenizer_name, decoder, file, tokenizer_config or {}))
-    # The settings of the run become the generator's own, so that they hold, and are warned of once.
-    settings = resolve_settings(generator, sampling or {})
-    warn_of_last_timesteps(generator, settings)
-    generator.default_sampling = dataclasses.asdict(settings)
-    size = check_fit(name, generator, tokenizer_name, decoder)
-    return Parts(
-        model=name,
-        preset=preset,
-        generator=generator,
-        tokenizer=decoder,
-        tokenizer_name=tokenizer_name,
-        tokenizer_config=dict(tokenizer_config or {}),
-        weights={
-            "which": which,
-            **weights_facts("", weights),
-            **weights_facts("tokenizer_", tokenizer_weights),
-        },
-        settings=settings,
-        device=device,
-        image_size=(preset.evaluated_at if preset else None) or size,
-        decoded_size=size,
-        stamps=stamps,
-    )
+    trained_on_its_own = chosen.told is not None and chosen.told.tokenizer is not None
+    if trained_on_its_own and str(chosen.tokenizer_weights) != RANDOM and device.type != "meta":
+        file = None if chosen.tokenizer_weights is None else Path(chosen.tokenizer_weights)
+        require_tokenizer(chosen.told, describe_tokenizer(name, decoder, file, settings))
+    return generator, decoder
 
 
 def check_fit(model: str, generator: Generator, tokenizer_name: str, tokenizer: Tokenizer) -> int:
@@ -207,8 +260,7 @@ def check_fit(model: str, generator: Generator, tokenizer_name: str, tokenizer: 
             f"tokenizer {tokenizer_name!r} has {known} {what} but model {model!r} was made for {made}; "
             f"expected a tokenizer with {made}"
         )
-    patch = getattr(generator.config, "patch_size", 1) if generator.kind == "continuous" else 1
-    return generator.grid[0] * patch * tokenizer.downsample
+    return generator.grid[0] * patch_side(generator) * tokenizer.downsample
 
 
 def given_by_hand(told: Provenance | None, tokenizer: str) -> Path | None:

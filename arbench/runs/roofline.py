@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
+from arbench.generators.common.tokens import patch_side
 from arbench.generators.methods import get_method
 from arbench.machine.work import Peak, PlannedStep, Work
 from arbench.protocols import Generator, Tokenizer
@@ -77,7 +78,7 @@ def roofline(
 
 def latent_size(generator: Generator) -> tuple[int, int]:
     """Rows and columns of the latents, or of the codes, that the tokenizer decodes."""
-    patch = getattr(generator.config, "patch_size", 1) if generator.kind == "continuous" else 1
+    patch = patch_side(generator)
     return generator.grid[0] * patch, generator.grid[1] * patch
 
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from arbench.generators.common.tokens import patchify, unpatchify
+from arbench.generators.common.tokens import patch_side, patchify, unpatchify
 from arbench.protocols import Generator, Step
 
 
@@ -21,7 +21,7 @@ class Canvas:
     def __init__(self, generator: Generator, batch: int, blank: Tensor) -> None:
         """`blank` are the tokens of one image, ids (1, h, w) or scaled latents (1, C, H, W)."""
         self.grid, self.kind = generator.grid, generator.kind
-        self.patch_size = getattr(generator.config, "patch_size", 1)
+        self.patch_size = patch_side(generator)
         sequence = blank.flatten(1) if self.kind == "discrete" else patchify(blank, self.patch_size)
         self._tokens = sequence.repeat(batch, *[1] * (sequence.dim() - 1))  # (B, N[, C])
         self.hidden = torch.ones(batch, math.prod(self.grid), dtype=torch.bool, device=blank.device)  # raster order

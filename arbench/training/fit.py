@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from arbench.generators.common.tokens import patch_side
 from arbench.protocols import Tokenizer
 from arbench.weights.load import RANDOM, load_generator
 
@@ -25,7 +26,7 @@ def fitted_config(
             f"tokenizer {tokenizer_name!r} makes {tokenizer.kind} tokens but model {model!r} draws {shape.kind} ones; "
             f"expected a {shape.kind} tokenizer, or --method {methods}"
         )
-    patch = getattr(shape.config, "patch_size", 1) if shape.kind == "continuous" else 1
+    patch = patch_side(shape)
     tokens = {"channels": tokenizer.channels} if shape.kind == "continuous" else {"vocab_size": tokenizer.vocab_size}
     fitted = {"grid": _grid(tokenizer_name, tokenizer.downsample, size, patch), **tokens}
     for name, value in fitted.items():

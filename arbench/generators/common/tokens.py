@@ -5,7 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from arbench.protocols import Generator
+
 LABEL_DROP = 0.1  # share of labels replaced by "unconditional" in training, all three papers
+
+
+def patch_side(generator: Generator) -> int:
+    """Latents a side that one token covers: `patch_size` of its configuration; 1 for codes, and where it has none."""
+    return getattr(generator.config, "patch_size", 1) if generator.kind == "continuous" else 1
 
 
 def patchify(latents: Tensor, patch_size: int) -> Tensor:
