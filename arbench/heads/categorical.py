@@ -10,7 +10,7 @@ from arbench.protocols import Noise
 from arbench.settings import CategoricalSampling
 
 
-def guided_logits(conditional: Tensor, unconditional: Tensor | None, scale: float) -> Tensor:
+def guided_logits(conditional: Tensor, unconditional: Tensor | None, scale: float | Tensor) -> Tensor:
     """uncond + scale (cond - uncond); the conditional logits where there are no others (LlamaGen, section 2.2)."""
     if unconditional is None:
         return conditional

@@ -283,4 +283,5 @@ def guided_prediction(predicted: Tensor, copies: int, scale: float | Tensor) -> 
     if copies == 1:
         return eps, variance
     conditional, unconditional = eps.chunk(2)
+    scale = scale.to(eps.dtype) if isinstance(scale, Tensor) else scale
     return torch.lerp(unconditional, conditional, scale), variance[: len(conditional)]

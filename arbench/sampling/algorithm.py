@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from arbench.images.pixels import check_finite
 from arbench.protocols import Generator, Head, Noise, Step, Timer
+from arbench.sampling.engine import Engine, make_engine
 from arbench.sampling.guidance import guidance_scale
 from arbench.sampling.noise import ImageNoise, UniformsAhead
 from arbench.sampling.schedules import make_schedule
@@ -60,12 +61,15 @@ def generate(
     noise: Noise | None = None,
     timer: Timer | None = None,
     observe: Observer | None = None,
+    engine: str = "auto",
     **sampling: Any,
 ) -> Tensor:
     """Draw one image's tokens for each label: ids (B, h, w) on the raster grid, or scaled latents (B, C, H, W).
 
     All randomness of image i is a function of `(seed, image_ids[i])`; `noise` replaces it. `observe` is told of
     each step after it: its places and the tokens drawn for them, which are only read and are its own for that call.
+    `engine` is "eager", the algorithm as written; "graph", the same through static buffers and CUDA graphs; or "auto",
+    the graph on CUDA.
     `sampling` holds settings of the generator's `sampling_type`; the rest are its preset's, or the defaults where it
     was loaded as a family. Raises ValueError for a label outside the classes, a setting that the generator does not
     have, or a value outside its range; warns (`SamplingWarning`) of a sampler that it was not trained for.
@@ -81,6 +85,7 @@ def generate(
         noise=noise,
         timer=timer,
         observe=observe,
+        engine=make_engine(engine, generator, next(generator.parameters()).device),
     )
 
 
@@ -95,17 +100,23 @@ def draw_tokens(
     noise: Noise | None = None,
     timer: Timer | None = None,
     observe: Observer | None = None,
+    engine: Engine | None = None,
 ) -> Tensor:
-    """As `generate`, under the `settings` of a generation that are resolved already."""
+    """As `generate`, under the `settings` of a generation that are resolved already.
+
+    An `engine` keeps its graphs from one batch to the next; given random numbers (`noise`) are drawn from eagerly.
+    """
     device = next(generator.parameters()).device
     labels = check_labels(labels, generator.num_classes, device)
     ids = check_image_ids(image_ids, len(labels), device)
-    noise = ImageNoise(seed, ids) if noise is None else noise
     timer = NoTimer() if timer is None else timer
     training = generator.training
     generator.eval()
     try:
-        tokens, last_seen = draw_steps(generator, labels, settings, noise, timer, observe)
+        runs: tuple[Any, Noise] = (generator, ImageNoise(seed, ids) if noise is None else noise)
+        if engine is not None and noise is None:
+            runs = engine.static(generator, ids, settings, seed)
+        tokens, last_seen = draw_steps(runs[0], labels, settings, runs[1], timer, observe)
         if generator.kind == "discrete":
             require_finite(generator.draw_head(), *last_seen)
     finally:

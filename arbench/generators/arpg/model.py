@@ -8,7 +8,7 @@ number of places in any order is predicted at once (section 3.2).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,9 +148,27 @@ class ARPG(nn.Module):
         orders = self.random_orders(len(tokens), rng, tokens.device)
         return self.head.loss(*self._teacher_forced(tokens, labels, orders))
 
-    def begin(self, labels: Tensor, guided: bool, reveal_order: Tensor) -> ARPGState:
-        """The state with nothing drawn; `labels` (B,), `reveal_order` (B, N)."""
-        rows = torch.cat((labels, torch.full_like(labels, self.num_classes))) if guided else labels
+    def label_rows(self, labels: Tensor, guided: bool) -> Tensor:
+        """Labels of all rows: the images, then once more unconditionally where guided."""
+        return torch.cat((labels, torch.full_like(labels, self.num_classes))) if guided else labels
+
+    def restart(self, state: ARPGState, labels: Tensor, order: Tensor) -> None:
+        """Fill a state, all rows of it, with another batch."""
+        state.labels.copy_(self.label_rows(labels, len(state.labels) > len(labels)))
+        state.order.copy_(order)
+        state.sizes = [1]
+        for cache in state.caches or ():
+            cache.restart()
+
+    def step_shape(self, state: ARPGState, step: Step, guided: bool) -> Hashable:
+        """What decides the shapes of a step: every iteration has its own. Sets how far the caches are filled."""
+        for cache in state.caches or ():
+            cache.length = sum(state.sizes[:-1])
+        return tuple(state.sizes), step.size, guided
+
+    def begin(self, labels: Tensor, guided: bool, reveal_order: Tensor, *, static: bool = False) -> ARPGState:
+        """The state with nothing drawn; `labels` (B,), `reveal_order` (B, N). It is `static` as it is."""
+        rows = self.label_rows(labels, guided)
         return ARPGState(
             labels=rows,
             order=reveal_order,

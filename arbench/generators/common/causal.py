@@ -8,16 +8,25 @@ predicted at once: the sequence is class, t1 .. tn, M1 .. M(n-1), t(n+1) .., att
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from arbench.generators.common.layers import CausalBlock, KVCache, RMSNorm, rotary_table
+from arbench.generators.common.layers import CausalBlock, KVCache, RMSNorm, StaticKVCache, rotary_table
+from arbench.generators.common.tokens import put, span
 from arbench.protocols import Step
 
 INIT_STD = 0.02  # LlamaGen release
+MOST_BUCKETS, BUCKET_MULTIPLE = 6, 16  # lengths of attention in a static state; masked kernels like multiples of 16
+
+
+def buckets(capacity: int) -> list[int]:
+    """The lengths that attention on a static state looks at: a few, evenly apart, the last being `capacity`."""
+    width = -(-capacity // (MOST_BUCKETS * BUCKET_MULTIPLE)) * BUCKET_MULTIPLE
+    return [*range(width, capacity, width), capacity]
 
 
 class ClassEmbedding(nn.Module):
@@ -63,8 +72,8 @@ class CausalState:
     tokens: Tensor  # (B, N) or (B, N, C): drawn tokens in generation order
     images: int
     rotary_table: Tensor  # (1 + N, W, 2)
-    pending: Tensor | None = None  # tokens drawn last, not yet seen by the backbone
-    known: int = 0
+    drawn: int = 0  # tokens drawn last, not yet seen by the backbone
+    known: int | Tensor = 0  # tokens drawn; a tensor on the device where the state is static
 
     @property
     def copies(self) -> int:
@@ -156,24 +165,55 @@ class CausalBackbone(nn.Module):
         """Who sees whom in the training sequence: (T, T) bool."""
         return group_mask(length, self.parallel, self.singles)
 
-    def step_mask(self, count: int, length: int) -> Tensor | None:
-        """Who sees whom when `count` tokens are fed, `length` in all: (count, length) bool, None for everything."""
-        return None
+    @property
+    def group_attention(self) -> bool:
+        """Whether tokens that are drawn together see each other fully."""
+        return True
 
-    def begin(self, labels: Tensor, guided: bool, reveal_order: Tensor) -> CausalState:
-        """The state with nothing drawn; `labels` (B,), `reveal_order` (B, N)."""
-        rows = torch.cat((labels, torch.full_like(labels, self.num_classes))) if guided else labels
+    def begin(self, labels: Tensor, guided: bool, reveal_order: Tensor, *, static: bool = False) -> CausalState:
+        """The state with nothing drawn; `labels` (B,), `reveal_order` (B, N).
+
+        A `static` one is for CUDA graphs: its tensors stay where they are, and where it stands is a tensor.
+        """
+        rows = self.label_rows(labels, guided)
         like = self.norm.weight
         shape = (len(self.layers), len(rows), self.heads, self.num_tokens, self.width // self.heads)
         return CausalState(
             labels=rows,
             order=reveal_order,
             places=reveal_order.repeat(len(rows) // len(labels), 1) + 1,
-            cache=KVCache(*shape, like) if self.kv_cache else None,
+            cache=(StaticKVCache if static else KVCache)(*shape, like) if self.kv_cache else None,
             tokens=self.empty_tokens(len(labels), like),
             images=len(labels),
             rotary_table=self.rotary_table(like),
+            known=torch.zeros((), dtype=torch.int64, device=like.device) if static and self.kv_cache else 0,
         )
+
+    def label_rows(self, labels: Tensor, guided: bool) -> Tensor:
+        """Labels of all rows: the images, then once more unconditionally where guided."""
+        return torch.cat((labels, torch.full_like(labels, self.num_classes))) if guided else labels
+
+    def restart(self, state: CausalState, labels: Tensor, order: Tensor) -> None:
+        """Fill a static state, all rows of it, with another batch."""
+        state.labels.copy_(self.label_rows(labels, len(state.labels) > len(labels)))
+        state.order.copy_(order)
+        state.places.copy_(order.repeat(state.copies, 1) + 1)
+        state.drawn = 0
+        if state.cache is None:
+            state.known = 0
+        else:
+            assert isinstance(state.known, Tensor)
+            state.cache.restart()
+            state.known.zero_()
+
+    def step_shape(self, state: CausalState, step: Step, guided: bool) -> Hashable:
+        """What decides the shapes of a step on a static state; sets how far its attention looks."""
+        length = step.known + step.size
+        if state.cache is None:
+            return length, step.size, guided
+        assert isinstance(state.cache, StaticKVCache)
+        state.cache.bucket = next(bucket for bucket in buckets(self.num_tokens) if bucket >= length)
+        return step.size, state.drawn, guided, state.cache.bucket
 
     def empty_tokens(self, batch: int, like: Tensor) -> Tensor:
         """Room for the drawn tokens; given by the generator."""
@@ -201,8 +241,7 @@ class CausalBackbone(nn.Module):
         if targets is not None:
             x = x + targets.repeat(state.copies, 1, 1)
         rotary = state.rotary_table[places].unsqueeze(1)  # (R, 1, n, W, 2)
-        mask = self.step_mask(x.shape[1], cache.length + x.shape[1])
-        mask = None if mask is None else mask.to(x.device)
+        mask = cache.mask(x.shape[1], causal=not self.group_attention)
         for index, layer in enumerate(cast("list[CausalBlock]", self.layers)):
             x = layer.step(x, rotary, cache, index, mask)
         cache.advance(x.shape[1])
@@ -211,12 +250,13 @@ class CausalBackbone(nn.Module):
     def _inputs(self, state: CausalState, step: Step) -> tuple[Tensor, Tensor]:
         """Embeddings (R, n, D) and rotary places (R, n) of the tokens to feed before `step`."""
         rows = len(state.labels)
-        if state.pending is None:
+        if state.drawn == 0:
             x, places = self.cls_embedding(state.labels)[:, None], state.labels.new_zeros(rows, 1)
         else:
-            x = self.embed_tokens(state.pending)
+            fed = (state.known - state.drawn, state.drawn)
+            x = self.embed_tokens(span(state.tokens, *fed))
             x = torch.cat((x, x)) if state.copies > 1 else x
-            places = state.places[:, state.known - state.pending.shape[1] : state.known]
+            places = span(state.places, *fed)
         if step.size > x.shape[1]:
             # The first group: the class token or the last single one, then the learnable ones.
             x = torch.cat((x, self.spe_tok_embeddings().expand(rows, -1, -1)), dim=1)
@@ -225,6 +265,6 @@ class CausalBackbone(nn.Module):
 
     def reveal(self, state: CausalState, step: Step, tokens: Tensor) -> None:
         """Keep the drawn tokens (B, n) or (B, n, C) and feed them at the next step."""
-        state.tokens[:, state.known : state.known + step.size] = tokens
-        state.pending = tokens.to(state.tokens.dtype)
+        put(state.tokens, state.known, tokens)
+        state.drawn = step.size
         state.known += step.size

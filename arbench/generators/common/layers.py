@@ -65,7 +65,7 @@ class KVCache:
 
     def __init__(self, depth: int, rows: int, heads: int, capacity: int, head_width: int, like: Tensor) -> None:
         shape = (depth, 2, rows, heads, capacity, head_width)
-        self._buffer = torch.empty(shape, device=like.device, dtype=like.dtype)
+        self._buffer = self._whole = torch.empty(shape, device=like.device, dtype=like.dtype)
         self.length = 0
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,12 +76,59 @@ class KVCache:
         buffer[1, :, :, self.length : end] = values
         return buffer[0, :, :, :end], buffer[1, :, :, :end]
 
+    def mask(self, count: int, causal: bool) -> Tensor | None:
+        """Which keys `count` new tokens see, (count, T) bool; None for all. `causal`: each those up to itself."""
+        if count == 1 or not causal:
+            return None
+        seen = torch.ones(count, self.length + count, dtype=torch.bool, device=self._buffer.device)
+        return seen.tril(self.length)
+
     def advance(self, num_tokens: int) -> None:
         self.length += num_tokens
 
     def keep_rows(self, rows: int) -> None:
         """Forget all but the first `rows` rows (no copy)."""
         self._buffer = self._buffer[:, :, :rows]
+
+    def restart(self) -> None:
+        """Nothing filled, all rows."""
+        self._buffer, self.length = self._whole, 0
+
+
+class StaticKVCache(KVCache):
+    """A cache whose tensors stay where they are: how far it is filled is a tensor, and `bucket` places are looked at.
+
+    A step on it is the same operations on the same addresses whatever the filled length, as a CUDA graph needs it.
+    """
+
+    length: Tensor  # type: ignore[assignment]
+
+    def __init__(self, depth: int, rows: int, heads: int, capacity: int, head_width: int, like: Tensor) -> None:
+        super().__init__(depth, rows, heads, capacity, head_width, like)
+        self._buffer.zero_()  # what is masked is multiplied by zero, and must be finite
+        self.bucket = capacity
+        self.length = torch.zeros((), dtype=torch.int64, device=like.device)
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write (R, H, n, D) behind the filled part and return views of the first `bucket` keys and values."""
+        place = self.length + torch.arange(keys.shape[2], device=keys.device)
+        buffer = self._buffer[layer]
+        buffer[0].index_copy_(2, place, keys)
+        buffer[1].index_copy_(2, place, values)
+        return buffer[0, :, :, : self.bucket], buffer[1, :, :, : self.bucket]
+
+    def mask(self, count: int, causal: bool) -> Tensor:
+        """(count, bucket) bool: what is filled once the new tokens are in, or for each those up to itself."""
+        place = torch.arange(self.bucket, device=self.length.device)
+        after = (
+            torch.arange(1, count + 1, device=self.length.device) if causal else self.length.new_full((count,), count)
+        )
+        return place < (self.length + after)[:, None]
+
+    def restart(self) -> None:
+        """Nothing filled, all rows."""
+        self._buffer = self._whole
+        self.length.zero_()
 
 
 class CausalAttention(nn.Module):

@@ -6,6 +6,7 @@ token at every hidden place. Its output at a hidden place, plus that place's emb
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import torch
@@ -125,10 +126,24 @@ class MaskedBackbone(nn.Module):
         known = hidden.to(torch.int8).argsort(dim=1, stable=True)[:, : int(counts[0])]
         return self.decode(self.encode(rows_at(tokens, known), known, labels), known, None)
 
-    def begin(self, labels: Tensor, guided: bool, reveal_order: Tensor) -> MaskedState:
-        """The state with nothing revealed; `labels` (B,), `reveal_order` (B, N)."""
-        rows = torch.cat((labels, torch.full_like(labels, self.num_classes))) if guided else labels
+    def begin(self, labels: Tensor, guided: bool, reveal_order: Tensor, *, static: bool = False) -> MaskedState:
+        """The state with nothing revealed; `labels` (B,), `reveal_order` (B, N). It is `static` as it is."""
+        rows = self.label_rows(labels, guided)
         return MaskedState(labels=rows, order=reveal_order, tokens=self.empty_tokens(len(labels)))
+
+    def label_rows(self, labels: Tensor, guided: bool) -> Tensor:
+        """Labels of all rows: the images, then once more unconditionally where guided."""
+        return torch.cat((labels, torch.full_like(labels, self.num_classes))) if guided else labels
+
+    def restart(self, state: MaskedState, labels: Tensor, order: Tensor) -> None:
+        """Fill a state, all rows of it, with another batch."""
+        state.labels.copy_(self.label_rows(labels, len(state.labels) > len(labels)))
+        state.order.copy_(order)
+        state.known = 0
+
+    def step_shape(self, state: MaskedState, step: Step, guided: bool) -> Hashable:
+        """What decides the shapes of a step: every iteration has its own."""
+        return step.known, step.size, guided
 
     def empty_tokens(self, batch: int) -> Tensor:
         """Room for the drawn tokens; given by the generator."""

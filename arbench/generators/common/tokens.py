@@ -39,3 +39,18 @@ def drop_labels(labels: Tensor, num_classes: int, rng: torch.Generator | None) -
 def take(x: Tensor, index: Tensor) -> Tensor:
     """Rows of each sequence: (B, L, D), (B, n) -> (B, n, D)."""
     return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+
+
+def span(x: Tensor, start: int | Tensor, count: int) -> Tensor:
+    """`count` columns from `start` on: (B, N, ..) -> (B, count, ..); a view, or a copy where `start` is a tensor."""
+    if isinstance(start, int):
+        return x[:, start : start + count]
+    return x.index_select(1, start + torch.arange(count, device=x.device))
+
+
+def put(x: Tensor, start: int | Tensor, values: Tensor) -> None:
+    """Write `values` (B, n, ..) over the columns of `x` from `start` on."""
+    if isinstance(start, int):
+        x[:, start : start + values.shape[1]] = values
+    else:
+        x.index_copy_(1, start + torch.arange(values.shape[1], device=x.device), values.to(x.dtype))

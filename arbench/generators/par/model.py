@@ -42,7 +42,6 @@ class PAR(AR):
     def attention_mask(self, length: int) -> Tensor:
         return group_mask(length, self.parallel, self.singles, self.config.group_attention)
 
-    def step_mask(self, count: int, length: int) -> Tensor | None:
-        if self.config.group_attention or count == 1:
-            return None
-        return torch.ones(count, length, dtype=torch.bool).tril(length - count)
+    @property
+    def group_attention(self) -> bool:
+        return self.config.group_attention

@@ -1,0 +1,221 @@
+"""The graph engine: the sampling algorithm on static buffers, its steps recorded once and replayed.
+
+The generator and its head are wrapped, and `draw_steps` runs as it is. What a step reads is copied into buffers that
+stay where they are; steps of one shape are one recording. The first time a shape is met the step is called, which warms
+it up, the second time it is recorded as a CUDA graph, from then on replayed. On other devices a replay is a call of the
+same function on the same buffers: slower than the eager engine, and for tests of what a graph would compute.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Hashable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from arbench.protocols import Generator, Step
+from arbench.registry import unknown_name
+from arbench.sampling.fused import EngineWarning
+from arbench.sampling.noise import ImageNoise
+from arbench.settings import Guidance
+
+
+class Replays:
+    """Functions of static buffers by the shape of what they do: called, recorded, then replayed, in one memory pool."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._calls: dict[Hashable, Callable[[], Any]] = {}
+        self._recorded: dict[Hashable, tuple[Any, Any]] = {}  # graph and what it returns
+        self._pool: Any = None
+        self._is_broken = device.type != "cuda"
+
+    def __call__(self, key: Hashable, call: Callable[[], Any]) -> Any:
+        """What `call` returns. Those of one key do the same on the same buffers, so the first is kept for all."""
+        if key not in self._calls:
+            self._calls[key] = call
+            return call()
+        if key not in self._recorded and not self._is_broken:
+            self._record(key)
+        return self.replay(key)
+
+    def replay(self, key: Hashable) -> Any:
+        if key not in self._recorded:
+            return self._calls[key]()
+        graph, returned = self._recorded[key]
+        graph.replay()
+        return returned
+
+    def _record(self, key: Hashable) -> None:
+        """Record without running; where that fails, say so once and call from now on."""
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, pool=self._pool):
+                returned = self._calls[key]()
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            self._is_broken = True
+            reason = str(error).strip().partition("\n")[0]
+            warnings.warn(f"engine graph: a step could not be recorded, eager instead: {reason}", EngineWarning, 2)
+            return
+        self._pool = graph.pool()
+        self._recorded[key] = graph, returned
+
+
+class Buffers:
+    """Tensors that stay where they are, filled with what is given under their names."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Hashable, Tensor] = {}
+
+    def fill(self, key: Hashable, given: Tensor | None) -> Tensor | None:
+        """The buffer `key` with the values of `given`."""
+        if given is None:
+            return None
+        if key not in self._kept:
+            self._kept[key] = given.clone(memory_format=torch.contiguous_format)
+        elif self._kept[key] is not given:
+            self._kept[key].copy_(given)
+        return self._kept[key]
+
+
+class StaticNoise(ImageNoise):
+    """The random numbers of one batch after another, whose image ids and uniform numbers are buffers."""
+
+    def __init__(self, seed: int, image_ids: Tensor, num_tokens: int) -> None:
+        super().__init__(seed, image_ids.clone())
+        places = torch.arange(num_tokens, device=image_ids.device)
+        self._places = places.expand(len(image_ids), -1)
+        self._table: Tensor | None = None
+
+    def restart(self, image_ids: Tensor, is_discrete: bool) -> None:
+        """Numbers for the images of another batch."""
+        self.image_ids.copy_(image_ids)
+        if not is_discrete:
+            return
+        drawn = super().uniform(self._places)
+        self._table = drawn if self._table is None else self._table.copy_(drawn)
+
+    def uniform(self, positions: Tensor, draw: int = 0) -> Tensor:
+        if draw != 0 or self._table is None:
+            return super().uniform(positions, draw)
+        return self._table.gather(1, positions)
+
+
+class ReplayedHead:
+    """A head whose draws are replayed; the noise is its own."""
+
+    def __init__(self, head: Any, settings: Guidance, noise: StaticNoise, replays: Replays) -> None:
+        self._head = head.prepare(settings) if hasattr(head, "prepare") else head
+        self._noise, self._replays, self._buffers = noise, replays, Buffers()
+        self._scale = torch.ones((), dtype=torch.float64, device=noise.image_ids.device)
+        self._told_scale = 1.0
+
+    def draw(
+        self,
+        condition: Tensor,
+        unconditional: Tensor | None,
+        scale: float,
+        settings: Any,
+        noise: Any,
+        positions: Tensor,
+    ) -> Tensor:
+        """As the head's own."""
+        if scale != self._told_scale:
+            self._scale.fill_(scale)
+            self._told_scale = scale
+        key = ("draw", condition.shape, unconditional is None)
+        given = (condition, unconditional, positions)
+        first, second, places = (self._buffers.fill((*key, index), x) for index, x in enumerate(given))
+        return self._replays(key, lambda: self._head.draw(first, second, self._scale, settings, self._noise, places))
+
+
+class ReplayedGenerator:
+    """A generator whose steps are replayed, with a static state that one batch after another fills."""
+
+    def __init__(self, generator: Any, settings: Guidance, noise: StaticNoise, replays: Replays) -> None:
+        self._generator, self._replays, self._buffers = generator, replays, Buffers()
+        self._head = ReplayedHead(generator.draw_head(), settings, noise, replays)
+        self._state: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._generator, name)
+
+    def draw_head(self) -> ReplayedHead:
+        return self._head
+
+    def begin(self, labels: Tensor, guided: bool, reveal_order: Tensor) -> Any:
+        if self._state is None:
+            self._state = self._generator.begin(labels.clone(), guided, reveal_order.clone(), static=True)
+            self._whole = dict(vars(self._state))
+        else:
+            vars(self._state).update(self._whole)  # rows that were dropped come back
+            self._generator.restart(self._state, labels, reveal_order)
+        return self._state
+
+    def conditions(self, state: Any, step: Step, guided: bool) -> tuple[Tensor, Tensor | None]:
+        key = ("conditions", self._generator.step_shape(state, step, guided))
+        positions = self._buffers.fill(key, step.positions)
+        assert positions is not None
+        fixed = replace(step, positions=positions)
+        return self._replays(key, lambda: self._generator.conditions(state, fixed, guided))
+
+    def result(self, state: Any) -> Tensor:
+        return self._generator.result(state).clone()  # the state's tensors are the next batch's
+
+
+class Engine:
+    """Graphs of one generator, batch size, seed and settings at a time; freed with it, or when one of these changes."""
+
+    def __init__(self) -> None:
+        self._key: Hashable = None
+        self._generator: Any = None
+        self._noise: Any = None
+        self.replays: Replays | None = None
+
+    def static(
+        self, generator: Any, image_ids: Tensor, settings: Guidance, seed: int
+    ) -> tuple[ReplayedGenerator, StaticNoise]:
+        """`generator` and the noise of the images (B,) as `draw_steps` takes them."""
+        weights = tuple((value.data_ptr(), value.dtype) for value in generator.parameters())
+        key = (id(generator), len(image_ids), seed, settings, weights)
+        if key != self._key:
+            self._generator = self.replays = None  # the old graphs go before the new ones come
+            self.replays = self.make_replays(image_ids.device)
+            self._noise = StaticNoise(seed, image_ids, generator.grid[0] * generator.grid[1])
+            self._generator = ReplayedGenerator(generator, settings, self._noise, self.replays)
+            self._key = key
+        self._noise.restart(image_ids, generator.kind == "discrete")
+        return self._generator, self._noise
+
+    def make_replays(self, device: torch.device) -> Replays:
+        return Replays(device)
+
+
+ENGINES = ("auto", "eager", "graph")
+
+
+def check_engine(name: str) -> str:
+    """`name`; ValueError with the nearest one where no engine is called so."""
+    if name not in ENGINES:
+        raise unknown_name("engine", name, ENGINES)
+    return name
+
+
+def make_engine(name: str, generator: Generator, device: torch.device) -> Engine | None:
+    """The engine called `name`, None for the eager one; "auto" is the graph on CUDA, eager elsewhere.
+
+    A generator without `restart` and `step_shape` has no graph: that is told where one is asked for. Raises ValueError
+    for an unknown name.
+    """
+    if check_engine(name) == "eager" or (name == "auto" and device.type != "cuda"):
+        return None
+    if hasattr(generator, "step_shape") and hasattr(generator, "restart"):
+        return Engine()
+    if name == "graph":
+        warnings.warn(f"engine graph: method {generator.method!r} has no static steps, eager instead", EngineWarning, 3)
+    return None

@@ -1,0 +1,175 @@
+"""The graph engine draws what the eager one draws: emulated on a CPU, where a replay is a call on the same buffers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import make_generator, relative_error
+
+from arbench.generators.arpg.config import ARPGConfig
+from arbench.generators.arpg.model import ARPG
+from arbench.generators.common.causal import buckets
+from arbench.sampling.algorithm import draw_tokens, generate
+from arbench.sampling.engine import Engine, Replays, make_engine
+from arbench.sampling.fused import EngineWarning
+from arbench.settings import resolve_settings
+from arbench.weights.load import load_generator
+
+CPU = torch.device("cpu")
+GRID = 8  # 64 tokens: four buckets
+CELLS = [
+    ("ar-raster", "categorical", {"cfg_scale": 2.0, "top_k": 9, "top_p": 0.9, "temperature": 0.8}),
+    ("ar-raster", "categorical", {"cfg_scale": 2.0, "cfg_interval": 20}),
+    ("ar-random", "diffusion", {"cfg_scale": 2.0, "head_steps": 3}),
+    ("par", "categorical", {"cfg_scale": 2.0, "cfg_interval": 8}),
+    ("par", "categorical", {"temperature": 0.0}),
+    ("mar", "diffusion", {"cfg_scale": 2.0, "cfg_schedule": "linear", "num_iter": 9, "head_steps": 4}),
+    ("mar", "categorical", {"cfg_scale": 2.0, "num_iter": 9}),
+    ("arpg", "categorical", {"cfg_scale": 2.0, "num_iter": 9}),
+]
+
+
+def make(name, head="categorical", **changes):
+    if name != "arpg":
+        return make_generator(name, head, grid=GRID, **changes).double()
+    torch.manual_seed(0)
+    generator = ARPG(ARPGConfig(width=32, depth=4, heads=2, num_classes=5, grid=GRID, vocab_size=17))
+    for parameter in generator.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return generator.double().eval()
+
+
+class Recorded(Replays):
+    """Tells what would have been replayed."""
+
+    def __init__(self, device):
+        super().__init__(device)
+        self.replayed, self.called = [], []
+
+    def __call__(self, key, call):
+        (self.replayed if key in self._calls else self.called).append(key)
+        return super().__call__(key, call)
+
+
+class Watched(Engine):
+    def make_replays(self, device):
+        return Recorded(device)
+
+
+@pytest.mark.parametrize(("name", "head", "sampling"), CELLS)
+def test_batch_after_batch_is_what_the_eager_engine_draws(name, head, sampling):
+    generator, engine = make(name, head), Watched()
+    settings = resolve_settings(generator, sampling)
+    for ids in ([0, 1, 2], [7, 5, 9], [3, 4, 6]):
+        labels = torch.tensor([1, 3, 0]) if ids[0] else torch.tensor([2, 2, 4])
+        given = {"settings": settings, "seed": 4, "image_ids": ids}
+        found = draw_tokens(generator, labels, engine=engine, **given)
+        expected = draw_tokens(generator, labels, **given)
+        if generator.kind == "discrete":
+            assert torch.equal(found, expected)
+        else:
+            assert relative_error(found, expected) < 1e-9  # float64; masked places and tensor scales re-associate
+        assert settings.temperature == 0 or len({tuple(image.flatten().tolist()) for image in found}) == 3
+    replays = engine.replays
+    assert len(replays.called) == len(set(replays.called))
+    assert len(replays.replayed) >= 2 * len(replays.called)
+
+
+def test_causal_steps_share_a_few_recordings():
+    generator, engine = make("ar-raster"), Watched()
+    settings = resolve_settings(generator, {"cfg_scale": 2.0})
+    draw_tokens(generator, [0, 1], settings=settings, engine=engine)
+    kinds = [key for key in engine.replays.called if key[0] == "conditions"]
+    assert len(kinds) == 1 + len(buckets(64)) == 5  # the class token, and a bucket each
+    assert len(engine.replays.replayed) == 2 * 64 - len(engine.replays.called)
+
+
+def test_buckets_are_few_and_end_with_the_capacity():
+    for capacity in (1, 16, 17, 64, 256, 576, 1024):
+        lengths = buckets(capacity)
+        assert lengths[-1] == capacity
+        assert len(lengths) <= 6
+        assert lengths == sorted(set(lengths))
+    assert buckets(576) == [96, 192, 288, 384, 480, 576]
+
+
+def test_causal_groups_stay_causal_on_a_static_cache():
+    generator = make("par", group_attention=False)
+    assert torch.equal(generate(generator, [1, 2], seed=2, engine="graph"), generate(generator, [1, 2], seed=2))
+
+
+def test_without_a_cache_too():
+    generator = make("par", kv_cache=False)
+    settings, engine = resolve_settings(generator, {}), Engine()
+    for ids in ([0, 1], [4, 9]):
+        found = draw_tokens(generator, [1, 2], settings=settings, image_ids=ids, engine=engine)
+        assert torch.equal(found, draw_tokens(generator, [1, 2], settings=settings, image_ids=ids))
+
+
+def test_another_batch_seed_or_setting_is_recorded_anew():
+    generator, engine = make("par"), Watched()
+    for labels, seed, scale in (([0, 1], 0, 2.0), ([0], 0, 2.0), ([0], 1, 2.0), ([0], 1, 1.5)):
+        settings, before = resolve_settings(generator, {"cfg_scale": scale}), engine.replays
+        found = draw_tokens(generator, labels, settings=settings, seed=seed, engine=engine)
+        assert torch.equal(found, draw_tokens(generator, labels, settings=settings, seed=seed))
+        assert engine.replays is not before
+
+
+def test_new_weights_are_seen():
+    generator, engine = make("par"), Engine()
+    settings = resolve_settings(generator, {})
+    first = draw_tokens(generator, [0, 1], settings=settings, engine=engine)
+    with torch.no_grad():
+        generator.output.weight.mul_(-1)
+    found = draw_tokens(generator, [0, 1], settings=settings, engine=engine)
+    assert not torch.equal(found, first)
+    assert torch.equal(found, draw_tokens(generator, [0, 1], settings=settings))
+
+
+@pytest.mark.parametrize("name", ["ar-digits", "par-digits", "mar-digits", "arpg-digits"])
+def test_the_shipped_models_draw_the_same(name):
+    generator = load_generator(name)
+    found, expected = (generate(generator, [3, 7], seed=3, engine=engine) for engine in ("graph", "eager"))
+    if generator.kind == "discrete":
+        assert torch.equal(found, expected)
+    else:
+        assert relative_error(found, expected) < 1e-4  # float32
+
+
+def test_engines_by_name():
+    generator = make_generator("par")
+    assert make_engine("auto", generator, CPU) is None
+    assert make_engine("eager", generator, torch.device("cuda")) is None
+    assert make_engine("auto", generator, torch.device("cuda")) is not None
+    with pytest.raises(ValueError, match="did you mean 'graph'"):
+        make_engine("grpah", generator, CPU)
+    with pytest.warns(EngineWarning, match="'dit' has no static steps, eager instead"):
+        assert make_engine("graph", load_generator("dit-digits"), CPU) is None
+
+
+STEPS = [cell for cell in CELLS if cell[0] != "ar-random"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "head", "sampling"), STEPS)
+def test_every_step_compiles_whole_and_once(name, head, sampling):
+    generator = make(name, head)
+    settings = resolve_settings(generator, sampling)
+
+    class Compiling(Replays):
+        def __call__(self, key, call):
+            return super().__call__(key, torch.compile(call, fullgraph=True, backend="aot_eager"))
+
+    class CompilingEngine(Engine):
+        def make_replays(self, device):
+            return Compiling(device)
+
+    torch._dynamo.reset()
+    engine = CompilingEngine()
+    with torch._dynamo.config.patch(recompile_limit=256, accumulated_recompile_limit=4096):
+        first = draw_tokens(generator, [0, 1], settings=settings, engine=engine)
+        with torch._dynamo.config.patch(error_on_recompile=True):
+            again = draw_tokens(generator, [0, 1], settings=settings, engine=engine)
+    expected = draw_tokens(generator, [0, 1], settings=settings)
+    assert relative_error(first.double(), expected.double()) < 1e-9
+    assert torch.equal(first, again)
