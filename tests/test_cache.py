@@ -149,3 +149,19 @@ def test_building_tells_every_batch(data, tmp_path):
     seen = []
     build_cache(Codes(), data, describe_cache(Codes(), data), tmp_path, batch_size=4, watch=seen.append)
     assert seen == [4, 8, 10, 10]
+
+
+@pytest.mark.parametrize("file", ["cache.json", "labels.npy", shard_name(0)])
+@pytest.mark.parametrize("how", [lambda data: b"", lambda data: data[: len(data) // 2], lambda data: b"[]"])
+def test_a_broken_cache_is_one_line(data, tmp_path, file, how):
+    path = build(Codes(), data, tmp_path).folder / file
+    path.write_bytes(how(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"broken token cache \(.*\); remove the folder, and it is made anew"):
+        build(Codes(), data, tmp_path)
+
+
+def test_labels_in_the_place_of_tokens_are_told(data, tmp_path):
+    folder = build(Codes(), data, tmp_path).folder
+    (folder / shard_name(0)).write_bytes((folder / "labels.npy").read_bytes())
+    with pytest.raises(ValueError, match="its tokens are not 10 of shape"):
+        build(Codes(), data, tmp_path)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from arbench.generators.recipe import Augmentation
 from arbench.images.pixels import to_float
-from arbench.machine.files import remove_partials, whole_file, write_whole
+from arbench.machine.files import one_line, remove_partials, whole_file, write_whole
 from arbench.machine.randomness import on_host
 from arbench.tokenizer.load import encode_images, scaled, shift_and_scale, unscaled
 from arbench.training.views import count_views, views_of
@@ -152,13 +152,25 @@ class TokenCache:
         path = self.folder / SPEC_NAME
         if not path.is_file():
             raise ValueError(f"{self.folder}: no complete token cache; expected {SPEC_NAME}, made by `arbench cache`")
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            self._open(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError, KeyError, AttributeError, EOFError, OSError) as error:
+            told = f"broken token cache ({one_line(error)})"
+            raise ValueError(f"{self.folder}: {told}; remove the folder, and it is made anew") from error
+
+    def _open(self, values: dict[str, Any]) -> None:
+        """Take what cache.json holds, and open labels and shards. Raises one of many errors where they are damaged."""
         values["augmentation"] = Augmentation(**values["augmentation"])
         values["shape"] = tuple(values["shape"])
-        self.spec = CacheSpec(**values)
-        self.labels = torch.from_numpy(np.load(self.folder / LABELS_NAME))
-        shards = -(-self.spec.num_images // IMAGES_PER_SHARD)
-        self._shards = [np.load(self.folder / shard_name(shard), mmap_mode="r") for shard in range(shards)]
+        self.spec = spec = CacheSpec(**values)
+        labels, shards = np.load(self.folder / LABELS_NAME), range(-(-spec.num_images // IMAGES_PER_SHARD))
+        self._shards = [np.load(self.folder / shard_name(shard), mmap_mode="r") for shard in shards]
+        sizes = {(part.dtype.name, part.shape[1:]) for part in self._shards}
+        if labels.dtype != np.int64 or labels.shape != (spec.num_images,):
+            raise ValueError(f"{LABELS_NAME} holds {labels.dtype} of shape {labels.shape}")
+        if sizes != {(spec.dtype, (spec.views, *spec.shape))} or sum(map(len, self._shards)) != spec.num_images:
+            raise ValueError(f"its tokens are not {spec.num_images} of shape {spec.shape}")
+        self.labels = torch.from_numpy(labels)
 
     def __len__(self) -> int:
         return self.spec.num_images
