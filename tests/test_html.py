@@ -61,6 +61,39 @@ def test_every_picture_is_told_in_words(page):
     assert any(alt.startswith("sample grid of mar-digits, seed 0; cfg_scale 2.0") for alt in alts)
 
 
+def test_time_and_memory_stand_before_the_scores_and_numbers_sort_by_value(page):
+    results = page.split("<tbody>")[0]
+    heads = re.findall(r"<th[^>]*>([^<]*)</th>", results)
+    assert heads[:3] == ["method", "model", "steps"]
+    assert heads.index("time (s/image) ↓") < heads.index("FID-500 ↓")
+    assert '<td class="number" data-value="4.0">' in page
+    assert "aria-sort" in page.split("<script>")[1]
+
+
+def test_rows_that_are_alike_but_for_their_folder_keep_it(tmp_path):
+    entries = [entry(tmp_path, "mar-digits", fid, grid=False) for fid in (4.0, 5.0)]
+    for number, made in enumerate(entries):
+        made.record["source"]["run"] = f"mar-digits-{number}"
+    page = write_report(entries, tmp_path / "r.html").read_text("utf-8")
+    assert '<th scope="col">run</th>' in page.split("<tbody>")[0]
+
+
+def test_each_record_is_a_file_within_the_page(page):
+    import base64
+    import json
+
+    found = re.findall(r'download="([^"]*)" href="data:application/json;base64,([^"]*)"', page)
+    assert [name for name, _ in found] == ["mar-digits.json", "ar-&lt;digits&gt;.json"]
+    assert json.loads(base64.b64decode(found[0][1]))["metrics"]["fid"] == 4.0
+
+
+def test_one_grid_stands_for_the_seeds_of_a_row(tmp_path):
+    entries = [entry(tmp_path, "mar-digits", fid) for fid in (4.0, 5.0)]
+    entries[1].record["seed"] = 1
+    page = write_report(entries, tmp_path / "r.html").read_text("utf-8")
+    assert page.count("data:image/png") == 1
+
+
 def test_text_is_escaped(page):
     assert "<title>A &amp; B</title>" in page
     assert "ar-&lt;digits&gt;" in page

@@ -279,3 +279,13 @@ def test_the_command_takes_the_short_name_of_a_metric(tmp_path, capsys):
     assert (tmp_path / "is.svg").read_bytes() == (tmp_path / "is_mean.svg").read_bytes()
     assert cli.run_command(["plot", stored, "--y", "iss"]) == 2
     assert "did you mean 'is'?" in capsys.readouterr().err
+
+
+def test_a_figure_of_one_point_says_why(tmp_path, monkeypatch, capsys):
+    from arbench.cli import table as cli
+
+    monkeypatch.chdir(tmp_path)
+    cli.plot(["mar/fig6"], out=tmp_path / "one.svg")
+    assert "one point: of the" in capsys.readouterr().err
+    cli.plot(["digits/mar-fig6"], out=tmp_path / "many.svg")
+    assert capsys.readouterr().err == ""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
+
+if TYPE_CHECKING:
+    from arbench.papers.experiment import Experiment
 
 Sources = Annotated[
     Optional[list[str]],
@@ -98,8 +102,23 @@ def plot(
     axes |= {axis: quantity(name).name for axis, name in (("x", x), ("y", y)) if name is not None}
     if experiments:
         curves = published_curves(experiments[0], axes["x"], axes["y"])
+    if experiments:
+        tell_single(experiments[0], records, curves, axes)
     drawn = plot_records(records, out, axes["x"], axes["y"], published=curves, title=title, intervals=intervals)
     typer.echo(str(drawn))
+
+
+def tell_single(experiment: Experiment, records: list, curves: list, axes: Mapping[str, str]) -> None:
+    """Say on standard error why a figure has one point only: the other rows lack one of its numbers."""
+    from arbench.report.values import group_seeds
+
+    both = [g for g in group_seeds(records) if g.mean(axes["x"]) is not None and g.mean(axes["y"]) is not None]
+    if len(both) + sum(len(curve.points) for curve in curves) == 1:
+        print(
+            f"one point: of the {len(experiment.rows)} rows of {experiment.name} one alone has {axes['x']} and "
+            f"{axes['y']}, printed or measured; arbench reproduce {experiment.told} says what the others need",
+            file=sys.stderr,
+        )
 
 
 def report(
@@ -118,7 +137,10 @@ def report(
     for file in files:
         grid = file.parent / GRID_FILE
         entries.append(Entry(record=load_record(file), grid=grid if grid.is_file() else None))
-    typer.echo(str(write_report(entries, out, title, intervals=intervals)))
+    from arbench.runs.compare import floor_of
+
+    floor = floor_of([entry.record for entry in entries]) if len(entries) > 1 else None
+    typer.echo(str(write_report(entries, out, title, intervals=intervals, floor=floor)))
 
 
 def split_sources(sources: Sequence[str]) -> tuple[list, list[str]]:

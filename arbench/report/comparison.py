@@ -27,7 +27,7 @@ def draw_comparison(records: Sequence[Record], path: str | Path, floor: tuple[fl
     background = Background(frontier=frontier(points), band=floor, band_name="real images (95 % of draws)")
     heads = axis_head(X, groups), axis_head(Y, groups) + " (lower is better)"
     told = [*bars_note(groups, (X, Y)), "below and left is better"]
-    title = "Speed against accuracy, each method by its own setting"
+    title = "Speed against accuracy"
     return draw_curves(
         curves, path, *heads, title=title, notes=["; ".join(told)], background=background, numbers="", log_x=True
     )
@@ -46,7 +46,7 @@ def comparison_curves(groups: Sequence[SeedGroup]) -> list[Curve]:
         families.setdefault(name, []).append((time.value if place is None else place, point))
     return [
         Curve(name=name, points=tuple(point for _, point in sorted(found, key=lambda pair: pair[0])))
-        for name, found in families.items()
+        for name, found in sorted(families.items())
     ]
 
 

@@ -162,9 +162,10 @@ def table_element(table: Table) -> str:
     """A bare `<table>` with its footnotes, to stand in a page."""
     numeric = _numeric_columns(table)
 
-    def row(start: str, end: str, texts: list[str]) -> str:
+    def row(start: str, end: str, texts: list[str], values: Sequence[float | None]) -> str:
         cells = "".join(
-            f"<{start}{_html_class(text, right)}>{text}</{end}>" for text, right in zip(texts, numeric, strict=True)
+            f"<{start}{_html_class(text, right)}{_html_value(value)}>{text}</{end}>"
+            for text, right, value in zip(texts, numeric, values, strict=True)
         )
         return f"<tr>{cells}</tr>"
 
@@ -173,11 +174,13 @@ def table_element(table: Table) -> str:
         lines.append(f"<caption>{html.escape(table.title)}</caption>")
     lines += [
         "<thead>",
-        row('th scope="col"', "th", [html.escape(head) for head in table.heads]),
+        row('th scope="col"', "th", [html.escape(head) for head in table.heads], [None] * len(table.heads)),
         "</thead>",
         "<tbody>",
     ]
-    lines += [row("td", "td", [_html_cell(cell) for cell in cells]) for cells in table.rows]
+    lines += [
+        row("td", "td", [_html_cell(cell) for cell in cells], [cell.value for cell in cells]) for cells in table.rows
+    ]
     lines += ["</tbody>", "</table>"]
     if table.footnotes:
         notes = (
@@ -227,6 +230,11 @@ def _html_class(text: str, number: bool) -> str:
     """What a page's style sheet needs to know of a cell."""
     name = "number" if number else "text" if len(text) > LONG_TEXT else ""
     return f' class="{name}"' if name else ""
+
+
+def _html_value(value: float | None) -> str:
+    """The number that a page sorts a cell by."""
+    return "" if value is None else f' data-value="{value!r}"'
 
 
 def _html_cell(cell: Cell) -> str:

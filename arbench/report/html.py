@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import base64
 import html
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from arbench.generators.methods import methods
 from arbench.machine.files import write_whole
+from arbench.report.comparison import draw_comparison
 from arbench.report.formats import table_element
 from arbench.report.page import page
 from arbench.report.plots import plot_records
 from arbench.report.protocols import protocol_text
 from arbench.report.record import Record
 from arbench.report.tables import Cell, Table, records_table
-from arbench.report.values import QUANTITIES, method_name, quantity, scores_of
+from arbench.report.values import QUANTITIES, group_seeds, method_name, protocol_key, quantity, scores_of, timing_key
 
 # Curves that are drawn where at least two records have both quantities.
 CURVES = (("seconds_per_image", "fid"), ("seconds_per_image", "is_mean"), ("seconds_per_image", "label_accuracy"))
+LEFT_OUT = ("tokenizer", "weights", "run", "parameters (M)")
+COSTS = ("time (", "peak memory (")
+AT_A_GLANCE = CURVES[0]
 GRID_FILE = "grid.png"
 
 
@@ -32,17 +38,25 @@ class Entry:
 
 
 def write_report(
-    entries: Sequence[Entry], path: str | Path, title: str = "arbench report", *, intervals: bool = True
+    entries: Sequence[Entry],
+    path: str | Path,
+    title: str = "arbench report",
+    *,
+    intervals: bool = True,
+    floor: tuple[float, float] | None = None,
 ) -> Path:
-    """Write the page on `entries`; returns its path. Raises ValueError where there are none."""
+    """Write the page on `entries`; returns its path. Raises ValueError where there are none.
+
+    `floor` is the band of FIDs that real images have.
+    """
     records = [entry.record for entry in entries]
     sections = [
-        _section("Results", _wide(records_table(records, intervals=intervals))),
-        _section("Speed and accuracy", "\n".join(_curves(records, intervals))),
+        _section("Results", _wide(_to_read(records_table(records, intervals=intervals)))),
+        _section("Speed and accuracy", "\n".join(_curves(records, intervals, floor))),
         _section("Samples", _grids(entries)),
         _section("Where the time goes", _wide(_phase_table(records))),
         _section("How the scores were made", _wide(_protocol_table(records))),
-        _section("What was run", _wide(_settings_table(records))),
+        _section("What was run", _wide(_settings_table(records)) + _links(records)),
     ]
     head = f'<h1>{html.escape(title)}</h1><p class="lead">{_lead(records)}</p>'
     target = Path(path)
@@ -52,22 +66,42 @@ def write_report(
 
 
 def _lead(records: Sequence[Record]) -> str:
-    """What the page holds, in one line."""
+    """What the page holds, on what it was measured and with which versions, in one line."""
     models = list(dict.fromkeys(record["model"] for record in records))
     versions = sorted({record["versions"]["arbench"] for record in records if "arbench" in record["versions"]})
     made = f", arbench {', '.join(versions)}" if versions else ""
-    return html.escape(f"{len(records)} {'record' if len(records) == 1 else 'records'} of {', '.join(models)}{made}")
+    machines = dict.fromkeys(str(r["hardware"].get("name") or "") for r in records)
+    on = "; ".join(name for name in machines if name)
+    told = f"{len(records)} {'record' if len(records) == 1 else 'records'} of {', '.join(models)}{made}"
+    return html.escape(told + (f", measured on {on}" if on else ""))
 
 
 def _section(title: str, body: str) -> str:
     return f"<section><h2>{title}</h2>\n{body}</section>" if body else ""
 
 
+def _to_read(table: Table) -> Table:
+    """The table as a page has room for it: time and memory before the scores, folders only where rows are alike else.
+
+    What is left out stands under "What was run".
+    """
+    heads = table.heads
+    first = next((place for place, head in enumerate(heads) if head.endswith(("↓", "↑"))), len(heads))
+    told = [place for place in range(first) if heads[place] not in LEFT_OUT]
+    names = [tuple(row[place].text for place in told) for row in table.rows]
+    if len(set(names)) < len(names):
+        told = list(range(first))
+    costs = [place for place in range(first, len(heads)) if heads[place].startswith(COSTS)]
+    order = [*told, *costs, *(place for place in range(first, len(heads)) if place not in costs)]
+    rows = tuple(tuple(row[place] for place in order) for row in table.rows)
+    return replace(table, heads=tuple(heads[place] for place in order), rows=rows)
+
+
 def _wide(table: Table | None) -> str:
     return "" if table is None else f'<div class="wide">{table_element(table)}</div>'
 
 
-def _curves(records: Sequence[Record], intervals: bool) -> list[str]:
+def _curves(records: Sequence[Record], intervals: bool, floor: tuple[float, float] | None) -> list[str]:
     """Figures as SVG inside the page."""
     figures = []
     for x, y in CURVES:
@@ -75,13 +109,37 @@ def _curves(records: Sequence[Record], intervals: bool) -> list[str]:
         if len(drawable) < 2:
             continue
         with tempfile.TemporaryDirectory() as folder:
-            file = plot_records(drawable, Path(folder) / "curve.svg", x=x, y=y, intervals=intervals)
+            file = Path(folder) / "curve.svg"
+            if intervals and (x, y) == AT_A_GLANCE and _are_comparable(drawable):
+                draw_comparison(drawable, file, floor)
+            else:
+                plot_records(drawable, file, x=x, y=y, intervals=intervals)
             svg = file.read_text(encoding="utf-8")
         caption = f"{quantity(y).title} over {quantity(x).title}"
         methods = ", ".join(dict.fromkeys(method_name(record["method"]) for record in drawable))
         picture = _embedded(svg, f"{caption}: curves of {methods}; the numbers stand in the table of results")
         figures.append(f'<figure class="curve">{picture}<figcaption>{html.escape(caption)}</figcaption></figure>')
     return figures
+
+
+def _are_comparable(records: Sequence[Record]) -> bool:
+    """Whether these are several methods, scored and timed in one way, each faster by something of its own."""
+    known, told = methods(), {record["method"] for record in records}
+    if len(told) < 2 or any(name not in known or known[name].traded is None for name in told):
+        return False
+    return len({(protocol_key(record), timing_key(record)) for record in records}) == 1
+
+
+def _links(records: Sequence[Record]) -> str:
+    """Each record as a file within the page."""
+    links = []
+    for record, name in zip(records, _names(records), strict=True):
+        data = base64.b64encode(json.dumps(record, indent=2).encode()).decode()
+        file = f"{record['source'].get('run') or record['model']}.json"
+        links.append(
+            f'<a download="{html.escape(file)}" href="data:application/json;base64,{data}">{html.escape(name)}</a>'
+        )
+    return f'<p class="lead">Records: {", ".join(links)}</p>'
 
 
 def _embedded(svg: str, alt: str) -> str:
@@ -96,11 +154,16 @@ def _has(record: Record, name: str) -> bool:
 
 
 def _grids(entries: Sequence[Entry]) -> str:
+    """The grid of each row of the table, of its first seed that has one."""
     figures = []
     names = _names([entry.record for entry in entries])
+    rows = [{id(record) for record in group.records} for group in group_seeds(entry.record for entry in entries)]
+    shown: set[int] = set()
     for entry, name in zip(entries, names, strict=True):
-        if entry.grid is None:
+        place = next((place for place, row in enumerate(rows) if id(entry.record) in row), -1)
+        if entry.grid is None or place in shown:
             continue
+        shown |= {place} - {-1}
         data = base64.b64encode(entry.grid.read_bytes()).decode()
         caption = html.escape(f"{name}; {_settings(entry.record)}")
         picture = f'<img alt="sample grid of {caption}" src="data:image/png;base64,{data}">'

@@ -49,9 +49,11 @@ def draw_grid(rows: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
 def _draw_rows(rows: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
     cell = cell_size(rows[0][1].shape[1])
     font = caption_font(cell)
-    captions = [shorten(caption) for caption, _ in rows]
+    pictures = max(len(images) for _, images in rows) * (cell + GAP) - GAP
+    room = max(cell, pictures // 2)  # at most a third of the grid is caption
+    captions = [fit_caption(shorten(caption), lambda text: font.getlength(text) <= room) for caption, _ in rows]
     left = MARGIN + max(int(font.getlength(caption)) for caption in captions) + 3 * GAP
-    width = left + max(len(images) for _, images in rows) * (cell + GAP) - GAP + MARGIN
+    width = left + pictures + MARGIN
     page = _blank(width, 2 * MARGIN + len(rows) * (cell + GAP) - GAP)
     pen = ImageDraw.Draw(page)
     for row, (_, images) in enumerate(rows):
