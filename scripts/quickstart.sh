@@ -4,5 +4,5 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/venv.sh
 install_arbench
-say "arbench run --method all: 500 images a method, sampled and scored (a few minutes)"
+say "arbench run --method all: each method at several speeds, sampled and scored (a few minutes)"
 "$venv/bin/arbench" run --method all "$@"

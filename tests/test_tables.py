@@ -101,6 +101,11 @@ def test_one_run_has_its_own_interval_and_a_plain_table_none():
     assert "4.00<br/><small>[3.10, 5.30]</small>" in render_table(made, "html")
 
 
+def test_no_time_is_below_zero():
+    records = [record(seconds=seconds, seed=seed) for seed, seconds in enumerate((0.01, 0.01, 0.09))]
+    assert "0.0367 [0.0000, " in render_table(records)
+
+
 def bold(records):
     return re.findall(r"\*\*(\d+\.\d\d)\*\*", render_table(records))
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from scipy.special import stdtrit
 
 from arbench.evaluation.table import heads
-from arbench.report.values import SeedGroup, split_score
+from arbench.report.values import TIMED, SeedGroup, split_score
 
 LEVEL = 0.975  # of each end: 95 % lie between
 NORMAL = 1.959964  # standard errors to an end of a Gaussian's interval
@@ -67,7 +67,7 @@ def estimate(group: SeedGroup, name: str) -> Estimate | None:
         return None
     by_seed = group.by_seed(name)
     head = heads().get(split_score(name)[0])
-    least, most = (-math.inf, math.inf) if head is None else head.range
+    least, most = (0.0 if name in TIMED else -math.inf, math.inf) if head is None else head.range
     asked = json.dumps([group.first["labels"], group.first["num_images"]])
     if len(by_seed) >= LEAST_SEEDS:
         half, over = _student(list(by_seed.values())), SEEDS
