@@ -135,7 +135,7 @@ def test_attention_where_the_config_says():
     [
         ("kl61", {}, r"unknown tokenizer 'kl61'; did you mean 'kl16'\?"),
         ("kl16", {"base_chanels": 8}, "did you mean 'base_channels'"),
-        ("kl16", {"base_channels": 0}, "base_channels holds 0; expected a positive integer"),
+        ("kl16", {"base_channels": 0}, "base_channels is 0; expected a positive integer"),
         ("kl16", {"channel_multipliers": ()}, "expected a list of positive integers"),
         ("kl16", {"scale": float("nan")}, "scale is nan; expected a positive number"),
         ("kl16", {"decoder_attention": 1}, "expected true or false"),

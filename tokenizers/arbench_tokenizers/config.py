@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, TypeVar
 
-from arbench.registry import unknown_name
+from arbench.validation import Limits, check_fields
 from arbench.weights.keys import Shapes
 
 KINDS = ("discrete", "continuous")
+Positive = Annotated[int, Limits(least=1, meaning="a positive integer")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,14 +23,14 @@ class AutoencoderConfig:
     always attends. `scale` brings latents to unit deviation.
     """
 
-    base_channels: int = 128
-    channel_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
-    num_res_blocks: int = 2
-    attention_resolutions: tuple[int, ...] = (16,)
+    base_channels: Positive = 128
+    channel_multipliers: tuple[Positive, ...] = (1, 1, 2, 2, 4)
+    num_res_blocks: Positive = 2
+    attention_resolutions: tuple[Positive, ...] = (16,)
     decoder_attention: bool = True
-    resolution: int = 256
-    channels: int = 16
-    scale: float = 1.0
+    resolution: Positive = 256
+    channels: Positive = 16
+    scale: Annotated[float, Limits(above=0, meaning="a positive number")] = 1.0
 
     @property
     def downsample(self) -> int:
@@ -70,10 +70,10 @@ class KLConfig(AutoencoderConfig):
 class VQConfig(AutoencoderConfig):
     """A discrete tokenizer; `kind="continuous"` makes its latents before quantisation the tokens."""
 
-    channels: int = 256
-    vocab_size: int = 16384
-    codebook_dim: int = 256
-    kind: str = "discrete"
+    channels: Positive = 256
+    vocab_size: Positive = 16384
+    codebook_dim: Positive = 256
+    kind: Annotated[str, Limits(choices=KINDS)] = "discrete"
 
     @property
     def latent_channels(self) -> int:
@@ -85,40 +85,12 @@ Config = TypeVar("Config", bound=AutoencoderConfig)
 
 def make_config(name: str, default: Config, given: Mapping[str, Any]) -> Config:
     """`default` with what is `given`. Raises ValueError for an unknown name or an impossible value."""
-    known = {field.name: getattr(default, field.name) for field in fields(default)}
-    checked = {}
-    for key, value in given.items():
-        if key not in known:
-            raise unknown_name(f"setting of tokenizer {name!r}", key, known)
-        checked[key] = _check_value(key, value, known[key])
-    return replace(default, **checked)
-
-
-def _check_value(key: str, value: object, default: object) -> Any:
-    """`value` in the type of `default`; ValueError where it cannot be that."""
-    if key == "kind":
-        if value not in KINDS:
-            raise unknown_name("kind", str(value), KINDS)
-        return value
-    if isinstance(default, bool):
-        if not isinstance(value, bool):
-            raise ValueError(f"{key} is {value!r}; expected true or false")
-        return value
-    if isinstance(default, tuple):
-        if not isinstance(value, (list, tuple)) or (key == "channel_multipliers" and not value):
-            raise ValueError(f"{key} is {value!r}; expected a list of positive integers")
-        return tuple(_positive_integer(key, entry) for entry in value)
-    if isinstance(default, float):
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-            raise ValueError(f"{key} is {value!r}; expected a positive number")
-        return float(value)
-    return _positive_integer(key, value)
-
-
-def _positive_integer(key: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{key} holds {value!r}; expected a positive integer")
-    return value
+    check_fields(type(default), given, kind=f"setting of tokenizer {name!r}")
+    lists = {key: tuple(value) for key, value in given.items() if isinstance(value, list)}
+    config = replace(default, **{**given, **lists})
+    if not config.channel_multipliers:
+        raise ValueError("channel_multipliers is (); expected a list of positive integers, one a level")
+    return config
 
 
 def merge_config(name: str, default: Config, told: Mapping[str, Any], given: Mapping[str, Any], where: str) -> Config:
