@@ -10,6 +10,7 @@ from torch import nn
 from arbench.generators.recipe import Augmentation
 from arbench.images.data import ImageData
 from arbench.images.pixels import to_float
+from arbench.machine.distributed import Processes
 from arbench.tokenizer.load import scaled, unscaled
 from arbench.training import cache as cache_module
 from arbench.training.cache import TokenCache, build_cache, describe_cache, shard_name
@@ -165,3 +166,24 @@ def test_labels_in_the_place_of_tokens_are_told(data, tmp_path):
     (folder / shard_name(0)).write_bytes((folder / "labels.npy").read_bytes())
     with pytest.raises(ValueError, match="its tokens are not 10 of shape"):
         build(Codes(), data, tmp_path)
+
+
+def test_processes_deal_the_shards(data, tmp_path, monkeypatch):
+    """Each image is read by one process, and what they write together is what one writes."""
+    monkeypatch.setattr(cache_module, "IMAGES_PER_SHARD", 3)
+    alone = build(Moments(), data, tmp_path / "alone")
+    spec, read = describe_cache(Moments(), data), []
+    seen = ImageData("noise", data.labels, data.class_names, lambda i: (read.append(i), data[i][0])[1])
+    monkeypatch.setattr(cache_module, "tell_all", lambda mine, compute: compute())
+    monkeypatch.setattr(cache_module, "meet", lambda mine: None)
+    with pytest.raises(
+        ValueError, match="broken token cache"
+    ):  # the first shard is the other's, which it does not wait for here
+        build_cache(Moments(), seen, spec, tmp_path / "two", mine=Processes(rank=1, count=2))
+    (tmp_path / "two" / spec.folder_name / cache_module.SPEC_NAME).unlink()
+    build_cache(Moments(), seen, spec, tmp_path / "two", mine=Processes(rank=0, count=2))
+    assert sorted(read) == list(range(10))
+    for shard in range(4):
+        files = [folder / spec.folder_name / shard_name(shard) for folder in (tmp_path / "alone", tmp_path / "two")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+    assert len(alone) == len(TokenCache(tmp_path / "two" / spec.folder_name)) == 10

@@ -12,6 +12,7 @@ from conftest import make_generator, make_tokens
 from torch import nn
 
 from arbench.generators.recipe import Augmentation, TrainConfig
+from arbench.machine import sharded
 from arbench.machine.files import file_sha256
 from arbench.machine.sharded import FACTS, SEAL, read_all, sealed
 from arbench.training.augment import augment
@@ -175,6 +176,26 @@ def test_what_a_killed_training_left_half_written_goes_at_the_next_start(tmp_pat
     train(TinyTask, tiny_config(steps=2), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [FOLDER_NAME, LOG_NAME]
     assert [path.name for path in (tmp_path / FOLDER_NAME).iterdir()] == ["step-0000002"]
+
+
+def test_a_save_that_breaks_off_loses_nothing(tmp_path, monkeypatch):
+    whole = train(TinyTask, tiny_config(), tmp_path / "whole")
+    saved, done = sharded.file_sha256, []
+
+    def breaking(path):
+        done.append(path)
+        if len(done) == 4:  # of the second save; each has two files
+            raise OSError(28, "No space left on device")
+        return saved(path)
+
+    monkeypatch.setattr(sharded, "file_sha256", breaking)
+    with pytest.raises(OSError, match="No space left"):
+        train(TinyTask, tiny_config(), tmp_path / "cut")
+    assert read_checkpoint_facts(find_checkpoint(tmp_path / "cut"))["step"] == 4
+    resumed = train(TinyTask, tiny_config(), tmp_path / "cut", resume=True)
+    assert [path.name for path in (tmp_path / "cut" / FOLDER_NAME).iterdir()] == ["step-0000012"]
+    for name, value in whole.ema.weights.items():
+        assert torch.equal(resumed.ema.weights[name], value)
 
 
 def test_the_last_checkpoints_and_milestones_are_kept(tmp_path):

@@ -229,6 +229,17 @@ def test_another_seed_is_refused_before_its_cache_is_built(tmp_path):
     assert sorted(path.name for path in cache.iterdir()) == ["cache.json", "labels.npy", "tokens-00000.npy"]
 
 
+def test_the_cost_of_a_cache_is_told_beforehand(cli, tmp_path, folder):
+    told = cli(
+        *("cache", "--plan", "--tokenizer", "digits-kl", "--data", folder, "--size", 32, "--views", 3),
+        *("--out", tmp_path / "out", "--device", "cpu"),
+    )
+    assert "8 images x 3 views, moments 8x8x8 as float16, 0.0 MiB" in told
+    assert "24 views to encode, " in told
+    assert "GPU-hours at 100 TFLOP/s" in told
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_requeued_job_goes_on_by_itself(cli, tmp_path):
     """The same command line begins, and goes on with what is there; runs of two seeds share a cache."""
     shared = ("--method", "ar", *QUICK, "--views", 1, "--cache", tmp_path / "cache", "--resume-auto")
@@ -250,3 +261,21 @@ def test_epochs_of_the_data_are_the_length(cli, tmp_path):
     few = ("--method", "ar", "--batch-size", 600, "--views", 1, "--device", "cpu", "--out", tmp_path)
     assert "0.5 epochs done" in cli("train", *few, "--epochs", 0.5)
     assert read_checkpoint_facts(find_checkpoint(tmp_path / "ar-digits"))["step"] == 1  # half of 1,437 images
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model(tmp_path):
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "arbench"]
+    command += ["train", "--method", "ar", *QUICK, "--views", "1", "--out", str(tmp_path)]
+    for more in ([], ["--resume", "--steps", "3", "--shard"]):
+        subprocess.run([*command, *more], check=True, capture_output=True, timeout=300)
+    run = tmp_path / "ar-digits"
+    assert {path.name for path in run.iterdir()} == {
+        *("checkpoints", "config.yaml", "log.jsonl", "ar-digits.safetensors", "ar-digits-raw.safetensors"),
+    }
+    assert read_checkpoint_facts(find_checkpoint(run))["step"] == 3
+    assert all(value.isfinite().all() for value in load_file(run / "ar-digits.safetensors").values())
+    assert load_generator("ar-digits", weights=run / "ar-digits.safetensors").kind == "discrete"

@@ -40,6 +40,10 @@ CACHE_EXAMPLES = """Examples:
   arbench cache --tokenizer digits-kl --views 8 --out runs/cache
 
   arbench cache --tokenizer kl16 --tokenizer-weights kl16.ckpt --data DIR --size 256 --flip --views 2 --out DIR
+
+  arbench cache --plan --tokenizer kl16 --tokenizer-weights kl16.ckpt --data DIR --size 256 --views 2
+
+  torchrun --nproc_per_node=8 -m arbench cache --tokenizer kl16 --tokenizer-weights kl16.ckpt --data DIR --size 256
 """
 DEFAULT_OUT = Path("runs/train")
 
@@ -266,29 +270,48 @@ def cache(
     seed: options.Seed = 0,
     device: options.Device = "auto",
     out: options.Out = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Say bytes and GPU-hours, and encode nothing.")] = False,
 ) -> None:
     """Compute the latents or codes of a data set once; training and later commands find them by their hash."""
     from arbench.generators.recipe import Augmentation
     from arbench.images.data import open_data
-    from arbench.training.jobs import CACHE_FOLDER, open_cache, open_tokenizer
+    from arbench.machine.distributed import processes
+    from arbench.training.cache import describe_cache
+    from arbench.training.jobs import (
+        CACHE_FOLDER,
+        describe_cost,
+        describe_size,
+        no_progress,
+        open_cache,
+        open_tokenizer,
+    )
     from arbench.validation import Seed, check
 
     check("seed", seed, Seed)
+    mine, folder = processes(), out or DEFAULT_OUT / CACHE_FOLDER
+    say = typer.echo if mine.is_first else lambda line: None
     place = resolve_device(device)
+    place = f"cuda:{mine.local_rank}" if place == "cuda" else place
     images = open_data(data or "digits", size=size)
     opened = open_tokenizer(tokenizer, tokenizer_weights, place)
+    if plan:
+        told = {"views": views, "augmentation": Augmentation(flip=flip), "seed": seed}
+        spec = describe_cache(opened, images, device=place, **told)  # type: ignore[arg-type]
+        say(describe_size(spec, folder))
+        say(describe_cost(opened, images, spec, place))
+        return
     built = open_cache(
         opened,
         images,
-        out or DEFAULT_OUT / CACHE_FOLDER,
+        folder,
         views=views,
         augmentation=Augmentation(flip=flip),
         seed=seed,
         device=place,
-        say=typer.echo,
-        progress=progress_bar,
+        say=say,
+        progress=progress_bar if mine.is_first else no_progress,
     )
-    typer.echo(f"{len(built)} images in {built.folder}")
+    say(f"{len(built)} images in {built.folder}")
 
 
 def resolve_device(name: str) -> str:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from arbench.generators.recipe import Augmentation
 from arbench.images.pixels import to_float
+from arbench.machine.distributed import Processes, meet, tell_all
 from arbench.machine.files import one_line, remove_partials, whole_file, write_whole
 from arbench.machine.randomness import on_host
 from arbench.tokenizer.load import encode_images, scaled, shift_and_scale, unscaled
@@ -113,28 +114,43 @@ def build_cache(
     device: torch.device | str = "cpu",
     watch: Callable[[int], None] | None = None,
     larger: Sequence[ImageData] = (),
+    mine: Processes | None = None,
 ) -> TokenCache:
     """Encode `data` into `folder / spec.folder_name`, or go on where an earlier call stopped.
 
     `larger` are the same images at the sides of `crop_sides`; `watch` is called with the number of images done, after
-    every batch. Raises OSError where nothing can be written.
+    every batch. Several processes deal the shards among themselves, and wait for each other at torchrun's store. Raises
+    OSError where nothing can be written.
     """
+    mine = mine or Processes()
     target = folder / spec.folder_name
-    if not (target / SPEC_NAME).exists():
-        target.mkdir(parents=True, exist_ok=True)
-        remove_partials(target)
-        for shard, start in enumerate(range(0, len(data), IMAGES_PER_SHARD)):
+    if not tell_all(mine, lambda: _begin(target)):
+        starts = list(enumerate(range(0, len(data), IMAGES_PER_SHARD)))
+        for shard, start in starts[mine.rank :: mine.count]:
             indices = np.arange(start, min(start + IMAGES_PER_SHARD, len(data)))
             path = target / shard_name(shard)
             if not path.exists():
-                _save_array(
-                    path, _encode_shard(tokenizer, (data, *larger), spec, indices, shard, batch_size, device, watch)
-                )
+                sized = (data, *larger)
+                _save_array(path, _encode_shard(tokenizer, sized, spec, indices, shard, batch_size, device, watch))
             if watch is not None:
                 watch(int(indices[-1]) + 1)
-        _save_array(target / LABELS_NAME, np.asarray(data.labels, dtype=np.int64))
-        write_whole(target / SPEC_NAME, json.dumps(asdict(spec), indent=1))
+        meet(mine)
+        tell_all(mine, lambda: _finish(target, data, spec))
     return TokenCache(target)
+
+
+def _begin(target: Path) -> bool:
+    """Whether a cache is complete; if not, its folder is made, or cleared of what was left half-written."""
+    if (target / SPEC_NAME).exists():
+        return True
+    target.mkdir(parents=True, exist_ok=True)
+    remove_partials(target)
+    return False
+
+
+def _finish(target: Path, data: ImageData, spec: CacheSpec) -> None:
+    _save_array(target / LABELS_NAME, np.asarray(data.labels, dtype=np.int64))
+    write_whole(target / SPEC_NAME, json.dumps(asdict(spec), indent=1))
 
 
 @dataclass

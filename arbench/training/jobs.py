@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from arbench.evaluation.digits_cnn import NUM_CLASSES, DigitsCNN
 from arbench.generators.methods import get_method, get_preset
@@ -17,9 +18,9 @@ from arbench.generators.recipe import Augmentation, TrainConfig, lengthened
 from arbench.generators.spec import DIGITS, same_name
 from arbench.images.data import DIGITS_SIZE, open_data
 from arbench.images.pixels import to_float
-from arbench.machine.distributed import by_first, process_group, processes, tell_all
+from arbench.machine.distributed import by_first, process_group, processes
 from arbench.runs.models import RANDOM, find_tokenizer_weights
-from arbench.tokenizer.load import load_tokenizer
+from arbench.tokenizer.load import encode_images, load_tokenizer
 from arbench.training.cache import SPEC_NAME, build_cache, describe_cache
 from arbench.training.checkpoint import begin_folder, find_checkpoint, read_checkpoint_facts, refuse_overwriting
 from arbench.training.data import ImageBatches
@@ -48,11 +49,11 @@ if TYPE_CHECKING:
     from arbench.training.loop import Task, Trainer, Watcher
     from arbench.weights.provenance import TokenizerFacts
 
-Prepared = TypeVar("Prepared")
 Model = TypeVar("Model", bound=torch.nn.Module)
 CACHE_FOLDER = "cache"  # below the output folder
 # A bar, or lines, for a title and a number of steps: entered, it gives what is to be called with the steps done.
 Progress = Callable[[str, int], "AbstractContextManager[Watcher]"]
+ENCODING_SPEED = 100e12  # operations a second of a large GPU at convolutions in bfloat16, a fraction of its peak
 SCALE_IMAGES = 2000  # images that the deviation of a new tokenizer's latents is measured on, at most
 
 
@@ -176,7 +177,7 @@ def run_job(
         check_resumable(lengthened(config, facts["config"], facts["step"], no_words), job.made_of, facts)
     with process_group(mine, device):
         shown = progress if mine.is_first else no_progress
-        make_task = _in_turn(mine, lambda: TASKS[job.kind](job, data, out, device, say, shown))
+        make_task = TASKS[job.kind](job, data, out, device, say, shown)
         if mine.is_first:
             begin_folder(folder)
             write_job(job, folder)
@@ -267,16 +268,6 @@ def release_of(job: Job) -> Release | None:
     return release if release is not None and release.rename is same_name else None
 
 
-def _in_turn(mine: Processes, prepare: Callable[[], Prepared]) -> Prepared:
-    """`prepare()` on the first process, then on all others, which find the token cache that it wrote.
-
-    They wait at torchrun's store, for hours where it takes hours.
-    """
-    prepared: list[Prepared] = []
-    tell_all(mine, lambda: prepared.append(prepare()))
-    return prepared[0] if prepared else prepare()
-
-
 def open_tokenizer(name: str | None, weights: str | None, device: torch.device | str, **config: Any) -> Any:
     """The frozen tokenizer whose tokens are cached; ValueError where its weights are neither given nor here."""
     if name is None:
@@ -310,8 +301,28 @@ def open_cache(
     is_there = (folder / spec.folder_name / SPEC_NAME).exists()
     with (no_progress if is_there else progress)("encode", len(data)) as watch:
         return build_cache(
-            tokenizer, data, spec, folder, device=device, watch=lambda done: watch(done, {}), larger=larger
+            tokenizer,
+            data,
+            spec,
+            folder,
+            device=device,
+            watch=lambda done: watch(done, {}),
+            larger=larger,
+            mine=processes(),
         )
+
+
+def describe_cost(tokenizer: Tokenizer, data: ImageData, spec: CacheSpec, device: torch.device | str) -> str:
+    """One line: the counted operations of encoding it all, and what they take on GPUs."""
+    image = to_float(data.images(range(1))).to(device)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        encode_images(tokenizer, image)
+    view, views = counter.get_total_flops(), spec.num_images * spec.views
+    hours = view * views / ENCODING_SPEED / 3600
+    return (
+        f"token cache: {views} views to encode, {view / 1e9:.3g} GFLOP each: {hours:.3g} GPU-hours at "
+        f"{ENCODING_SPEED / 1e12:.0f} TFLOP/s"
+    )
 
 
 def describe_size(spec: CacheSpec, folder: Path) -> str:
