@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ import torch
 
 import arbench
 from arbench.images.pixels import to_float, to_uint8
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_floats_and_bytes_become_the_same_pictures():
@@ -42,3 +45,18 @@ def test_a_record_shows_itself_and_is_the_dict_of_its_file(tmp_path):
     assert base64.b64decode(data) == (record.folder / "grid.png").read_bytes()
     assert "http" not in shown
     assert "<script" not in shown
+
+
+def test_the_notebook_of_ten_cells_runs_and_watching_changes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    notebook = json.loads((ROOT / "scripts" / "watch.ipynb").read_text(encoding="utf-8"))
+    assert (notebook["nbformat"], len(notebook["cells"])) == (4, 10)
+    assert all(not cell.get("outputs") and cell.get("execution_count") is None for cell in notebook["cells"])
+    names: dict = {}
+    for number, cell in enumerate(notebook["cells"]):
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), f"cell {number}", "exec"), names)
+    assert [frame.revealed for frame in names["moments"]] == sorted({frame.revealed for frame in names["moments"]})
+    assert names["same"]
+    assert len(names["times"]) == 4
+    assert list(tmp_path.iterdir()) == []

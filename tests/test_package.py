@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from arbench.machine.yaml_file import read_yaml
+
 ROOT = Path(__file__).resolve().parents[1]
 # What commands read beside code. Tables and plots are rebuilt from records, and READMEs are for readers of a checkout.
 DATA = ("arbench/assets/*", "tokenizers/arbench_tokenizers/assets/*", "experiments/**/*.yaml")
 DATA += ("results/published/*.csv", "results/records/**/*.json")
 DATA += ("arbench/**/README.md", "experiments/README.md")  # the how-tos
+DATA += ("arbench/py.typed", "tokenizers/arbench_tokenizers/py.typed")  # annotations are for users' type checkers too
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +55,15 @@ def test_every_data_file_is_packaged(options, folders):
     }
     wanted = {file for pattern in DATA for file in ROOT.glob(pattern) if file.is_file()}
     assert all(
-        any(file.match(pattern) for file in wanted) for pattern in ("*.yaml", "*.csv", "*.json", "*.safetensors")
+        any(file.match(pattern) for file in wanted)
+        for pattern in ("*.yaml", "*.csv", "*.json", "*.safetensors", "py.typed")
     )
     assert sorted(wanted - packaged) == []
+
+
+def test_the_citation_is_of_this_licence_and_names_nobody_invented(options):
+    told = read_yaml(ROOT / "CITATION.cff")
+    assert told["cff-version"] == "1.2.0"
+    assert told["title"] == options["metadata"]["name"]
+    assert told["license"] == options["metadata"]["license"]
+    assert told["authors"] == [{"name": "arbench contributors"}]

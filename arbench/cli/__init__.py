@@ -20,6 +20,7 @@ USER_ERRORS = (ValueError, OSError)
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 UNKNOWN_COMMAND = re.compile(r"No such command '(.*?)'")  # as Click says it
+COMPLETE = "_ARBENCH_COMPLETE"  # set by the shell that asks what may follow, as Click has it
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE, what a shell reports for other programs
 
 # Each module registers its commands on the app it is given: `def register(app: typer.Typer) -> None`.
@@ -47,7 +48,6 @@ def build_app() -> Any:
         name="arbench",
         help="One suite for AR, PAR and MAR image generation: FID and IS against wall-clock.",
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
@@ -200,6 +200,14 @@ def describe(error: Exception) -> str:
     return str(error)
 
 
+def complete() -> int:
+    """Tell the shell that set COMPLETE what may follow (`--install-completion` makes it ask), and return its code."""
+    import typer
+
+    command = typer.main.get_command(build_app())
+    return command.main(prog_name="arbench", standalone_mode=False) or 0
+
+
 def main() -> None:
     """Entry point of the `arbench` command."""
     # PyTorch's threads spin while they wait, and so stall each other on a busy machine, up to a hundredfold.
@@ -207,7 +215,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         sys.stdout, sys.stderr = plain_stream(sys.stdout), _forgiving(sys.stderr)
-        code = run_command(sys.argv[1:])
+        code = complete() if COMPLETE in os.environ else run_command(sys.argv[1:])
     except KeyboardInterrupt:  # while modules are imported
         code = interrupted()
     if code:
