@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from conftest import make_generator, relative_error
@@ -9,6 +10,7 @@ from conftest import make_generator, relative_error
 from arbench.generators.arpg.config import ARPGConfig
 from arbench.generators.arpg.model import ARPG
 from arbench.generators.common.causal import buckets
+from arbench.runs.execute import run
 from arbench.sampling.algorithm import draw_tokens, generate
 from arbench.sampling.engine import Engine, Replays, make_engine
 from arbench.sampling.fused import EngineWarning
@@ -173,3 +175,15 @@ def test_every_step_compiles_whole_and_once(name, head, sampling):
     expected = draw_tokens(generator, [0, 1], settings=settings)
     assert relative_error(first.double(), expected.double()) < 1e-9
     assert torch.equal(first, again)
+
+
+def test_a_run_names_its_engine_and_keeps_its_folder(tmp_path):
+    given = {"method": "par", "num_images": 2, "evaluate": False, "batch_size": 2}
+    plain = run(**given, out=tmp_path / "a")
+    graph = run(**given, out=tmp_path / "b", engine="graph")
+    assert (plain["hardware"]["engine"], graph["hardware"]["engine"]) == ("eager", "graph")
+    assert plain.folder.name == graph.folder.name
+    first, second = (np.load(next(folder.glob("shards/*.npy"))) for folder in (plain.folder, graph.folder))
+    assert np.array_equal(first, second)
+    with pytest.raises(ValueError, match="did you mean 'eager'"):
+        run(**given, out=tmp_path / "c", engine="egaer")

@@ -30,6 +30,7 @@ from arbench.runs.models import RANDOM, Parts, find_tokenizer_weights
 from arbench.runs.pipeline import Pipeline
 from arbench.runs.roofline import Roofline, num_passes, roofline
 from arbench.sampling.algorithm import draw_tokens
+from arbench.sampling.engine import engine_name, make_engine
 from arbench.weights.cards import find_weights
 from arbench.weights.provenance import Provenance
 
@@ -94,6 +95,7 @@ def bench_generation(
     repeats: int = 3,
     seed: int = 0,
     compare: bool = False,
+    engine: str = "auto",
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Time `parts` at batch 1 and at `batch_size` ("auto": what fits), as a dict that JSON holds.
@@ -106,15 +108,19 @@ def bench_generation(
         raise ValueError(f"model {parts.model!r} has neither a diffusion head nor a KV cache; expected no --compare")
     settings = parts.settings
     bounds = Bounds(generator=device_peak(parts.device, dtype_of(parts.generator)), decoder=decoder_peak(parts))
+    chosen = engine_name(engine, parts.generator, parts.device)
     measured = {}
     for size in sorted({1, batch}):
         say(f"batch {size}: one warm-up, {repeats} repeats")
         work = roofline(parts.generator, settings, parts.tokenizer, batch_size=size)
-        timing = time_batch(make_draw(parts, size, seed), size, parts.device, repeats)
+        # A graph is recorded when a shape comes again: the second batch warms up too.
+        warm_ups = 2 if chosen == "graph" else 1
+        timing = time_batch(make_draw(parts, size, seed, chosen), size, parts.device, repeats, warm_ups)
         counted = {"launches": describe_launches(parts, size, work, bounds)}
         measured[size] = {**summary(timing), **bounds.beside(work, timing), **counted}
     return {
         **describe(parts, work, num_passes(parts.generator, settings), bounds, seed),
+        "engine": chosen,
         "latency": measured[1],
         "throughput": measured[batch],
         "compare": compare_rivals(parts, batch, repeats, seed, say) if compare else [],
@@ -163,7 +169,7 @@ def decoder_peak(parts: Parts) -> Peak | None:
     return device_peak(parts.device, dtype_of(parts.tokenizer))
 
 
-def make_draw(parts: Parts, batch_size: int, seed: int) -> Callable[[PhaseTimer], object]:
+def make_draw(parts: Parts, batch_size: int, seed: int, engine: str = "eager") -> Callable[[PhaseTimer], object]:
     """Draw a batch as `arbench run` does."""
     pipeline = Pipeline(
         generator=parts.generator,
@@ -173,6 +179,7 @@ def make_draw(parts: Parts, batch_size: int, seed: int) -> Callable[[PhaseTimer]
         seed=seed,
         device=parts.device,
         image_size=parts.image_size,
+        engine=make_engine(engine, parts.generator, parts.device),
     )
     return lambda timer: pipeline.draw(range(batch_size), timer)
 

@@ -31,12 +31,14 @@ class Timing:
         return statistics.median(self.seconds)
 
 
-def time_batch(draw: Callable[[PhaseTimer], object], batch_size: int, device: torch.device, repeats: int) -> Timing:
-    """Time `draw` of a batch `repeats` times after one warm-up. Raises ValueError where memory does not suffice."""
+def time_batch(
+    draw: Callable[[PhaseTimer], object], batch_size: int, device: torch.device, repeats: int, warm_ups: int = 1
+) -> Timing:
+    """Time `draw` of a batch `repeats` times after `warm_ups`. Raises ValueError where memory does not suffice."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     try:
-        warm_up, _ = time_once(draw, device)
+        warm_up = sum(time_once(draw, device)[0] for _ in range(warm_ups))
         busy = time.process_time()
         runs = [time_once(draw, device) for _ in range(repeats)]
         busy = time.process_time() - busy

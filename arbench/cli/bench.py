@@ -67,6 +67,7 @@ def bench(
     seed: options.Seed = 0,
     device: options.Device = "auto",
     dtype: options.Dtype = "float32",
+    engine: options.Engine = "auto",
 ) -> None:
     """Time generator, head and decoder at batch 1 and at --batch-size; a tokenizer alone with --tokenizer alone.
 
@@ -111,7 +112,10 @@ def time_generation(
     from arbench.bench.table import render
 
     parts = load_for_speed(chosen)
-    result = bench_generation(parts, batch_size=batch, repeats=repeats, seed=seed, compare=compare, say=say)
+    engine = chosen.get("engine", "auto")
+    result = bench_generation(
+        parts, batch_size=batch, repeats=repeats, seed=seed, compare=compare, engine=engine, say=say
+    )
     print(render(result))
     return result
 

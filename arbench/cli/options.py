@@ -27,6 +27,7 @@ NumImages = Annotated[Optional[int], typer.Option("--num-images", help="How many
 BatchSize = Annotated[Optional[str], typer.Option("--batch-size", help="Images a batch: a number or 'auto'.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16, float16 or float64.")]
+Engine = Annotated[str, typer.Option("--engine", help="auto, eager or graph (CUDA graphs): speed, not images.")]
 Seed = Annotated[int, typer.Option("--seed", help="Image i is a function of (seed, i) alone.")]
 Out = Annotated[Optional[Path], typer.Option("--out", "-o", help="Where to write.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]

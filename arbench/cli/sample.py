@@ -54,6 +54,7 @@ def sample(
     batch_size: options.BatchSize = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "float32",
+    engine: options.Engine = "auto",
 ) -> None:
     """Draw images for chosen classes and write them as one grid, or singly into a folder."""
     target = check_target(out or DEFAULT_OUT)
@@ -67,12 +68,14 @@ def sample(
     from arbench.runs.models import load_parts
     from arbench.runs.request import AUTO, BatchSize, count_steps
     from arbench.runs.samples import parse_labels, sample_rows
+    from arbench.sampling.engine import check_engine
     from arbench.validation import Count, Seed, check
 
     check("per_class", per_class, Count)
     check("seed", seed, Seed)
     batch = parse_batch_size(batch_size or AUTO)
     check("batch_size", batch, BatchSize)
+    check_engine(engine)
     parts = load_parts(
         method,
         model,
@@ -89,7 +92,7 @@ def sample(
     count = len(classes) * per_class
     with image_progress(parts.model, count, 0, steps=count_steps(parts)) as progress:
         rows = sample_rows(
-            parts, classes, per_class, seed=seed, batch_size=batch, progress=progress, step=progress.step
+            parts, classes, per_class, seed=seed, batch_size=batch, progress=progress, step=progress.step, engine=engine
         )
     if target.is_dir():
         print(*save_singles(target, rows), sep="\n")

@@ -170,7 +170,7 @@ class PreparedHead:
         layers = net.modulation_layers
         self.weight = torch.cat([layer.weight for layer in layers])  # ((3D + 2) W, W)
         self.bias = torch.cat([layer.bias for layer in layers])
-        visited = torch.from_numpy(self.solver.visited.copy()).to(self.weight.device)
+        visited = torch.from_numpy(self.solver.visited).to(self.weight.device)
         self.time = net.time_embed(visited)  # (S, W)
 
     def draw(

@@ -36,7 +36,7 @@ class Ancestral:
     """DDPM with variance interpolated in log space between its two bounds; the noise is scaled by `temperature`."""
 
     def __init__(self, process: Diffusion, *, temperature: float) -> None:
-        self.visited = process.timesteps[::-1]
+        self.visited = process.timesteps[::-1].copy()
         self.temperature = temperature
         keep_x = np.sqrt(1 / process.alpha_bar)
         keep_eps = np.sqrt(1 / process.alpha_bar - 1)
@@ -76,7 +76,7 @@ class Deterministic:
     """DDIM with eta = 0: no noise after the start, which `temperature` scales."""
 
     def __init__(self, process: Diffusion, *, temperature: float) -> None:
-        self.visited = process.timesteps[::-1]
+        self.visited = process.timesteps[::-1].copy()
         self._temperature = temperature
         self._now, self._next = process.alpha_bar[::-1].tolist(), process.alpha_bar_before[::-1].tolist()
 

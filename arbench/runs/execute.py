@@ -22,6 +22,7 @@ from arbench.runs.models import RANDOM, class_names
 from arbench.runs.pipeline import Pipeline, Worker
 from arbench.runs.record import FEATURES, feature_observer, is_scored, make_record, score
 from arbench.runs.request import IF_STARTED, PreparedRun, RunRequest, check_evaluation, prepare
+from arbench.sampling.engine import make_engine
 
 WARM_UP_IMAGES = 8  # on the CPU; on a GPU a whole batch, whose shape decides which kernels are chosen
 
@@ -34,7 +35,8 @@ def run(**request: Any) -> RunRecord:
     `which` ("ema", "raw"), `config` and `tokenizer_config` (fields of the models' configurations). `num_images` (500)
     are asked for `labels`, or for classes by `label_mode` ("balanced", "random"), from `seed`. `out` ("runs") is where
     the run folder goes, `resume` continues it. `batch_size` is a number or "auto", fixed when the run starts; `device`,
-    `dtype` are names. `reference`, `extractor`, `metrics`, `inception_weights` are those of `arbench.evaluate`;
+    `dtype`, `engine` ("auto", "eager", "graph") are names.
+    `reference`, `extractor`, `metrics`, `inception_weights` are those of `arbench.evaluate`;
     `evaluate=False` only samples; `on_the_fly` lets every process extract features while it samples, not the first one
     afterwards; `export_npz` also writes samples.npz. Every other keyword is a sampling setting (`num_iter` …).
 
@@ -150,6 +152,7 @@ def sample(job: PreparedRun, folder: RunFolder, say: Callable[[str], None]) -> N
         seed=job.request.seed,
         device=parts.device,
         image_size=parts.image_size,
+        engine=make_engine(job.request.engine, parts.generator, parts.device),
     )
     written = folder.shards.num_written()
     reset_peak_memory(parts.device)

@@ -19,6 +19,7 @@ from arbench.runs.folder import RunFolder
 from arbench.runs.memory import is_out_of_memory
 from arbench.runs.shards import Assembly, Claims, ShardWriter, claim_unfinished
 from arbench.sampling.algorithm import Observer, draw_tokens
+from arbench.sampling.engine import Engine
 from arbench.settings import Guidance
 from arbench.tokenizer.load import decode_tokens
 
@@ -43,6 +44,7 @@ class Pipeline:
     seed: int
     device: torch.device
     image_size: int | None = None  # None: as the tokenizer decodes
+    engine: Engine | None = None  # None: the eager one; its graphs are freed with the pipeline
     observe: Observer | None = None  # told of every step of the sampling loop
 
     def draw(self, image_ids: Sequence[int], timer: Timer, batch_size: int | None = None) -> np.ndarray:
@@ -70,6 +72,7 @@ class Pipeline:
             image_ids=ids,
             timer=timer,
             observe=self.observe,
+            engine=self.engine,
         )
         if tokens.is_floating_point():
             check_finite(tokens, "latents")

@@ -20,6 +20,7 @@ from arbench.runs.folder import RunFolder
 from arbench.runs.models import Parts
 from arbench.runs.request import PreparedRun
 from arbench.runs.roofline import roofline
+from arbench.sampling.engine import engine_name
 
 EXCLUDED = "loading, a warm-up draw, padding of batches that are not full, writing images, evaluation"
 PROTOCOL, OTHERS = "metric_protocol", "other_extractors"
@@ -98,7 +99,11 @@ def make_record(job: PreparedRun, folder: RunFolder, scores: dict[str, Any]) -> 
         metric_protocol=scores.get(PROTOCOL, {}),
         other_extractors=scores.get(OTHERS, {}),
         speed={**speed(folder), "steps": job.steps, "flops_per_image": flops_per_image(parts)},
-        hardware={**describe_hardware(parts.device, job.mine.count), "dtype": images["dtype"]},
+        hardware={
+            **describe_hardware(parts.device, job.mine.count),
+            "dtype": images["dtype"],
+            "engine": engine_name(job.request.engine, parts.generator, parts.device),
+        },
         versions={**versions(), **plug_in_versions(job, folder)},
         source=describe_source(job, folder),
     )

@@ -21,6 +21,7 @@ from arbench.machine.hardware import resolve_device, resolve_dtype
 from arbench.runs.labels import make_labels
 from arbench.runs.models import Parts, load_parts
 from arbench.sampling.algorithm import check_labels
+from arbench.sampling.engine import check_engine
 from arbench.sampling.noise import MOST_IMAGES, ImageNoise
 from arbench.sampling.schedules import make_schedule
 from arbench.validation import Limits, Seed, check_fields, check_names
@@ -57,6 +58,7 @@ class RunRequest:
     batch_size: BatchSize = AUTO
     device: str = AUTO
     dtype: str = "float32"
+    engine: str = AUTO  # how it is computed, not what: no part of the folder's name
     resume: bool | str = False
     evaluate: bool = True
     reference: str | Path | None = None
@@ -101,6 +103,7 @@ class PreparedRun:
 def prepare(request: RunRequest) -> PreparedRun:
     """Load the models and resolve every setting. Raises ValueError or OSError for a user's mistake."""
     mine = processes()
+    check_engine(request.engine)
     parts = load_parts(
         request.method,
         request.model,

@@ -12,6 +12,7 @@ from arbench.runs.memory import automatic_batch, estimate_memory
 from arbench.runs.models import Parts, class_names
 from arbench.runs.pipeline import OnStep, Pipeline, draw_fitting, no_step
 from arbench.runs.request import AUTO
+from arbench.sampling.engine import make_engine
 
 
 def parse_labels(text: str, num_classes: int) -> list[int]:
@@ -39,6 +40,7 @@ def sample_rows(
     batch_size: int | str = AUTO,
     progress: Callable[[int], None] = lambda images: None,
     step: OnStep = no_step,
+    engine: str = AUTO,
 ) -> list[tuple[str, np.ndarray]]:
     """(class name, images (per_class, H, W, 3) uint8) for each of `labels`; image ids count through the rows.
 
@@ -53,6 +55,7 @@ def sample_rows(
         seed=seed,
         device=parts.device,
         image_size=parts.image_size,
+        engine=make_engine(engine, parts.generator, parts.device),
     )
     if batch_size == AUTO:
         estimate = estimate_memory(parts.generator, parts.tokenizer, parts.decoded_size)
