@@ -36,6 +36,7 @@ COMMAND_MODULES = (
     "tokenizers",
     "models",
     "weights",
+    "share",
     "doctor",
 )
 
