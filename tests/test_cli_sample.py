@@ -189,6 +189,13 @@ def test_eight_labels_are_eight_tiles_with_their_names_below():
     assert page.shape[1] < 5 * 64 + 2 * MARGIN
 
 
+def test_captions_beside_pictures_leave_them_most_of_the_room():
+    images = np.zeros((2, 32, 32, 3), np.uint8)
+    page = draw_grid([("lesser panda, red panda", images), ("otter", images)])
+    black = (page == 0).all(axis=-1)
+    assert black.any(axis=0).sum() > page.shape[1] / 2
+
+
 def test_names_fit_their_tile():
     def fitted(room):
         return fit_caption("golden retriever, dog", lambda text: len(text) <= room)

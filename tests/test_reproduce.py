@@ -115,6 +115,17 @@ def test_a_measured_row_shows_difference_and_tolerance(priceless):
     assert "281.7 → 250.00 (-32) ✗" in text
 
 
+def test_a_difference_is_told_in_standard_errors_where_these_are_known(priceless):
+    experiment = load_experiment("mar/table4")
+    made = record(fid=2.51, is_mean=250.0)
+    made["metric_protocol"]["measured"] = {"intervals": {"fid": [2.51 - 0.196, 2.51 + 0.196]}}
+    (row_plan,) = plan(experiment, ["mar-b"], {"mar-b": [made]})
+    text = render_plan(experiment, [row_plan])
+    assert "2.31 → 2.51 (+0.2, +2.0 s.e.)" in text  # an interval is 1.96 standard errors to each side
+    assert "281.7 → 250.00 (-32)" in text
+    assert "s.e.: the difference in standard errors" in text
+
+
 def test_a_trial_with_fewer_images_leaves_the_row_to_be_run(full_machine, priceless):
     experiment = load_experiment("mar/table4")
     assert plan_row(experiment, experiment.row("mar-b"), (record(num_images=1000),)).state == "can run"
