@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +80,14 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
     assert found.shape == expected.shape
     found, expected = found.detach(), expected.detach()
     return float((found - expected).abs().max() / expected.abs().max())
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The counts of the cases that the chaos tests tried, where they ran."""
+    laws = sys.modules.get("laws")
+    counts = getattr(laws, "CASES", {})
+    for kind, (cases, failures) in sorted(counts.items()):
+        terminalreporter.write_line(f"chaos: {kind}: {cases} cases, {failures} failures")
+    if counts:
+        cases, failures = (sum(pair[place] for pair in counts.values()) for place in (0, 1))
+        terminalreporter.write_line(f"chaos: all kinds: {cases} cases, {failures} failures")
