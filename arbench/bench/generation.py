@@ -108,7 +108,7 @@ def bench_generation(
         raise ValueError(f"model {parts.model!r} has neither a diffusion head nor a KV cache; expected no --compare")
     settings = parts.settings
     bounds = Bounds(generator=device_peak(parts.device, dtype_of(parts.generator)), decoder=decoder_peak(parts))
-    chosen = engine_name(engine, parts.generator, parts.device)
+    chosen = engine_name(engine, parts.generator)
     measured = {}
     for size in sorted({1, batch}):
         say(f"batch {size}: one warm-up, {repeats} repeats")
@@ -179,7 +179,7 @@ def make_draw(parts: Parts, batch_size: int, seed: int, engine: str = "eager") -
         seed=seed,
         device=parts.device,
         image_size=parts.image_size,
-        engine=make_engine(engine, parts.generator, parts.device),
+        engine=make_engine(engine, parts.generator),
     )
     return lambda timer: pipeline.draw(range(batch_size), timer)
 

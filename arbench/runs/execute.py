@@ -152,7 +152,7 @@ def sample(job: PreparedRun, folder: RunFolder, say: Callable[[str], None]) -> N
         seed=job.request.seed,
         device=parts.device,
         image_size=parts.image_size,
-        engine=make_engine(job.request.engine, parts.generator, parts.device),
+        engine=make_engine(job.request.engine, parts.generator),
     )
     written = folder.shards.num_written()
     reset_peak_memory(parts.device)

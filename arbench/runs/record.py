@@ -102,7 +102,7 @@ def make_record(job: PreparedRun, folder: RunFolder, scores: dict[str, Any]) -> 
         hardware={
             **describe_hardware(parts.device, job.mine.count),
             "dtype": images["dtype"],
-            "engine": engine_name(job.request.engine, parts.generator, parts.device),
+            "engine": engine_name(job.request.engine, parts.generator),
         },
         versions={**versions(), **plug_in_versions(job, folder)},
         source=describe_source(job, folder),

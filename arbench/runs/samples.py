@@ -55,7 +55,7 @@ def sample_rows(
         seed=seed,
         device=parts.device,
         image_size=parts.image_size,
-        engine=make_engine(engine, parts.generator, parts.device),
+        engine=make_engine(engine, parts.generator),
     )
     if batch_size == AUTO:
         estimate = estimate_memory(parts.generator, parts.tokenizer, parts.decoded_size)

@@ -206,19 +206,19 @@ def check_engine(name: str) -> str:
     return name
 
 
-def engine_name(name: str, generator: Generator, device: torch.device) -> str:
-    """What `name` comes to for `generator` on `device`: "eager", or "graph" where `make_engine` makes one."""
-    asked = check_engine(name) == "graph" or (name == "auto" and device.type == "cuda")
+def engine_name(name: str, generator: Generator) -> str:
+    """What `name` comes to for `generator`: "eager", or "graph" where `make_engine` makes one."""
+    asked = check_engine(name) == "graph"
     return "graph" if asked and hasattr(generator, "step_shape") and hasattr(generator, "restart") else "eager"
 
 
-def make_engine(name: str, generator: Generator, device: torch.device) -> Engine | None:
-    """The engine called `name`, None for the eager one; "auto" is the graph on CUDA, eager elsewhere.
+def make_engine(name: str, generator: Generator) -> Engine | None:
+    """The engine called `name`, None for the eager one; "auto" is the eager one until graphs were seen on a GPU.
 
     A generator without `restart` and `step_shape` has no graph: that is told where one is asked for. Raises ValueError
     for an unknown name.
     """
-    if engine_name(name, generator, device) == "graph":
+    if engine_name(name, generator) == "graph":
         return Engine()
     if name == "graph":
         warnings.warn(f"engine graph: method {generator.method!r} has no static steps, eager instead", EngineWarning, 3)
