@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from arbench import __version__
 from arbench.cli import run_command
 
 
@@ -28,8 +29,9 @@ def test_list(arbench):
     code, out, _ = arbench()
     assert code == 0
     rows = {line.split()[0]: " ".join(line.split()[1:]) for line in out.splitlines() if line}
-    assert rows["digits-kl"].startswith("continuous 4 4 channels arbench shipped")
-    assert rows["llamagen-vq"] == "discrete 16 16384 codes of 8 arbench not here: arbench weights get llamagen-vq"
+    assert rows["digits-kl"].startswith(f"continuous 4 4 channels arbench {__version__} shipped")
+    fetched = f"arbench {__version__} not here: arbench weights get llamagen-vq"
+    assert rows["llamagen-vq"] == f"discrete 16 16384 codes of 8 {fetched}"
     assert "kl16.ckpt by hand" in rows["kl16"]
 
 

@@ -23,6 +23,7 @@ class Solver(Protocol):
     """Steps are counted from 0 in the order in which they are taken, from the noisiest timestep down."""
 
     visited: np.ndarray
+    count: int  # of the steps
 
     def __init__(self, process: Diffusion, *, temperature: float) -> None: ...
 
@@ -37,6 +38,7 @@ class Ancestral:
 
     def __init__(self, process: Diffusion, *, temperature: float) -> None:
         self.visited = process.timesteps[::-1].copy()
+        self.count = len(self.visited)
         self.temperature = temperature
         keep_x = np.sqrt(1 / process.alpha_bar)
         keep_eps = np.sqrt(1 / process.alpha_bar - 1)
@@ -47,7 +49,7 @@ class Ancestral:
         self._log_high = process.log_betas[::-1].tolist()
 
     def needs_noise(self, step: int) -> bool:
-        return step < len(self.visited) - 1
+        return step < self.count - 1
 
     def step(self, step: int, x: Tensor, eps: Tensor, variance: Tensor, noise: Tensor | None) -> Tensor:
         """One shape (..., C) each; `variance` in [-1, 1] picks a point between the bounds."""
@@ -77,6 +79,7 @@ class Deterministic:
 
     def __init__(self, process: Diffusion, *, temperature: float) -> None:
         self.visited = process.timesteps[::-1].copy()
+        self.count = len(self.visited)
         self._temperature = temperature
         self._now, self._next = process.alpha_bar[::-1].tolist(), process.alpha_bar_before[::-1].tolist()
 
@@ -106,7 +109,7 @@ def run_solver(
 
     `predict` takes x (B, n, channels) and the step and returns the noise in it and its variance channels.
     """
-    steps = range(len(solver.visited))
+    steps = range(solver.count)
     rows = noise_rows(noise, 1 + sum(solver.needs_noise(step) for step in steps), positions, channels)
     start = next(rows)
     # x itself stays in float32 (or float64) even where the network runs in half precision.

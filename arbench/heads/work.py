@@ -24,7 +24,7 @@ def head_work(generator: Generator, settings: Any, step: PlannedStep, batch_size
         yield from categorical_work(head, rows)
     else:
         assert isinstance(head, DiffusionHead)
-        yield from diffusion_work(head, settings, rows)
+        yield from diffusion_work(head, settings, rows, is_first=step.known == 0)
 
 
 def categorical_work(head: CategoricalHead, rows: int) -> Iterator[Work]:
@@ -34,12 +34,15 @@ def categorical_work(head: CategoricalHead, rows: int) -> Iterator[Work]:
     yield Work(flops=rows * 2 * weights, bytes=traffic)
 
 
-def diffusion_work(head: DiffusionHead, settings: DiffusionSampling, rows: int) -> Iterator[Work]:
-    """The modulations of all blocks and denoising steps in one product, then step after step what depends on x."""
+def diffusion_work(head: DiffusionHead, settings: DiffusionSampling, rows: int, is_first: bool) -> Iterator[Work]:
+    """The modulations of all blocks and denoising steps in one product, then step after step what depends on x.
+
+    The times are embedded once a generation, for the first of its draws.
+    """
     net, item = head.net, item_size(head)
     inner, depth, channels = net.width, net.depth, net.channels
     visited = num_visited(settings)
-    condition, time = net.cond_embed.in_features * inner, TIME_CHANNELS * inner + inner**2
+    condition, time = net.cond_embed.in_features * inner, is_first * (TIME_CHANNELS * inner + inner**2)
     modulations = (3 * depth + 2) * inner  # values a row and step
     table = visited * rows * modulations
     yield Work(

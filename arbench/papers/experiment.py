@@ -291,7 +291,10 @@ def _build_row(name: str, file: str, key: str, rows: Mapping[str, Any], defaults
             check(f"{where}: {part}", content[part], Mapping)
             content[part] = {setting: value for setting, value in content[part].items() if value is not None}
     content["protocol"] = _build(EvaluationProtocol, f"{where}, protocol", content.get("protocol") or {})
-    return _build(Row, where, {"label": key, **content, "name": key})
+    row = _build(Row, where, {"label": key, **content, "name": key})
+    if not row.seeds:
+        raise ValueError(f"{where}: seeds is empty; expected at least one")
+    return row
 
 
 def _with_base_row(where: str, key: str, rows: Mapping[str, Any], seen: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -300,6 +303,7 @@ def _with_base_row(where: str, key: str, rows: Mapping[str, Any], seen: tuple[st
     base = content.pop("base", None)
     if base is None:
         return content
+    check(f"{where}: base", base, str)
     if base not in rows:
         raise ValueError(f"{where}: {unknown_name('base row', base, rows)}")
     if base in (*seen, key):

@@ -69,7 +69,7 @@ class Fields(TypedDict):
     params_m: float | None  # millions of generator parameters
     tokenizer: str | None
     weights: Weights
-    sampling: Mapping[str, Any]  # every sampling setting, resolved
+    sampling: Mapping[str, int | float | str | bool | None]  # every sampling setting, resolved
     seed: int | None
     num_images: Count | None
     labels: str | list[Any] | None  # "balanced", "random" or the list of classes asked for

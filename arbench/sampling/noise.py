@@ -119,7 +119,9 @@ class ImageNoise:
         budget = COUNTERS_AT_ONCE.get(positions.device.type, COUNTERS_AT_ONCE["cpu"])
         at_once = max(1, budget // counters)
         for first in range(0, count, at_once):
-            yield from self._normals(range(first, min(count, first + at_once)), positions, channels).unbind()
+            drawn = self._normals(range(first, min(count, first + at_once)), positions, channels)
+            for step in drawn.unbind():  # noqa: UP028 - `yield from` a list stops torch.compile
+                yield step
 
     def _normals(self, steps: range, positions: Tensor, channels: int) -> Tensor:
         """(len(steps), B, n, channels) float32."""

@@ -7,9 +7,9 @@ from importlib import resources
 from pathlib import Path
 
 from arbench.generators.cards import MIT, WeightsCard, hand_card, hub_card
-from arbench.generators.methods import get_method, known_methods, method_names, methods, presets
+from arbench.generators.methods import get_method, known_methods, known_presets, method_names, methods, presets
 from arbench.generators.spec import Method, Preset
-from arbench.registry import unknown_name
+from arbench.registry import TOKENIZERS, unknown_name
 from arbench.tokenizer import load as tokenizer
 
 TOKENIZER_CARDS = (
@@ -44,10 +44,11 @@ def get_card(name: str) -> WeightsCard:
 def cards_for(name: str) -> tuple[WeightsCard, ...]:
     """The cards whose file can be loaded as the preset or tokenizer `name`, preferred first; empty where none is.
 
-    A stranger's are looked at where none of ours is.
+    A stranger's are looked at where the name is none of ours.
     """
     known = tuple(card for card in _cards(known_methods()).values() if name in card.loads)
-    return known or tuple(card for card in all_cards().values() if name in card.loads)
+    is_own = name in known_presets() or (name in TOKENIZERS.installed() and TOKENIZERS.is_own(name))
+    return known if known or is_own else tuple(card for card in all_cards().values() if name in card.loads)
 
 
 def find_weights(name: str) -> Path | None:
@@ -60,8 +61,12 @@ def find_weights(name: str) -> Path | None:
 
 def shipped_file(name: str) -> Path | None:
     """Where weights of a model or tokenizer lie that ship with its package; None where none do. ValueError as above."""
-    if name in presets():
-        return shipped_weights(presets()[name]) if presets()[name].shipped else None
+    own = known_presets().get(name)
+    if own is None and name in TOKENIZERS.installed():
+        return tokenizer.shipped_weights(tokenizer.find_tokenizer(name))
+    preset = own or presets().get(name)
+    if preset is not None:
+        return shipped_weights(preset) if preset.shipped else None
     return None if name in method_names() else tokenizer.shipped_weights(tokenizer.find_tokenizer(name))
 
 

@@ -84,13 +84,13 @@ def train(folder: Path, *more: str) -> int:
 
 
 def resume_training(folder: Path) -> int:
-    begun = (folder / "digits-cnn" / "checkpoint.pt").exists()
-    return train(folder, *(["--resume"] if begun else []))
+    return train(folder, "--resume-auto")
 
 
 def weights(folder: Path) -> object:
-    (file,) = folder.rglob("*.safetensors")
-    return {name: value.tobytes() for name, value in load_file(file).items()}
+    files = sorted(folder.rglob("*.safetensors"))
+    assert files
+    return [{name: value.tobytes() for name, value in load_file(file).items()} for file in files]
 
 
 def cache(folder: Path) -> int:
