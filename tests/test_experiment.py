@@ -88,6 +88,8 @@ def test_released_settings_of_mar_table_4():
         ({"a": {**ROW, "protocol": {"extracter": "x"}}}, "protocol: unknown key 'extracter'; did you mean 'extractor'"),
         ({"aa": ROW, "b": {"base": "aaa"}}, "unknown base row 'aaa'; did you mean 'aa'"),
         ({"a": {"base": "b"}, "b": {"base": "a"}}, "circle"),
+        ({"aa": ROW, "b": {"base": []}}, "base is []; expected a text"),
+        ({"a": {**ROW, "seeds": []}}, "row 'a': seeds is empty; expected at least one"),
         ({"a": {"published": None}}, "needs `method` and `model`"),
         ({}, "at least one row"),
     ],
