@@ -1,4 +1,4 @@
-"""Every metric once: what it needs, how it is computed, how its numbers are written. A new one is one more entry.
+"""Every metric once: what it needs, what computes it, how its numbers are written. A new one is one more entry.
 
 Records, tables, plots and the command line read names and heads here, so nothing heavy is imported before a score is
 computed.
@@ -12,8 +12,12 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
+from arbench.registry import lazy
+
 if TYPE_CHECKING:
     from arbench.evaluation.compared import Compared
+
+COMPUTED = "arbench.evaluation.computed"  # the module that is imported when a score is computed
 
 # What a metric may need beside the features of the images and their statistics.
 REFERENCE_IMAGES = "images of the reference"  # its statistics are not enough
@@ -66,106 +70,6 @@ class Metric:
         return (*(head.name for head in self.heads), *self.also)
 
 
-def fid(pair: Compared) -> Scored:
-    """Fréchet distance of the statistics (Heusel et al. 2017)."""
-    from arbench.evaluation.intervals import fid_interval
-    from arbench.evaluation.statistics import frechet
-
-    assert pair.statistics is not None
-    parts = frechet(pair.found.statistics, pair.statistics)
-    span = fid_interval(pair.found.features, pair.found.statistics, pair.statistics, parts, pair.labels)
-    return Scored({"fid": parts.distance}, {"fid": span})
-
-
-def inception_score(pair: Compared) -> Scored:
-    """Mean and deviation over splits (Salimans et al. 2016)."""
-    from arbench.evaluation.intervals import is_interval
-    from arbench.evaluation.scores import inception_splits
-
-    splits = inception_splits(pair.found.logits)
-    values = {"is_mean": float(splits.scores.mean()), "is_std": float(splits.scores.std())}
-    return Scored(values, {"is_mean": is_interval(splits, pair.labels)})
-
-
-def precision(pair: Compared) -> Scored:
-    """Share of the images within the reference's manifold (Kynkäänniemi et al. 2019)."""
-    return _share("precision", pair.precision_recall.precision, len(pair.found))
-
-
-def recall(pair: Compared) -> Scored:
-    """Share of the reference within the images' manifold."""
-    assert pair.real is not None
-    return _share("recall", pair.precision_recall.recall, len(pair.real))
-
-
-def density(pair: Compared) -> Scored:
-    """How many balls of the reference an image lies in, over k (Naeem et al. 2020)."""
-    from arbench.evaluation.intervals import mean_interval
-
-    found = pair.density_coverage.density
-    return Scored({"density": float(found.mean())}, {"density": mean_interval(found, pair.labels)})
-
-
-def coverage(pair: Compared) -> Scored:
-    """Share of the reference whose ball holds an image."""
-    assert pair.real is not None
-    return _share("coverage", pair.density_coverage.coverage, len(pair.real))
-
-
-def kid(pair: Compared) -> Scored:
-    """Kernel distance (Bińkowski et al. 2018), by class where `strata` says so."""
-    from arbench.evaluation.intervals import within_classes
-    from arbench.evaluation.kernels import cubic, mmd_interval
-    from arbench.evaluation.scores import kid
-
-    ours, theirs = pair.for_kernels
-    found = kid(ours, theirs, classes=pair.strata, reference_classes=pair.real_strata)
-    span = mmd_interval(found.mean, ours, theirs, cubic, lambda influences: within_classes(influences, pair.strata))
-    return Scored({"kid": found.mean} | ({} if found.std is None else {"kid_std": found.std}), {"kid": span})
-
-
-def cmmd(pair: Compared) -> Scored:
-    """CLIP's maximum mean discrepancy (Jayasumana et al. 2024), of whatever features it is given."""
-    from arbench.evaluation.intervals import within_classes
-    from arbench.evaluation.kernels import CMMD_SCALE, cmmd, gaussian, mmd_interval
-
-    assert pair.real is not None
-    ours, theirs = pair.found.features, pair.real
-    found = cmmd(ours, theirs)
-    of_classes = lambda influences: within_classes(influences, pair.labels)  # noqa: E731
-    low, high = mmd_interval(found / CMMD_SCALE, ours, theirs, gaussian, of_classes)
-    return Scored({"cmmd": found}, {"cmmd": [CMMD_SCALE * max(low, 0.0), CMMD_SCALE * high]})
-
-
-def mind(pair: Compared) -> Scored:
-    """Sliced squared Wasserstein distance (2605.06797)."""
-    from arbench.evaluation.sliced import mind
-
-    assert pair.real is not None
-    return Scored({"mind": mind(pair.found.features, pair.real)})
-
-
-def sfid(pair: Compared) -> Scored:
-    """FID of spatial features (Nash et al. 2021)."""
-    assert pair.found.spatial is not None
-    assert pair.spatial is not None
-    return Scored({"sfid": pair.found.spatial.distance(pair.spatial)})
-
-
-def label_accuracy(pair: Compared) -> Scored:
-    """How often the extractor reads the class that was asked for."""
-    from arbench.evaluation.scores import label_accuracy
-
-    assert pair.labels is not None
-    return _share("label_accuracy", label_accuracy(pair.found.logits, pair.labels), len(pair.labels))
-
-
-def _share(name: str, share: float, count: int) -> Scored:
-    from arbench.evaluation.intervals import share_interval
-
-    return Scored({name: share}, {name: share_interval(share, count)})
-
-
 def _needs(*names: str) -> frozenset[str]:
     return frozenset(names)
 
@@ -176,34 +80,34 @@ METRICS: dict[str, Metric] = {
         Metric(
             name="fid",
             heads=(Head(name="fid", title="FID", better="lower", decimals=2, range=DISTANCE),),
-            compute=fid,
+            compute=lazy(f"{COMPUTED}:fid"),
             usual=True,
         ),
         Metric(
             name="sfid",
             heads=(Head(name="sfid", title="sFID", better="lower", decimals=2, range=DISTANCE),),
-            compute=sfid,
+            compute=lazy(f"{COMPUTED}:sfid"),
             needs=_needs(SPATIAL),
         ),
         Metric(
             name="is",
             heads=(Head(name="is_mean", title="IS", better="higher", decimals=2, range=(1.0, math.inf)),),
             also=("is_std",),
-            compute=inception_score,
+            compute=lazy(f"{COMPUTED}:inception_score"),
             needs=_needs(LOGITS),
             usual=True,
         ),
         Metric(
             name="precision",
             heads=(Head(name="precision", title="precision", better="higher", decimals=3, range=SHARE),),
-            compute=precision,
+            compute=lazy(f"{COMPUTED}:precision"),
             needs=_needs(REFERENCE_IMAGES),
             usual=True,
         ),
         Metric(
             name="recall",
             heads=(Head(name="recall", title="recall", better="higher", decimals=3, range=SHARE),),
-            compute=recall,
+            compute=lazy(f"{COMPUTED}:recall"),
             needs=_needs(REFERENCE_IMAGES),
             usual=True,
         ),
@@ -211,31 +115,31 @@ METRICS: dict[str, Metric] = {
             name="kid",
             heads=(Head(name="kid", title="KID", better="lower", null=0.0),),
             also=("kid_std",),
-            compute=kid,
+            compute=lazy(f"{COMPUTED}:kid"),
             needs=_needs(REFERENCE_IMAGES),
         ),
         Metric(
             name="density",
             heads=(Head(name="density", title="density", better="higher", decimals=3, range=DISTANCE),),
-            compute=density,
+            compute=lazy(f"{COMPUTED}:density"),
             needs=_needs(REFERENCE_IMAGES),
         ),
         Metric(
             name="coverage",
             heads=(Head(name="coverage", title="coverage", better="higher", decimals=3, range=SHARE),),
-            compute=coverage,
+            compute=lazy(f"{COMPUTED}:coverage"),
             needs=_needs(REFERENCE_IMAGES),
         ),
         Metric(
             name="cmmd",
             heads=(Head(name="cmmd", title="CMMD", better="lower", range=DISTANCE),),
-            compute=cmmd,
+            compute=lazy(f"{COMPUTED}:cmmd"),
             needs=_needs(REFERENCE_IMAGES),
         ),
         Metric(
             name="mind",
             heads=(Head(name="mind", title="MIND", better="lower", range=DISTANCE),),
-            compute=mind,
+            compute=lazy(f"{COMPUTED}:mind"),
             needs=_needs(REFERENCE_IMAGES),
         ),
         Metric(
@@ -251,7 +155,7 @@ METRICS: dict[str, Metric] = {
                     range=SHARE,
                 ),
             ),
-            compute=label_accuracy,
+            compute=lazy(f"{COMPUTED}:label_accuracy"),
             needs=_needs(LOGITS, CLASSES, LABELS),
         ),
     )
