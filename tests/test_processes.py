@@ -90,7 +90,8 @@ def environment():
 def assert_same(run, undisturbed):
     assert np.array_equal(images_of(run), images_of(undisturbed))
     ours, theirs = load_record(run), load_record(undisturbed)
-    assert ours["metrics"] == theirs["metrics"]
+    # The products behind KID round by the number of threads, which torchrun sets to one.
+    assert ours["metrics"] == pytest.approx(theirs["metrics"], rel=1e-12)
     measured_anew = {"speed": 0, "source": 0, "hardware": 0}
     assert {**ours, **measured_anew} == {**theirs, **measured_anew}
 

@@ -44,6 +44,7 @@ def test_numpy_values_become_plain_numbers():
         ({"metrics": {"fdi": 1.0}}, "did you mean 'fid'"),
         ({"speed": {"second_per_image": 1.0}}, "did you mean 'seconds_per_image'"),
         ({"speed": {"phases": {"headd": 1.0}}}, "did you mean 'head'"),
+        ({"versions": {"arbench": []}}, "versions.arbench"),
         ({"sampling": {"temperature": []}}, "sampling.temperature"),
         ({"metrics": {"fid": float("nan")}}, "'metrics.fid' is nan"),
         ({"metrics": {"fid": "4.5"}}, "expected int or float"),

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 
 MARK = "\N{REPLACEMENT CHARACTER}"
 KEPT = "\n\t"
-# Control characters, formatting ones (they turn the order of what follows), halves of a character, line separators.
-HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+# Control characters, formatting ones (they turn the order of what follows), those that nobody has defined or that are
+# private, halves of a character, line separators.
+HIDDEN = ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp")
 ASCII = {
     "↓": "v",
     "↑": "^",

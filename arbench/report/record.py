@@ -78,7 +78,7 @@ class Fields(TypedDict):
     other_extractors: Mapping[str, Scored]  # by name: those after the first
     speed: Speed
     hardware: Mapping[str, Any]  # device, name, cores, memory …
-    versions: Mapping[str, Any]  # package: version
+    versions: Mapping[str, str]  # package: version
     source: Mapping[str, Any]  # kind: measured or published; where it comes from
 
 
