@@ -24,6 +24,7 @@ from arbench.machine.log import LogWarning, append_line, read_lines
 from arbench.report.record import load_record
 from arbench.report.tables import render_table
 from arbench.runs.folder import RunFolder
+from arbench.training.log import append_log
 from arbench.weights.download import Download, Expected
 
 Disk = Union[Tmpfs, FakeDisk]
@@ -93,6 +94,11 @@ def test_a_run_without_its_log_is_finished_all_the_same(kept: int, tmp_path: Pat
 def test_a_line_that_cannot_be_logged_stops_nothing(full: Disk) -> None:
     RunFolder(full.folder, {"images": {"num_images": 1}, "shard_size": 1}).log("batch", images=3)
     assert read_lines(full.folder / "events.jsonl") == []
+
+
+def test_a_training_goes_on_without_its_log(full: Disk) -> None:
+    append_log(full.folder / "log.jsonl", 1, {"loss": 0.5}, {"seconds_per_step": 0.1})
+    assert read_lines(full.folder / "log.jsonl") == []
 
 
 def test_a_log_that_cannot_be_opened_is_told_and_stops_nothing(tmp_path: Path) -> None:

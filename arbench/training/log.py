@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,19 +9,17 @@ from typing import Any
 import torch
 
 from arbench.machine.distributed import Processes, gathered
+from arbench.machine.log import append_line
 
 LOG_NAME = "log.jsonl"
 
 
 def append_log(path: Path, step: int, logged: Mapping[str, float], times: Mapping[str, float]) -> None:
-    """Append one JSON line: the step, the means since the line before it, and times of a step.
+    """Append one line, which never fails: the step, the means since the line before it, and times of a step.
 
     Clock seconds count other processes' load, CPU seconds those of this process's threads alone.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    line = {"step": step, **logged, **{name: round(value, 5) for name, value in times.items()}}
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    append_line(path, {"step": step, **logged, **{name: round(value, 5) for name, value in times.items()}})
 
 
 def means(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:

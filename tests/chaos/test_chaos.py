@@ -185,7 +185,7 @@ def damage(files: list[Path], chance: random.Random) -> str:
 READ_AGAIN = {
     "sampling": ("*.npy", "*.sha256", "config.yaml", "events.jsonl"),
     "evaluation": ("*.npy", "*.sha256", "config.yaml", "events.jsonl"),
-    "training": ("checkpoint.pt", "log.jsonl", "config.yaml"),
+    "training": ("*.distcp", ".metadata", "facts.json", "log.jsonl", "config.yaml"),
 }
 
 
