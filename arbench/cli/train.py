@@ -277,7 +277,7 @@ def cache(
     from arbench.images.data import open_data
     from arbench.machine.distributed import processes
     from arbench.training.cache import describe_cache
-    from arbench.training.jobs import (
+    from arbench.training.tokens import (
         CACHE_FOLDER,
         describe_cost,
         describe_size,

@@ -14,7 +14,7 @@ from arbench.papers.training import trained_weights, training_facts
 from arbench.report.record import RECORD_FILE, Record, write_record
 from arbench.runs.execute import execute
 from arbench.runs.request import RunRequest
-from arbench.training.jobs import Progress, no_progress
+from arbench.training.tokens import Progress, no_progress
 
 RUNS = Path("runs/reproduce")
 Say = Callable[[str], None]

@@ -13,9 +13,10 @@ from arbench.papers.experiment import SHIPPED, UNRELEASED, Row
 from arbench.papers.plan import weights_file
 from arbench.registry import unknown_name
 from arbench.training.checkpoint import has_checkpoint
-from arbench.training.jobs import Job, Progress, digits_job, method_job, no_progress, run_job, with_settings
+from arbench.training.jobs import Job, digits_job, method_job, run_job, with_settings
 from arbench.training.log import LOG_NAME
 from arbench.training.recipes import digits_recipes
+from arbench.training.tokens import Progress, no_progress
 from arbench.validation import check, hints_of
 
 

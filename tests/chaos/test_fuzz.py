@@ -347,7 +347,7 @@ MEANT = (
     "arbench.runs.execute.open_folder",
     "arbench.runs.samples.sample_rows",
     "arbench.training.jobs.run_job",
-    "arbench.training.jobs.open_cache",
+    "arbench.training.tokens.open_cache",
     "arbench.bench.generation.bench_generation",
     "arbench.bench.tokenizer.bench_tokenizer",
 )

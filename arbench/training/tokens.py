@@ -1,0 +1,99 @@
+"""Token caches as commands and jobs name them: the tokenizer of a name, the cache opened or built, its cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from arbench.generators.recipe import Augmentation
+from arbench.images.pixels import to_float
+from arbench.machine.distributed import processes
+from arbench.runs.models import find_tokenizer_weights
+from arbench.tokenizer.load import encode_images, load_tokenizer
+from arbench.training.cache import SPEC_NAME, build_cache, describe_cache
+
+if TYPE_CHECKING:
+    from arbench.images.data import ImageData
+    from arbench.protocols import Tokenizer
+    from arbench.training.cache import CacheSpec, TokenCache
+    from arbench.training.loop import Watcher
+
+CACHE_FOLDER = "cache"  # below the output folder
+# A bar, or lines, for a title and a number of steps: entered, it gives what is to be called with the steps done.
+Progress = Callable[[str, int], "AbstractContextManager[Watcher]"]
+ENCODING_SPEED = 100e12  # operations a second of a large GPU at convolutions in bfloat16, a fraction of its peak
+
+
+def no_progress(title: str, total: int) -> AbstractContextManager[Watcher]:
+    """Nothing is shown."""
+    return nullcontext(lambda done, logged: None)
+
+
+def open_tokenizer(name: str | None, weights: str | None, device: torch.device | str, **config: Any) -> Any:
+    """The frozen tokenizer whose tokens are cached; ValueError where its weights are neither given nor here."""
+    if name is None:
+        raise ValueError("no tokenizer named; expected --tokenizer NAME, see `arbench tokenizers`")
+    file = find_tokenizer_weights(name, may_be_random=False) if weights is None else weights
+    return load_tokenizer(name, weights=file, device=device, **config)
+
+
+def open_cache(
+    tokenizer: Tokenizer,
+    data: ImageData,
+    folder: Path,
+    *,
+    views: int,
+    augmentation: Augmentation,
+    seed: int,
+    device: torch.device | str,
+    say: Callable[[str], None],
+    progress: Progress = no_progress,
+    view_set: str = "random",
+    larger: Sequence[ImageData] = (),
+) -> TokenCache:
+    """The token cache of these settings, built where it is not there yet; its size is told first.
+
+    `larger` are the same images at the sides that `crop_sides` tells.
+    """
+    spec = describe_cache(
+        tokenizer, data, views=views, augmentation=augmentation, seed=seed, device=device, view_set=view_set
+    )
+    say(describe_size(spec, folder))
+    is_there = (folder / spec.folder_name / SPEC_NAME).exists()
+    with (no_progress if is_there else progress)("encode", len(data)) as watch:
+        return build_cache(
+            tokenizer,
+            data,
+            spec,
+            folder,
+            device=device,
+            watch=lambda done: watch(done, {}),
+            larger=larger,
+            mine=processes(),
+        )
+
+
+def describe_cost(tokenizer: Tokenizer, data: ImageData, spec: CacheSpec, device: torch.device | str) -> str:
+    """One line: the counted operations of encoding it all, and what they take on GPUs."""
+    image = to_float(data.images(range(1))).to(device)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        encode_images(tokenizer, image)
+    view, views = counter.get_total_flops(), spec.num_images * spec.views
+    hours = view * views / ENCODING_SPEED / 3600
+    return (
+        f"token cache: {views} views to encode, {view / 1e9:.3g} GFLOP each: {hours:.3g} GPU-hours at "
+        f"{ENCODING_SPEED / 1e12:.0f} TFLOP/s"
+    )
+
+
+def describe_size(spec: CacheSpec, folder: Path) -> str:
+    """One line: how much is stored, of what, where."""
+    return (
+        f"token cache {folder / spec.folder_name}: {spec.num_images} images x {spec.views} views, "
+        f"{spec.content} {'x'.join(map(str, spec.shape))} as {spec.dtype}, {spec.num_bytes / 2**20:.1f} MiB"
+    )
