@@ -56,7 +56,9 @@ def test_ctrl_c_while_the_command_line_is_imported(monkeypatch, capsys):
 
 def test_ctrl_c_of_a_command_that_has_begun(tmp_path):
     """As soon as the package's own code runs, which the line on standard output tells."""
-    code = "import arbench.cli, sys; print(1, flush=True); sys.argv[1:] = ['doctor']; arbench.cli.main()"
+    # A shell's background job, as these tests may be, is born with the signal ignored.
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{heard}; import arbench.cli, sys; print(1, flush=True); sys.argv[1:] = ['doctor']; arbench.cli.main()"
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
     ) as process:
