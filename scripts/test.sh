@@ -8,6 +8,6 @@ say "lint (ruff), import directions (import-linter), types (mypy)"
 "$venv/bin/ruff" check .
 "$venv/bin/lint-imports" --no-cache
 "$venv/bin/mypy"
-say "tests"
+say "tests, in two processes (-n 0: in one)"
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}" # spinning threads stall each other on a busy machine
-"$venv/bin/python" -m pytest "$@"
+"$venv/bin/python" -m pytest -n 2 --dist loadfile "$@"

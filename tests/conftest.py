@@ -82,12 +82,35 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max())
 
 
+# The counts of the cases that the chaos tests tried, by kind; from each worker where pytest runs in several processes.
+COUNTED: dict[str, list[int]] = {}
+
+
+def add_counts(counts: dict[str, list[int]]) -> None:
+    """Add one process' cases and failures, by kind, to those told at the end."""
+    for kind, pair in counts.items():
+        COUNTED[kind] = [total + more for total, more in zip(COUNTED.get(kind, [0, 0]), pair, strict=True)]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker sends its counts; the only process keeps them."""
+    counts = getattr(sys.modules.get("laws"), "CASES", {})
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["chaos"] = counts
+    else:
+        add_counts(counts)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """A worker has ended; one that crashed has sent nothing."""
+    add_counts(getattr(node, "workeroutput", {}).get("chaos", {}))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """The counts of the cases that the chaos tests tried, where they ran."""
-    laws = sys.modules.get("laws")
-    counts = getattr(laws, "CASES", {})
-    for kind, (cases, failures) in sorted(counts.items()):
+    for kind, (cases, failures) in sorted(COUNTED.items()):
         terminalreporter.write_line(f"chaos: {kind}: {cases} cases, {failures} failures")
-    if counts:
-        cases, failures = (sum(pair[place] for pair in counts.values()) for place in (0, 1))
+    if COUNTED:
+        cases, failures = (sum(pair[place] for pair in COUNTED.values()) for place in (0, 1))
         terminalreporter.write_line(f"chaos: all kinds: {cases} cases, {failures} failures")
