@@ -6,11 +6,11 @@ from conftest import make_generator
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from arbench.bench.tiers import TIERS, describe_tier, find_tier
 from arbench.generators.methods import get_preset, presets
 from arbench.machine.peak import GPU_PEAKS, device_peak, gpu_peak
 from arbench.machine.work import Peak, Work
 from arbench.runs.roofline import planned_steps, roofline
+from arbench.runs.tiers import TIERS, describe_tier, find_tier
 from arbench.sampling.algorithm import generate
 from arbench.settings import make_settings
 from arbench.tokenizer.load import load_tokenizer

@@ -1,6 +1,6 @@
 """Speed of one model: labels to uint8 images, one at a time and in batches, beside what the device could do at best.
 
-Every result says its tier (`arbench.bench.tiers`): E0 bit-identical, E1 same algorithm with floats re-associated, E2
+Every result says its tier (`arbench.runs.tiers`): E0 bit-identical, E1 same algorithm with floats re-associated, E2
 same distribution, A1 training-free approximation, A2 reduced precision, A3 other weights.
 """
 
@@ -17,7 +17,6 @@ import torch
 from arbench.bench.baselines import find_rivals
 from arbench.bench.launches import count_launches
 from arbench.bench.measure import Timing, summary, time_alternately, time_batch
-from arbench.bench.tiers import describe_tier, find_tier
 from arbench.generators.methods import presets
 from arbench.machine.hardware import describe_hardware, versions
 from arbench.machine.peak import device_peak
@@ -29,6 +28,7 @@ from arbench.runs.memory import LARGEST_BATCH, automatic_batch, estimate_memory
 from arbench.runs.models import RANDOM, Parts, find_tokenizer_weights
 from arbench.runs.pipeline import Pipeline
 from arbench.runs.roofline import Roofline, num_passes, roofline
+from arbench.runs.tiers import describe_tier, find_tier
 from arbench.sampling.algorithm import draw_tokens
 from arbench.sampling.engine import engine_name, make_engine
 from arbench.weights.cards import find_weights
