@@ -242,14 +242,17 @@ def test_the_cost_of_a_cache_is_told_beforehand(cli, tmp_path, folder):
 
 def test_a_requeued_job_goes_on_by_itself(cli, tmp_path):
     """The same command line begins, and goes on with what is there; runs of two seeds share a cache."""
-    shared = ("--method", "ar", *QUICK, "--views", 1, "--cache", tmp_path / "cache", "--resume-auto")
-    cli("train", *shared, "--accumulate", 2, "--keep-last", 3, "--out", tmp_path / "out")
+    shared = ("--method", "ar", *QUICK, "--views", 1, "--cache", tmp_path / "cache")
+    cli("train", *shared, "--accumulate", 2, "--keep-last", 3, "--out", tmp_path / "out", "--resume", "auto")
     run = tmp_path / "out" / "ar-digits"
     first = {path.name: path.stat().st_mtime_ns for path in (run / "checkpoints").iterdir()}
     assert list(first) == ["step-0000002"]
     assert read_checkpoint_facts(run / "checkpoints" / "step-0000002")["parts"] == 2
-    cli("train", *shared, "--accumulate", 2, "--out", tmp_path / "out")
-    assert {path.name: path.stat().st_mtime_ns for path in (run / "checkpoints").iterdir()} == first
+    for spelling in (("--resume", "auto"), ("--resume=auto",), ("--resume-auto",)):
+        cli("train", *shared, "--accumulate", 2, "--out", tmp_path / "out", *spelling)
+        assert {path.name: path.stat().st_mtime_ns for path in (run / "checkpoints").iterdir()} == first
+    with pytest.raises(ValueError, match="did you mean 'auto'"):
+        cli("train", *shared, "--out", tmp_path / "out", "--resume=aut")
     assert {path.name for path in run.iterdir()} == {
         *("checkpoints", "config.yaml", "log.jsonl", "ar-digits.safetensors", "ar-digits-raw.safetensors"),
     }

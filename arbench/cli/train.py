@@ -8,9 +8,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
+from typer.core import TyperCommand
 
 from arbench.cli import options
 from arbench.machine.progress import progress_bar
+from arbench.registry import unknown_name
 
 if TYPE_CHECKING:
     from arbench.training.jobs import Job
@@ -31,7 +33,7 @@ TRAIN_EXAMPLES = """Examples:
 
   arbench train --config runs/train/mar-digits/config.yaml --out again
 
-  torchrun --nproc_per_node=8 -m arbench train --model mar-b --data DIR --tokenizer-weights kl16.ckpt --resume-auto
+  torchrun --nproc_per_node=8 -m arbench train --model mar-b --data DIR --tokenizer-weights kl16.ckpt --resume auto
 
   torchrun --nproc_per_node=8 -m arbench train --model ar-3b --data DIR --tokenizer-weights vq_ds16_c2i.pt --shard
 """
@@ -46,6 +48,7 @@ CACHE_EXAMPLES = """Examples:
   torchrun --nproc_per_node=8 -m arbench cache --tokenizer kl16 --tokenizer-weights kl16.ckpt --data DIR --size 256
 """
 DEFAULT_OUT = Path("runs/train")
+AUTO = "--resume-auto"  # an earlier spelling, and what the parser is given: its flags take no value
 
 ExperimentName = Annotated[
     Optional[str], typer.Option("--experiment", help="A paper's table, e.g. mar/table1, or a file: my.yaml.")
@@ -67,14 +70,39 @@ Recompute = Annotated[bool, typer.Option("--recompute", help="Compute blocks ane
 CacheFolder = Annotated[Optional[str], typer.Option("--cache", help="Folder of token caches that runs share.")]
 KeepLast = Annotated[int, typer.Option("--keep-last", help="Newest checkpoints that stay.")]
 KeepEvery = Annotated[int, typer.Option("--keep-every", help="Steps between checkpoints that stay for good; 0: none.")]
-ResumeAuto = Annotated[bool, typer.Option("--resume-auto", help="Go on where there is a checkpoint, else begin.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with an interrupted run; --resume auto: where there is one, else begin.")
+]
+ResumeAuto = Annotated[bool, typer.Option(AUTO, hidden=True, help="As --resume auto.")]
 Views = Annotated[int, typer.Option("--views", min=1, help="Augmented views of each image.")]
 Flip = Annotated[bool, typer.Option("--flip", help="Mirror views at random.")]
 
 
+class TrainCommand(TyperCommand):
+    """`train`, whose `--resume` may be followed by `auto`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, with_auto(args))
+
+
+def with_auto(words: list[str]) -> list[str]:
+    """`--resume auto` as the one word that the parser knows; ValueError where something else follows `--resume=`."""
+    joined: list[str] = []
+    for word in words:
+        if word == "auto" and joined[-1:] == ["--resume"]:
+            word = f"{joined.pop()}=auto"
+        name, equals, value = word.partition("=")
+        if name == "--resume" and equals:
+            if value != "auto":
+                raise unknown_name("value of --resume", value, ["auto"])
+            word = AUTO
+        joined.append(word)
+    return joined
+
+
 def register(app: typer.Typer) -> None:
     """Add `train` and `cache` to the app."""
-    app.command("train", epilog=TRAIN_EXAMPLES)(train)
+    app.command("train", epilog=TRAIN_EXAMPLES, cls=TrainCommand)(train)
     app.command("cache", epilog=CACHE_EXAMPLES)(cache)
 
 
@@ -99,7 +127,7 @@ def train(
     device: options.Device = "auto",
     dtype: Annotated[Optional[str], typer.Option("--dtype", help="float32, or bfloat16 for mixed precision.")] = None,
     out: options.Out = None,
-    resume: options.Resume = False,
+    resume: Resume = False,
     resume_auto: ResumeAuto = False,
     epochs: Epochs = None,
     accumulate: Accumulate = None,
@@ -228,7 +256,6 @@ def plan_jobs(
     Raises ValueError where it does not say what to train.
     """
     from arbench.generators.methods import get_preset
-    from arbench.registry import unknown_name
     from arbench.runs.models import choose_model
     from arbench.training.jobs import digits_job, method_job
     from arbench.training.recipes import CONFIGS, digits_recipes

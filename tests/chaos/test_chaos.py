@@ -84,7 +84,7 @@ def train(folder: Path, *more: str) -> int:
 
 
 def resume_training(folder: Path) -> int:
-    return train(folder, "--resume-auto")
+    return train(folder, "--resume", "auto")
 
 
 def weights(folder: Path) -> object:
