@@ -10,7 +10,8 @@ from PIL import Image
 from safetensors.numpy import load_file
 from sklearn.datasets import load_digits
 
-from arbench.images.data import center_crop, open_data, show_digits
+from arbench.images.data import open_data, show_digits
+from arbench.images.pictures import center_crop
 
 PARITY = Path(__file__).parent / "parity" / "images"
 

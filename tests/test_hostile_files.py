@@ -19,7 +19,8 @@ from PIL import Image
 from arbench.evaluation.files import load_npz, read_torch
 from arbench.evaluation.reference import open_reference
 from arbench.evaluation.sources import open_images
-from arbench.images.data import MOST_PIXELS, open_data, read_image
+from arbench.images.data import open_data
+from arbench.images.pictures import MOST_PIXELS, read_image
 from arbench.machine.yaml_file import read_yaml
 from arbench.report.record import load_record, new_record
 from arbench.runs.folder import resume_run, start_run

@@ -18,7 +18,8 @@ from arbench.evaluation.reference import make_reference, open_reference
 from arbench.evaluation.reference_cards import HOME_VARIABLE, REFERENCES
 from arbench.evaluation.sources import ImageSource
 from arbench.evaluation.statistics import FrechetStatistics
-from arbench.images.data import center_crop, open_data
+from arbench.images.data import open_data
+from arbench.images.pictures import center_crop
 
 
 @pytest.fixture(scope="module")

@@ -116,11 +116,12 @@ def _make_reference(
 ) -> None:
     from arbench.evaluation.extractors import load_extractor
     from arbench.evaluation.reference import make_reference
-    from arbench.images.data import existing_folder, image_files
+    from arbench.images.data import existing_folder
+    from arbench.images.listing import list_images
     from arbench.machine.hardware import resolve_device
     from arbench.machine.progress import image_progress
 
-    count = len(image_files(existing_folder(folder)))
+    count = len(list_images(existing_folder(folder)))
     network = load_extractor(extractor, weights=weights, device=resolve_device(device))
     with image_progress("features", count, 0) as advance:
         made = make_reference(folder, out, network, progress=advance, **settings)

@@ -20,7 +20,9 @@ from arbench.evaluation.moments import stored_count
 from arbench.evaluation.reference_cards import REFERENCES
 from arbench.evaluation.sources import READ, SHARDS, STRATIFIED, ImageSource, array_source, open_images
 from arbench.evaluation.statistics import FrechetStatistics
-from arbench.images.data import CROPS, ImageData, folder_data, image_files, open_data
+from arbench.images.data import ImageData, folder_data, open_data
+from arbench.images.listing import list_images
+from arbench.images.pictures import CROPS
 from arbench.machine.files import file_sha256
 from arbench.registry import nearest, unknown_name
 
@@ -213,7 +215,7 @@ def _folder(path: Path, size: tuple[int, int] | None, crop: str) -> Reference:
 
 
 def _pictures(path: Path, size: int | None, crop: str) -> ImageData:
-    files = image_files(path)
+    files = list_images(path)
     if not files:
         raise ValueError(f"reference {path}: no images in it")
     return folder_data(str(path), files, np.zeros(len(files), np.int64), ["all"], size=size, crop=crop)

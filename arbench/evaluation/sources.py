@@ -22,7 +22,8 @@ from arbench.evaluation.stored_run import (
     read_shard_line,
     settings_hash,
 )
-from arbench.images.data import MOST_PIXELS, Conversions, image_files, read_image
+from arbench.images.listing import image_files
+from arbench.images.pictures import MOST_PIXELS, Conversions, read_image
 from arbench.machine.archives import ArrayHeader, member_header, read_header, reading_npz
 from arbench.machine.files import is_intact, one_line
 

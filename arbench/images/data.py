@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import struct
-import warnings
-import zlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from PIL import Image, ImageFile, UnidentifiedImageError
 from torch.nn import functional as F
 
+from arbench.images.listing import Listing, list_images
+from arbench.images.pictures import CROPS, IMAGE_SUFFIXES, Conversions, Cropped, PictureFiles
 from arbench.registry import unknown_name
 
 DIGITS = "digits"
@@ -23,9 +21,13 @@ DIGITS_SPLITS = ("train", "heldout")
 DIGITS_TRAIN_FRACTION = 0.8
 DIGITS_SPLIT_SEED = 0
 
-DEEP_GREY = ("I", "I;16", "I;16L", "I;16B", "I;16N")  # Pillow's modes of 16-bit grey; its own RGB of them is clipped
-MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 2**26  # of a picture: Pillow's own bound, 89 million
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm")
+
+@runtime_checkable
+class Sizing(Protocol):
+    """Reads image i at several sides at once; what reads the images of a data set may do so."""
+
+    def at(self, index: int, sides: Sequence[int | None]) -> list[np.ndarray]:
+        """Image `index` as uint8 (side, side, 3) at each of `sides`, None as it is, of one decoding."""
 
 
 class ImageData:
@@ -63,6 +65,17 @@ class ImageData:
         index = index % len(self)
         return self._read(index), int(self.labels[index])
 
+    def sized(self, index: int, sides: Sequence[int | None] = (None,)) -> list[np.ndarray]:
+        """Image `index` at each of `sides`, uint8 (side, side, 3), None as it is, of one decoding.
+
+        Raises ValueError where another side is asked of data that have but one.
+        """
+        if all(side is None for side in sides):
+            return [self[index][0]] * len(sides)
+        if not isinstance(self._read, Sizing):
+            raise ValueError(f"{self.name}: its images are of one size; expected a folder of images, for larger ones")
+        return self._read.at(index, sides)
+
     def images(self, indices: Iterable[int] | None = None) -> np.ndarray:
         """The images at `indices` (all where None) as one uint8 (N, H, W, 3) array.
 
@@ -77,12 +90,16 @@ class ImageData:
         return np.stack(arrays) if arrays else np.zeros((0, 0, 0, 3), np.uint8)
 
 
-def open_data(source: str | Path, *, split: str = "train", size: int | None = None, crop: str = "adm") -> ImageData:
-    """The images of `source`: "digits", or a folder with one folder a class.
+def open_data(
+    source: str | Path, *, split: str = "train", size: int | None = None, crop: str = "adm", again: bool = False
+) -> ImageData:
+    """The images of `source`: "digits", or a folder with one folder a class, as torchvision's ImageFolder reads it.
 
     `split` chooses "train" or "heldout" of the digits; a folder is one split by itself. `size` is the side in pixels
-    (None: 32 for digits, as stored for a folder), `crop` how a folder's images are brought to it (`CROPS`).
-    Raises ValueError for an unknown split or crop and for a folder without images, OSError where there is no folder.
+    (None: 32 for digits, as stored for a folder), `crop` how a folder's images are brought to it (`CROPS`). A large
+    folder is listed once, and `again` where that is asked for (`list_images`).
+    Raises ValueError for an unknown split or crop and for a folder without images or with a class without any, OSError
+    where there is no folder.
     """
     if crop not in CROPS:
         raise unknown_name("crop", crop, CROPS)
@@ -92,13 +109,24 @@ def open_data(source: str | Path, *, split: str = "train", size: int | None = No
         return _open_digits(split, size or DIGITS_SIZE)
     if split != "train":
         raise ValueError(f"split {split!r} of the folder {source}: a folder is one split; give that split's own folder")
-    folder = existing_folder(source)
-    names = sorted(part.name for part in folder.iterdir() if part.is_dir())
-    files = [(file, label) for label, name in enumerate(names) for file in image_files(folder / name)]
-    if not files:
-        raise ValueError(f"{folder}: no images found; expected one folder a class with {_suffixes()} files inside")
-    labels = np.array([label for _, label in files], dtype=np.int64)
-    return folder_data(str(source), [file for file, _ in files], labels, names, size=size, crop=crop)
+    listing = list_images(existing_folder(source), again=again)
+    return _class_folders(str(source), listing, size=size, crop=crop)
+
+
+def _class_folders(name: str, listing: Listing, *, size: int | None, crop: str) -> ImageData:
+    """A listing as data whose classes are its folders; a file in none of them is none."""
+    root, classes, files = listing.root, listing.class_names, listing.inside_classes()
+    if not len(files):
+        expected = f"expected one folder a class with {', '.join(IMAGE_SUFFIXES)} files inside"
+        raise ValueError(f"{root}: no images found; {expected}")
+    labels = files.classes.astype(np.int64)
+    empty = np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)
+    if len(empty):
+        raise ValueError(
+            f"{root / classes[empty[0]]}: a class folder without images ({len(empty)} of {len(classes)} are); expected "
+            "images in it, or no such folder"
+        )
+    return folder_data(name, files, labels, classes, size=size, crop=crop)
 
 
 def folder_data(
@@ -111,11 +139,8 @@ def folder_data(
     crop: str = "adm",
 ) -> ImageData:
     """`files` as data, each read as RGB and, where `size` is given, brought to it by `CROPS[crop]`."""
-    found = Conversions()
-    if size is None:
-        return ImageData(name, labels, class_names, lambda i: np.asarray(read_image(files[i], found)), found)
-    to_size, side = CROPS[crop], size
-    return ImageData(name, labels, class_names, lambda i: to_size(read_image(files[i], found), side), found)
+    pictures = PictureFiles(files, Conversions())
+    return ImageData(name, labels, class_names, Cropped(pictures, crop, size), pictures.conversions)
 
 
 def existing_folder(path: str | Path) -> Path:
@@ -124,104 +149,6 @@ def existing_folder(path: str | Path) -> Path:
     if not folder.is_dir():
         raise NotADirectoryError(f"{path}: no such folder; expected '{DIGITS}' or a folder of images")
     return folder
-
-
-def image_files(folder: Path) -> list[Path]:
-    """The image files right under and below `folder`, sorted by path."""
-    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
-
-
-class Conversions:
-    """The files whose pixels were converted when they were read, and how; each counts once."""
-
-    def __init__(self) -> None:
-        self._found: dict[Path, str] = {}
-
-    def add(self, file: Path, how: str) -> None:
-        self._found[file] = how
-
-    @property
-    def notes(self) -> list[str]:
-        """One line for each kind of conversion."""
-        return [f"{count} files were converted: {how}" for how, count in sorted(Counter(self._found.values()).items())]
-
-
-def read_image(file: Path, conversions: Conversions | None = None) -> Image.Image:
-    """One file as an RGB picture; `conversions` are told where that took more than a copy of 8-bit RGB or grey.
-
-    ValueError names a file that is broken, no picture, of more than `MOST_PIXELS` or without a known range.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file) as image:
-                how = _conversion(image)
-                picture = _eight_bit(image) if image.mode in DEEP_GREY else image.convert("RGB")
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise ValueError(f"{file}: too large a picture; expected at most {MOST_PIXELS:,} pixels") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise ValueError(f"{file}: not a readable image ({error})") from error
-    if how and conversions is not None:
-        conversions.add(file, how)
-    return picture
-
-
-def _conversion(image: ImageFile.ImageFile) -> str:
-    """How the pixels of an opened picture become 8-bit RGB, in words; empty where they are that, or 8-bit grey."""
-    if image.mode in DEEP_GREY:
-        return "16-bit grey, levels divided by 257 and rounded"
-    if image.mode == "F":
-        raise ValueError("floating point, whose range is not known; expected 8 or 16 bits a channel")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
-        return f"{image.mode}, alpha left out"
-    transparency = ", transparency left out" if "transparency" in image.info else ""
-    if image.mode == "P":
-        return f"palette{transparency}"
-    if any("16" in str(tile.args) for tile in image.tile if image.format == "PNG"):
-        return "16-bit RGB, the upper eight bits kept"
-    return transparency.lstrip(", ") if image.mode in ("RGB", "L", "1") else f"{image.mode} to RGB"
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """16-bit grey levels 0..65535 to RGB levels 0..255: divided by 257, so that white stays white."""
-    levels = (np.asarray(image).astype(np.int64).clip(0, 65535) + 128) // 257
-    return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
-
-
-def center_crop(image: Image.Image | np.ndarray, size: int) -> np.ndarray:
-    """ADM's centre crop to uint8 (size, size, 3): halved by BOX while twice too large, then BICUBIC, then cut.
-
-    Source: guided-diffusion's reference statistics, and all that compare with them.
-    """
-    picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-    while min(picture.size) >= 2 * size:
-        picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
-    scale = size / min(picture.size)
-    sides = (round(picture.width * scale), round(picture.height * scale))
-    pixels = np.asarray(picture.resize(sides, Image.Resampling.BICUBIC))
-    top, left = (pixels.shape[0] - size) // 2, (pixels.shape[1] - size) // 2
-    return pixels[top : top + size, left : left + size]
-
-
-def resize_whole(image: Image.Image, size: int) -> np.ndarray:
-    """The whole picture scaled to uint8 (size, size, 3) by BICUBIC, its proportions not kept."""
-    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
-
-
-def exact_size(image: Image.Image, size: int) -> np.ndarray:
-    """The picture as it is; ValueError where it is not (size, size)."""
-    if image.size != (size, size):
-        raise ValueError(f"an image is {image.width}x{image.height}, not {size}x{size}; crop it by adm or resize")
-    return np.asarray(image)
-
-
-CROPS: dict[str, Callable[[Image.Image, int], np.ndarray]] = {
-    "adm": center_crop,
-    "resize": resize_whole,
-    "none": exact_size,
-}
 
 
 def _open_digits(split: str, size: int) -> ImageData:
@@ -233,8 +160,22 @@ def _open_digits(split: str, size: int) -> ImageData:
     digits = load_digits()
     labels = digits.target.astype(np.int64)
     chosen = _stratified(labels)[split]
-    images = show_digits(digits.images[chosen], size)
-    return ImageData(DIGITS, labels[chosen], [str(name) for name in digits.target_names], lambda i: images[i])
+    names = [str(name) for name in digits.target_names]
+    return ImageData(DIGITS, labels[chosen], names, ShownDigits(digits.images[chosen], size))
+
+
+class ShownDigits:
+    """Digits (N, 8, 8) of levels 0..16 read as images of `size`, or of other sides."""
+
+    def __init__(self, levels: np.ndarray, size: int) -> None:
+        self._levels, self._images = levels, show_digits(levels, size)
+
+    def __call__(self, index: int) -> np.ndarray:
+        return self._images[index]
+
+    def at(self, index: int, sides: Sequence[int | None]) -> list[np.ndarray]:
+        level = self._levels[index : index + 1]
+        return [self._images[index] if side is None else show_digits(level, side)[0] for side in sides]
 
 
 def _stratified(labels: np.ndarray) -> dict[str, np.ndarray]:
@@ -254,7 +195,3 @@ def show_digits(levels: np.ndarray, size: int = DIGITS_SIZE) -> np.ndarray:
     shown = F.interpolate(planes[:, None], size=(size, size), mode="bilinear", align_corners=False)
     grey = shown[:, 0].round().to(torch.uint8).numpy()
     return np.repeat(grey[..., None], 3, axis=-1)
-
-
-def _suffixes() -> str:
-    return ", ".join(IMAGE_SUFFIXES)
