@@ -13,7 +13,7 @@ from arbench.generators.common.causal import buckets
 from arbench.runs.execute import run
 from arbench.sampling.algorithm import draw_tokens, generate
 from arbench.sampling.engine import Engine, Replays, make_engine
-from arbench.sampling.fused import EngineWarning
+from arbench.machine.fused import EngineWarning
 from arbench.settings import resolve_settings
 from arbench.weights.load import load_generator
 

@@ -134,7 +134,7 @@ def test_solvers_end_at_the_start_when_the_noise_is_known(solver: type) -> None:
         alpha_bar = float(process.alpha_bar[::-1][step])
         eps = (x - alpha_bar**0.5 * clean) / (1 - alpha_bar) ** 0.5
         noise = torch.randn(4, 3, generator=rng, dtype=torch.float64) if steps.needs_noise(step) else None
-        x = steps.step(step, x, eps, torch.zeros_like(x), noise)
+        x = steps.step(steps.coefficients[step], x, eps, torch.zeros_like(x), noise)
     # The last kept timestep is 0, whose step returns the predicted start itself.
     torch.testing.assert_close(x, clean, rtol=1e-9, atol=1e-9)
 

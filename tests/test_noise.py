@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 
 from arbench.sampling import noise as drawing
-from arbench.sampling.fused import EngineWarning, Fused
+from arbench.machine.fused import EngineWarning, Fused
 from arbench.sampling.noise import FixedNoise, ImageNoise, UniformsAhead, check_seed, normals, philox
 
 IDS = torch.tensor([0, 7, 123_456])

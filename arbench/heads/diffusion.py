@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from arbench.heads.schedule import Diffusion
-from arbench.heads.solvers import SOLVERS, run_solver
+from arbench.heads.solvers import SOLVERS, Row, Solver, run_solver
 from arbench.heads.variational import noise_and_variance_loss
+from arbench.machine.fused import Region
 from arbench.protocols import Noise
 from arbench.settings import DiffusionSampling
 
@@ -116,6 +117,7 @@ class DenoisingMLP(nn.Module):
         made = [layer(activated) for layer in self.modulation_layers]
         return [*(split_modulation(values, 3) for values in made[:-1]), split_modulation(made[-1], 2)]
 
+    @Region
     def denoise(self, x: Tensor, modulations: Sequence[Modulation]) -> Tensor:
         """(M, C) and `modulations(t, z)` -> (M, 2C)."""
         hidden = self.input_proj(x)
@@ -170,6 +172,11 @@ class PreparedHead:
         layers = net.modulation_layers
         self.weight = torch.cat([layer.weight for layer in layers])  # ((3D + 2) W, W)
         self.bias = torch.cat([layer.bias for layer in layers])
+        self.rows: Sequence[Row] = self.solver.coefficients
+        if self.weight.is_cuda:  # numbers on the device: what is compiled then serves every step
+            dtype = torch.promote_types(self.weight.dtype, torch.float32)
+            table = torch.tensor(self.solver.coefficients, dtype=dtype).to(self.weight.device)
+            self.rows = [row.unbind() for row in table]
         visited = torch.from_numpy(self.solver.visited).to(self.weight.device)
         self.time = net.time_embed(visited)  # (S, W)
 
@@ -187,14 +194,24 @@ class PreparedHead:
         embedded = self.net.cond_embed(torch.cat([row.flatten(0, 1) for row in rows]))  # (M, W)
         table = ModulationTable(self.weight, self.bias, self.time, embedded)
 
-        def predict(x: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        def predict(x: Tensor, step: int) -> Tensor:
             both = x.to(condition.dtype).flatten(0, 1)
             both = both if len(rows) == 1 else torch.cat((both, both))  # (R n, C)
-            predicted = self.net.denoise(both, table.at(step)).to(x.dtype)
-            eps, variance = guided_prediction(predicted, len(rows), scale)
-            return eps.view_as(x), variance.view_as(x)
+            return self.net.denoise(both, table.at(step))
 
-        return run_solver(self.solver, noise, positions, self.net.channels, condition.dtype, predict)
+        def advance(x: Tensor, predicted: Tensor, added: Tensor | None, step: int) -> Tensor:
+            return next_tokens(self.solver, self.rows[step], x, predicted, len(rows), scale, added)
+
+        return run_solver(self.solver, noise, positions, self.net.channels, condition.dtype, predict, advance)
+
+
+@Region
+def next_tokens(
+    solver: Solver, row: Row, x: Tensor, predicted: Tensor, copies: int, scale: float | Tensor, noise: Tensor | None
+) -> Tensor:
+    """The next x (B, n, C) of x, the network's output (copies B n, 2C) and the step's noise (B, n, C)."""
+    eps, variance = guided_prediction(predicted.to(x.dtype), copies, scale)
+    return solver.step(row, x, eps.view_as(x), variance.view_as(x), noise)
 
 
 @lru_cache(maxsize=32)

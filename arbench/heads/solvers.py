@@ -7,8 +7,8 @@ arXiv:2010.02502 (eta = 0).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -19,22 +19,32 @@ from arbench.protocols import Noise
 from arbench.settings import TRIMMED_START
 
 
+Predicted = TypeVar("Predicted")
+Row = Sequence[float] | Sequence[Tensor]  # numbers, or tensors of one number each
+
+
 class Solver(Protocol):
     """Steps are counted from 0 in the order in which they are taken, from the noisiest timestep down."""
 
     visited: np.ndarray
     count: int  # of the steps
+    coefficients: Sequence[Row]  # of every step
 
     def __init__(self, process: Diffusion, *, temperature: float) -> None: ...
+
+    start_scale: float  # of the noise that it starts from
 
     def needs_noise(self, step: int) -> bool:
         """Whether `step` adds noise; where one does not, none after it does."""
 
-    def step(self, step: int, x: Tensor, eps: Tensor, variance: Tensor, noise: Tensor | None) -> Tensor: ...
+    def step(self, row: Row, x: Tensor, eps: Tensor, variance: Tensor, noise: Tensor | None) -> Tensor:
+        """The next x; `row` is the step's of `coefficients`."""
 
 
 class Ancestral:
     """DDPM with variance interpolated in log space between its two bounds; the noise is scaled by `temperature`."""
+
+    start_scale = 1.0
 
     def __init__(self, process: Diffusion, *, temperature: float) -> None:
         self.visited = process.timesteps[::-1].copy()
@@ -43,22 +53,22 @@ class Ancestral:
         keep_x = np.sqrt(1 / process.alpha_bar)
         keep_eps = np.sqrt(1 / process.alpha_bar - 1)
         # x0 = keep_x x - keep_eps eps, folded into the posterior mean: one multiply and one subtraction a step.
-        self._from_x = (process.mean_from_start * keep_x + process.mean_from_noisy)[::-1].tolist()
-        self._from_eps = (process.mean_from_start * keep_eps)[::-1].tolist()
-        self._log_low = process.posterior_log_variance[::-1].tolist()
-        self._log_high = process.log_betas[::-1].tolist()
+        from_x = process.mean_from_start * keep_x + process.mean_from_noisy
+        # Halves are exact: half the logarithm of the variance is that of the deviation, at no operation more.
+        low, high = process.posterior_log_variance, process.log_betas
+        table = np.stack([from_x, process.mean_from_start * keep_eps, (high - low) / 4, low / 2], axis=1)
+        self.coefficients = table[::-1].tolist()
 
     def needs_noise(self, step: int) -> bool:
         return step < self.count - 1
 
-    def step(self, step: int, x: Tensor, eps: Tensor, variance: Tensor, noise: Tensor | None) -> Tensor:
+    def step(self, row: Row, x: Tensor, eps: Tensor, variance: Tensor, noise: Tensor | None) -> Tensor:
         """One shape (..., C) each; `variance` in [-1, 1] picks a point between the bounds."""
-        mean = self._from_x[step] * x - self._from_eps[step] * eps
+        from_x, from_eps, slope, offset = row
+        mean = from_x * x - from_eps * eps
         if noise is None:
             return mean
-        low, high = self._log_low[step], self._log_high[step]
-        # Halves are exact: half the logarithm of the variance is that of the deviation, at no operation more.
-        added = torch.exp((variance + 1) * ((high - low) / 4) + low / 2) * noise
+        added = torch.exp((variance + 1) * slope + offset) * noise
         return mean + (added if self.temperature == 1 else added * self.temperature)
 
 
@@ -80,18 +90,18 @@ class Deterministic:
     def __init__(self, process: Diffusion, *, temperature: float) -> None:
         self.visited = process.timesteps[::-1].copy()
         self.count = len(self.visited)
-        self._temperature = temperature
-        self._now, self._next = process.alpha_bar[::-1].tolist(), process.alpha_bar_before[::-1].tolist()
+        self.start_scale = temperature
+        now, following = process.alpha_bar, process.alpha_bar_before
+        table = np.stack([(1 - now) ** 0.5, now**0.5, following**0.5, (1 - following) ** 0.5], axis=1)
+        self.coefficients = table[::-1].tolist()
 
     def needs_noise(self, step: int) -> bool:
         return False
 
-    def step(self, step: int, x: Tensor, eps: Tensor, variance: Tensor, noise: Tensor | None) -> Tensor:
-        if step == 0:
-            x = x * self._temperature
-        now, following = self._now[step], self._next[step]
-        start = (x - (1 - now) ** 0.5 * eps) / now**0.5
-        return following**0.5 * start + (1 - following) ** 0.5 * eps
+    def step(self, row: Row, x: Tensor, eps: Tensor, variance: Tensor, noise: Tensor | None) -> Tensor:
+        noise_now, signal_now, signal_next, noise_next = row
+        start = (x - noise_now * eps) / signal_now
+        return signal_next * start + noise_next * eps
 
 
 SOLVERS: dict[str, type[Solver]] = {"ddpm": Ancestral, "ddpm-trimmed": TrimmedAncestral, "ddim": Deterministic}
@@ -103,21 +113,29 @@ def run_solver(
     positions: Tensor,
     channels: int,
     network_dtype: torch.dtype,
-    predict: Callable[[Tensor, int], tuple[Tensor, Tensor]],
+    predict: Callable[[Tensor, int], Predicted],
+    advance: Callable[[Tensor, Predicted, Tensor | None, int], Tensor] | None = None,
 ) -> Tensor:
     """Draw tokens for `positions` (B, n): (B, n, channels).
 
-    `predict` takes x (B, n, channels) and the step and returns the noise in it and its variance channels.
+    `predict` takes x (B, n, channels) and the step and returns the noise in it and its variance channels; `advance`
+    makes the next x of x, what `predict` returned (which may then be anything) and the step's noise.
     """
+    if advance is None:
+
+        def advance(x: Tensor, predicted: Any, added: Tensor | None, step: int) -> Tensor:
+            return solver.step(solver.coefficients[step], x, *predicted, added)
+
     steps = range(solver.count)
     rows = noise_rows(noise, 1 + sum(solver.needs_noise(step) for step in steps), positions, channels)
     start = next(rows)
     # x itself stays in float32 (or float64) even where the network runs in half precision.
     x = start.to(torch.promote_types(start.dtype, network_dtype))
+    x = x if solver.start_scale == 1 else x * solver.start_scale
     for step in steps:
-        eps, variance = predict(x, step)
+        predicted = predict(x, step)
         added = next(rows).to(x.dtype) if solver.needs_noise(step) else None
-        x = solver.step(step, x, eps, variance, added)
+        x = advance(x, predicted, added, step)
     return x
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from arbench.protocols import Generator, Step
 from arbench.registry import unknown_name
-from arbench.sampling.fused import EngineWarning
+from arbench.machine.fused import EngineWarning, compiled_regions
 from arbench.sampling.noise import ImageNoise
 from arbench.settings import Guidance
 
@@ -32,29 +32,40 @@ class Replays:
         self._recorded: dict[Hashable, tuple[Any, Any]] = {}  # graph and what it returns
         self._pool: Any = None
         self._is_broken = device.type != "cuda"
+        self._stream = None if self._is_broken else torch.cuda.Stream(device)
+        self._backend = None if self._is_broken else "inductor"
 
     def __call__(self, key: Hashable, call: Callable[[], Any]) -> Any:
         """What `call` returns. Those of one key do the same on the same buffers, so the first is kept for all."""
         if key not in self._calls:
             self._calls[key] = call
-            return call()
+            return self._call(key)
         if key not in self._recorded and not self._is_broken:
             self._record(key)
         return self.replay(key)
 
     def replay(self, key: Hashable) -> Any:
         if key not in self._recorded:
-            return self._calls[key]()
+            return self._call(key)
         graph, returned = self._recorded[key]
         graph.replay()
         return returned
+
+    def _call(self, key: Hashable) -> Any:
+        with compiled_regions(self._backend):
+            return self._calls[key]()
 
     def _record(self, key: Hashable) -> None:
         """Record without running; where that fails, say so once and call from now on."""
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, pool=self._pool):
-                returned = self._calls[key]()
+            with torch.cuda.stream(self._stream):
+                self._stream.wait_stream(torch.cuda.current_stream(self._device))
+                graph.capture_begin(*([] if self._pool is None else [self._pool]), capture_error_mode="thread_local")
+                try:
+                    returned = self._call(key)
+                finally:
+                    graph.capture_end()
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:

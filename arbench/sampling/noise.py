@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from arbench.protocols import Noise
-from arbench.sampling.fused import Fused
+from arbench.machine.fused import Fused
 from arbench.validation import Seed, check
 
 MASK32 = 0xFFFFFFFF

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from arbench.generators.common.layers import KVCache, RMSNorm, SwiGLU, rotate
+from arbench.machine.fused import Region
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -33,21 +34,15 @@ class SelfAttention(nn.Module):
         self.to_v = nn.Linear(width, width, bias=False)
         self.proj = nn.Linear(width, width, bias=False)
 
-    def _project(self, x: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T, D) -> queries, keys, values, each (B, H, T, D/H)."""
         q, k, v = (split_heads(project(x), self.heads) for project in (self.to_q, self.to_k, self.to_v))
         return rotate(q, rotary), rotate(k, rotary), v
 
     def forward(self, x: Tensor, rotary: Tensor, mask: Tensor | None) -> Tensor:
         """A whole sequence (B, T, D); `mask` (T, T) bool, True where attention is allowed, None for causal."""
-        q, k, v = self._project(x, rotary)
+        q, k, v = self.project(x, rotary)
         return self.proj(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)))
-
-    def step(self, x: Tensor, rotary: Tensor, cache: KVCache, layer: int) -> Tensor:
-        """New tokens (R, n, D) that see the cache and each other fully."""
-        q, k, v = self._project(x, rotary)
-        keys, values = cache.extend(layer, k, v)
-        return self.proj(merge_heads(F.scaled_dot_product_attention(q, keys, values)))
 
 
 class CrossAttention(nn.Module):
@@ -82,8 +77,18 @@ class KnownBlock(nn.Module):
         return x + self.dropout(self.ffn(self.ffn_norm(x)))
 
     def step(self, x: Tensor, rotary: Tensor, cache: KVCache, layer: int) -> Tensor:
-        """New tokens (R, n, D) -> (R, n, D); the cache takes their keys and values."""
-        x = x + self.attn.step(self.attn_norm(x), rotary, cache, layer)
+        """New tokens (R, n, D) -> (R, n, D); they see the cache, which takes their keys and values, and each other."""
+        q, k, v = self._before_attention(x, rotary)
+        keys, values = cache.extend(layer, k, v)
+        return self._after_attention(x, F.scaled_dot_product_attention(q, keys, values))
+
+    @Region
+    def _before_attention(self, x: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.attn.project(self.attn_norm(x), rotary)
+
+    @Region
+    def _after_attention(self, x: Tensor, heads: Tensor) -> Tensor:
+        x = x + self.attn.proj(merge_heads(heads))
         return x + self.ffn(self.ffn_norm(x))
 
 
@@ -98,6 +103,7 @@ class WantedBlock(nn.Module):
         self.ffn_norm = RMSNorm(width)
         self.dropout = nn.Dropout(dropout)
 
+    @Region
     def forward(self, x: Tensor, rotary: Tensor, keys: Tensor, values: Tensor, causal: bool) -> Tensor:
         """(B, n, D) -> (B, n, D)."""
         x = x + self.dropout(self.attn(self.attn_norm(x), rotary, keys, values, causal))

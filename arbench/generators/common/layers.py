@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from arbench.machine.fused import Region
+
 ROTARY_BASE = 10_000  # longest wavelength over 2 pi, LlamaGen release
 SINUSOID_PERIOD = 100.0  # tokens, well above the side of a small grid
 SWIGLU_MULTIPLE = 256  # the hidden width of SwiGLU is rounded up to it, LlamaGen release
@@ -56,8 +58,13 @@ def rotate(x: Tensor, rotary: Tensor) -> Tensor:
 
     A pair is a complex number and a rotary entry the one that it is multiplied by.
     """
-    pairs = torch.view_as_complex(x.to(rotary.dtype).unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * torch.view_as_complex(rotary)).flatten(-2).to(x.dtype)
+    pairs = x.to(rotary.dtype).unflatten(-1, (-1, 2))
+    if torch.compiler.is_compiling():  # compilers make no kernels of complex numbers
+        (real, imaginary), (cosine, sine) = pairs.unbind(-1), rotary.unbind(-1)
+        turned = torch.stack((real * cosine - imaginary * sine, real * sine + imaginary * cosine), dim=-1)
+    else:
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(rotary))
+    return turned.flatten(-2).to(x.dtype)
 
 
 class KVCache:
@@ -108,22 +115,25 @@ class StaticKVCache(KVCache):
         self._buffer.zero_()  # what is masked is multiplied by zero, and must be finite
         self.bucket = capacity
         self.length = torch.zeros((), dtype=torch.int64, device=like.device)
+        self._places: Tensor  # of the new tokens
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Write (R, H, n, D) behind the filled part and return views of the first `bucket` keys and values."""
-        place = self.length + torch.arange(keys.shape[2], device=keys.device)
         buffer = self._buffer[layer]
-        buffer[0].index_copy_(2, place, keys)
-        buffer[1].index_copy_(2, place, values)
+        buffer[0].index_copy_(2, self._places, keys)
+        buffer[1].index_copy_(2, self._places, values)
         return buffer[0, :, :, : self.bucket], buffer[1, :, :, : self.bucket]
 
     def mask(self, count: int, causal: bool) -> Tensor:
-        """(count, bucket) bool: what is filled once the new tokens are in, or for each those up to itself."""
-        place = torch.arange(self.bucket, device=self.length.device)
-        after = (
-            torch.arange(1, count + 1, device=self.length.device) if causal else self.length.new_full((count,), count)
-        )
-        return place < (self.length + after)[:, None]
+        """(count, bucket), what attention adds: 0 where a new token looks, -inf elsewhere; comes before `extend`.
+
+        It looks at what is filled once the new tokens are in, or with `causal` at what there is up to itself.
+        """
+        device, dtype = self._buffer.device, self._buffer.dtype
+        self._places = self.length + torch.arange(count, device=device)
+        last = self._places if causal else (self.length + count - 1).expand(count)
+        hidden = torch.arange(self.bucket, device=device) > last[:, None]
+        return torch.zeros(hidden.shape, device=device, dtype=dtype).masked_fill_(hidden, -torch.inf)
 
     def restart(self) -> None:
         """Nothing filled, all rows."""
@@ -140,7 +150,7 @@ class CausalAttention(nn.Module):
         self.wqkv = nn.Linear(width, 3 * width, bias=False)
         self.wo = nn.Linear(width, width, bias=False)
 
-    def _project(self, x: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T, D) -> queries, keys, values, each (B, H, T, D/H)."""
         batch, length, _ = x.shape
         qkv = self.wqkv(x).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
@@ -149,16 +159,13 @@ class CausalAttention(nn.Module):
 
     def forward(self, x: Tensor, rotary: Tensor, mask: Tensor | None) -> Tensor:
         """A whole sequence (B, T, D); `mask` (T, T) bool, True where attention is allowed, None for causal."""
-        q, k, v = self._project(x, rotary)
+        q, k, v = self.project(x, rotary)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
-        return self.wo(out.transpose(1, 2).flatten(2))
+        return self.merge(out)
 
-    def step(self, x: Tensor, rotary: Tensor, cache: KVCache, layer: int, mask: Tensor | None) -> Tensor:
-        """New tokens (R, n, D) that see the cache and, where there is no `mask`, each other fully."""
-        q, k, v = self._project(x, rotary)
-        keys, values = cache.extend(layer, k, v)
-        out = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
-        return self.wo(out.transpose(1, 2).flatten(2))
+    def merge(self, heads: Tensor) -> Tensor:
+        """(B, H, T, D/H) -> (B, T, D)."""
+        return self.wo(heads.transpose(1, 2).flatten(2))
 
 
 def swiglu_width(width: int) -> int:
@@ -195,8 +202,19 @@ class CausalBlock(nn.Module):
         return x + self.dropout(self.feed_forward(self.ffn_norm(x)))
 
     def step(self, x: Tensor, rotary: Tensor, cache: KVCache, layer: int, mask: Tensor | None) -> Tensor:
-        """New tokens (R, n, D) -> (R, n, D); the cache takes their keys and values."""
-        x = x + self.attention.step(self.attention_norm(x), rotary, cache, layer, mask)
+        """New tokens (R, n, D) -> (R, n, D); they see the cache, which takes their keys and values, and each other
+        where no `mask` hides it."""
+        q, k, v = self._before_attention(x, rotary)
+        keys, values = cache.extend(layer, k, v)
+        return self._after_attention(x, F.scaled_dot_product_attention(q, keys, values, attn_mask=mask))
+
+    @Region
+    def _before_attention(self, x: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.attention.project(self.attention_norm(x), rotary)
+
+    @Region
+    def _after_attention(self, x: Tensor, heads: Tensor) -> Tensor:
+        x = x + self.attention.merge(heads)
         return x + self.feed_forward(self.ffn_norm(x))
 
 
@@ -253,6 +271,7 @@ class ViTBlock(nn.Module):
         self.mlp = Mlp(width, 4 * width, dropout)
         self.dropout = nn.Dropout(dropout)
 
+    @Region
     def forward(self, x: Tensor, wanted: Tensor | None = None) -> Tensor:
         """(B, T, D) -> (B, T, D), or (B, n, D) for the rows `wanted` (B, n) alone."""
         normed, queries = self.norm1(x), None
