@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -10,10 +12,10 @@ from conftest import make_generator, relative_error
 from arbench.generators.arpg.config import ARPGConfig
 from arbench.generators.arpg.model import ARPG
 from arbench.generators.common.causal import buckets
+from arbench.machine.fused import EngineWarning
 from arbench.runs.execute import run
 from arbench.sampling.algorithm import draw_tokens, generate
 from arbench.sampling.engine import Engine, Replays, make_engine
-from arbench.machine.fused import EngineWarning
 from arbench.settings import resolve_settings
 from arbench.weights.load import load_generator
 
@@ -146,6 +148,26 @@ def test_engines_by_name():
         make_engine("grpah", generator)
     with pytest.warns(EngineWarning, match="'dit' has no static steps, eager instead"):
         assert make_engine("graph", load_generator("dit-digits")) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "head", "sampling"), CELLS)
+def test_compiled_regions_give_the_same(name, head, sampling):
+    generator = make(name, head)
+    settings = resolve_settings(generator, sampling)
+
+    class CompilingEngine(Engine):
+        def make_replays(self, device):
+            return Replays(device, "aot_eager")
+
+    torch._dynamo.reset()
+    engine = CompilingEngine()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", EngineWarning)
+        found = [draw_tokens(generator, [0, 1], settings=settings, engine=engine) for _ in range(2)]
+    expected = draw_tokens(generator, [0, 1], settings=settings)
+    assert relative_error(found[0].double(), expected.double()) < 1e-9
+    assert torch.equal(found[0], found[1])
 
 
 STEPS = [cell for cell in CELLS if cell[0] != "ar-random"]

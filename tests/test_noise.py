@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy import stats
 
-from arbench.sampling import noise as drawing
 from arbench.machine.fused import EngineWarning, Fused
+from arbench.sampling import noise as drawing
 from arbench.sampling.noise import FixedNoise, ImageNoise, UniformsAhead, check_seed, normals, philox
 
 IDS = torch.tensor([0, 7, 123_456])

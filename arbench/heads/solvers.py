@@ -18,7 +18,6 @@ from arbench.heads.schedule import Diffusion
 from arbench.protocols import Noise
 from arbench.settings import TRIMMED_START
 
-
 Predicted = TypeVar("Predicted")
 Row = Sequence[float] | Sequence[Tensor]  # numbers, or tensors of one number each
 
@@ -124,7 +123,7 @@ def run_solver(
     if advance is None:
 
         def advance(x: Tensor, predicted: Any, added: Tensor | None, step: int) -> Tensor:
-            return solver.step(solver.coefficients[step], x, *predicted, added)
+            return solver.step(solver.coefficients[step], x, predicted[0], predicted[1], added)
 
     steps = range(solver.count)
     rows = noise_rows(noise, 1 + sum(solver.needs_noise(step) for step in steps), positions, channels)

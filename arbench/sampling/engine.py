@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from arbench.machine.fused import EngineWarning, compiled_regions
 from arbench.protocols import Generator, Step
 from arbench.registry import unknown_name
-from arbench.machine.fused import EngineWarning, compiled_regions
 from arbench.sampling.noise import ImageNoise
 from arbench.settings import Guidance
 
@@ -26,14 +26,15 @@ from arbench.settings import Guidance
 class Replays:
     """Functions of static buffers by the shape of what they do: called, recorded, then replayed, in one memory pool."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, backend: str | None = None) -> None:
+        """`backend` of the compiler that makes few kernels of the regions; None: the usual one on a GPU, else none."""
         self._device = device
         self._calls: dict[Hashable, Callable[[], Any]] = {}
         self._recorded: dict[Hashable, tuple[Any, Any]] = {}  # graph and what it returns
-        self._pool: Any = None
+        self._pool: Any = None if device.type != "cuda" else torch.cuda.graph_pool_handle()
+        self._stream: torch.cuda.Stream | None = None
         self._is_broken = device.type != "cuda"
-        self._stream = None if self._is_broken else torch.cuda.Stream(device)
-        self._backend = None if self._is_broken else "inductor"
+        self._backend = "inductor" if backend is None and not self._is_broken else backend
 
     def __call__(self, key: Hashable, call: Callable[[], Any]) -> Any:
         """What `call` returns. Those of one key do the same on the same buffers, so the first is kept for all."""
@@ -55,17 +56,23 @@ class Replays:
         with compiled_regions(self._backend):
             return self._calls[key]()
 
+    def _capture(self, graph: Any, key: Hashable) -> Any:
+        """As `torch.cuda.graph` does it, without its waiting and collecting of memory before each of many graphs."""
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(self._device)
+        with torch.cuda.stream(self._stream):
+            self._stream.wait_stream(torch.cuda.current_stream(self._device))
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            try:
+                return self._call(key)
+            finally:
+                graph.capture_end()
+
     def _record(self, key: Hashable) -> None:
         """Record without running; where that fails, say so once and call from now on."""
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.stream(self._stream):
-                self._stream.wait_stream(torch.cuda.current_stream(self._device))
-                graph.capture_begin(*([] if self._pool is None else [self._pool]), capture_error_mode="thread_local")
-                try:
-                    returned = self._call(key)
-                finally:
-                    graph.capture_end()
+            returned = self._capture(graph, key)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -73,7 +80,6 @@ class Replays:
             reason = str(error).strip().partition("\n")[0]
             warnings.warn(f"engine graph: a step could not be recorded, eager instead: {reason}", EngineWarning, 2)
             return
-        self._pool = graph.pool()
         self._recorded[key] = graph, returned
 
 

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arbench.protocols import Noise
 from arbench.machine.fused import Fused
+from arbench.protocols import Noise
 from arbench.validation import Seed, check
 
 MASK32 = 0xFFFFFFFF
