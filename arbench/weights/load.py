@@ -56,7 +56,9 @@ def load_generator(
     if weights is None and preset is not None and preset.shipped:
         weights = shipped_weights(preset)
     if weights is None or str(weights) == RANDOM:
-        with without_memory() if torch.device(device).type == "meta" else nullcontext():
+        # Made where they are wanted: billions of numbers take a CPU minutes. Each kind of device has its own.
+        kind = torch.device(device)
+        with without_memory() if kind.type == "meta" else kind if kind.type == "cuda" else nullcontext():
             generator = build_generator(method, given)
     else:
         told = read_provenance(weights)
