@@ -19,12 +19,13 @@ from arbench import cli
 from arbench.demo import app, choices
 from arbench.demo.app import HOST, OwnMachineOnly, open_port, press
 from arbench.demo.choices import MOST_IMAGES, Wish, classes_of, models_here, settings_for
-from arbench.demo.drawing import COLD, GREY, draw
+from arbench.demo.drawing import COLD, draw
 from arbench.demo.page import duration, gallery, protocol
 from arbench.demo.studio import FILM_SECONDS, Studio, paced
 from arbench.report.record import validate
 from arbench.runs.models import load_parts
 from arbench.runs.samples import sample_rows
+from arbench.runs.watching import GREY
 from arbench.weights.inventory import MISSING, Fact
 
 CPU = torch.device("cpu")

@@ -17,9 +17,9 @@ import pytest
 import torch
 from PIL import Image
 
-from arbench.demo.drawing import GREY
 from arbench.runs.models import load_parts
 from arbench.runs.samples import sample_rows
+from arbench.runs.watching import GREY
 
 pytestmark = pytest.mark.slow
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

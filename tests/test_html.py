@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -79,9 +82,6 @@ def test_rows_that_are_alike_but_for_their_folder_keep_it(tmp_path):
 
 
 def test_each_record_is_a_file_within_the_page(page):
-    import base64
-    import json
-
     found = re.findall(r'download="([^"]*)" href="data:application/json;base64,([^"]*)"', page)
     assert [name for name, _ in found] == ["mar-digits.json", "ar-&lt;digits&gt;.json"]
     assert json.loads(base64.b64decode(found[0][1]))["metrics"]["fid"] == 4.0
@@ -120,3 +120,24 @@ def test_the_same_records_give_the_same_page(tmp_path):
     entries = [entry(tmp_path, "mar-digits", 4.0), entry(tmp_path, "ar-digits", 5.0)]
     first, second = (write_report(entries, tmp_path / f"{n}.html").read_bytes() for n in range(2))
     assert first == second
+
+
+def test_films_are_within_the_page_and_large_ones_told(tmp_path, monkeypatch):
+    made = entry(tmp_path, "mar-digits", 4.0)
+    own, large, broken = (tmp_path / name for name in ("own.gif", "large.gif", "broken.gif"))
+    for file, frames in ((own, 2), (large, 40)):
+        pictures = [
+            Image.fromarray(np.random.default_rng(shade).integers(0, 255, (8, 8), np.uint8)) for shade in range(frames)
+        ]
+        pictures[0].save(file, save_all=True, append_images=pictures[1:])
+    monkeypatch.setattr("arbench.report.films.MOST_BYTES", large.stat().st_size - 1)
+    page = write_report([replace(made, film=own)], tmp_path / "r.html", films=[large]).read_text("utf-8")
+    assert "<h2>Images as they form</h2>" in page
+    (data,) = re.findall(r'src="data:image/gif;base64,([^"]*)"', page)
+    assert base64.b64decode(data) == own.read_bytes()
+    assert '<img alt="film of mar-digits, seed 0"' in page
+    assert "large.gif: left out" in page
+    broken.write_bytes(b"<script>")
+    with pytest.raises(ValueError, match="no GIF; expected a film"):
+        write_report([made], tmp_path / "r.html", films=[broken])
+    assert "Images as they form" not in write_report([made], tmp_path / "r.html").read_text("utf-8")

@@ -2,35 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from arbench.cli import options
-from arbench.cli.run import parse_batch_size
+from arbench.cli.run import ALL, parse_batch_size
 from arbench.registry import unknown_name
 from arbench.settings import SETTINGS
+
+if TYPE_CHECKING:
+    from arbench.runs.models import Parts
 
 EXAMPLES = """Examples:
 
   arbench sample --method mar --labels 3,7 --out grid.png
 
   arbench sample --model mar-b --weights mar-base.safetensors --tokenizer-weights kl16.ckpt --labels 207,monarch
+
+  arbench sample --method all --labels 3,1,4 --film film.gif
 """
 DEFAULT_OUT = "grid.png"
 DEFAULT_PER_CLASS = 8
+DEFAULT_PICTURES = 32
+PARTS = ("model", "tokenizer", "weights", "tokenizer_weights", "which")
 
 Labels = Annotated[
     Optional[str], typer.Option("--labels", help="Classes by number, or by name for ImageNet; all of ten by default.")
 ]
 PerClass = Annotated[
-    Optional[int], typer.Option("--per-class", help="Images a class; 1 of listed labels, else 8.", show_default=False)
+    Optional[int],
+    typer.Option("--per-class", help="Images a class; 1 of listed labels and in films, else 8.", show_default=False),
 ]
 Target = Annotated[
     Optional[str],
     typer.Option("--out", "-o", help="A .png, .jpg, .webp or .pdf, or a folder (ending in /) for single images."),
 ]
+Film = Annotated[
+    Optional[Path],
+    typer.Option("--film", help="A .gif, or .mp4 where ffmpeg is: tokens as they are revealed; also of --method all."),
+]
+Pictures = Annotated[int, typer.Option("--film-pictures", help="Steps that a film shows at most.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -55,17 +69,26 @@ def sample(
     device: options.Device = "auto",
     dtype: options.Dtype = "float32",
     engine: options.Engine = "auto",
+    film: Film = None,
+    film_pictures: Pictures = DEFAULT_PICTURES,
 ) -> None:
-    """Draw images for chosen classes and write them as one grid, or singly into a folder."""
+    """Draw images for chosen classes and write them as one grid, or singly into a folder, or film how they form."""
+    chosen = options.given_options(ctx)
+    sampling = options.sampling_of(chosen, set(ctx.params) - set(SETTINGS))
+    if film is not None:
+        from arbench.cli.film import write_film_of
+
+        images = 1 if per_class is None else per_class
+        write_film_of(chosen, sampling, film, per_class=images, pictures=film_pictures)
+        return
+    if method == ALL:
+        raise ValueError("--method all is for films; expected --film FILE with it, or one method")
     target = check_target(out or DEFAULT_OUT)
     if per_class is None:
         per_class = DEFAULT_PER_CLASS if labels is None else 1
-    chosen = options.given_options(ctx)
 
-    from arbench.machine.hardware import resolve_device, resolve_dtype
     from arbench.machine.progress import image_progress
     from arbench.runs.grid import MOST_ROWS, save_grid, save_singles
-    from arbench.runs.models import load_parts
     from arbench.runs.request import AUTO, BatchSize, count_steps
     from arbench.runs.samples import parse_labels, sample_rows
     from arbench.sampling.engine import check_engine
@@ -76,17 +99,7 @@ def sample(
     batch = parse_batch_size(batch_size or AUTO)
     check("batch_size", batch, BatchSize)
     check_engine(engine)
-    parts = load_parts(
-        method,
-        model,
-        tokenizer=tokenizer,
-        weights=weights,
-        tokenizer_weights=tokenizer_weights,
-        which=which,
-        device=resolve_device(device),
-        dtype=resolve_dtype(dtype),
-        sampling=options.sampling_of(chosen, set(ctx.params) - set(SETTINGS)),
-    )
+    parts = load_asked(chosen, sampling)
     num_classes = parts.generator.num_classes
     classes = range(min(num_classes, MOST_ROWS)) if labels is None else parse_labels(labels, num_classes)
     count = len(classes) * per_class
@@ -99,6 +112,22 @@ def sample(
     else:
         save_grid(target, rows)
         print(target)
+
+
+def load_asked(asked: Mapping[str, Any], sampling: Mapping[str, Any]) -> Parts:
+    """The models that the options name, with the `sampling` settings over their preset's.
+
+    Raises ValueError or OSError as `load_parts` does.
+    """
+    from arbench.machine.hardware import resolve_device, resolve_dtype
+    from arbench.runs.models import load_parts
+
+    return load_parts(
+        **{name: asked[name] for name in ("method", *PARTS) if name in asked},
+        device=resolve_device(asked.get("device", "auto")),
+        dtype=resolve_dtype(asked.get("dtype", "float32")),
+        sampling=sampling,
+    )
 
 
 def check_target(text: str) -> Path:

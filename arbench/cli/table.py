@@ -22,6 +22,10 @@ Runs = Annotated[
 ]
 Format = Annotated[str, typer.Option("--format", "-f", help="md, csv, latex or html.")]
 Intervals = Annotated[bool, typer.Option("--intervals/--no-intervals", help="95 % intervals beside the numbers.")]
+Films = Annotated[
+    Optional[list[Path]],
+    typer.Option("--film", help="A GIF of `arbench sample --film`; repeatable. A run folder's film.gif is taken too."),
+]
 Output = Annotated[
     Optional[Path], typer.Option("--out", "-o", help="File to write; a table goes to the screen without.")
 ]
@@ -40,9 +44,11 @@ PLOT_EXAMPLES = """Examples:
 
   arbench plot par/fig2 --x steps --y seconds_per_image -o fig2.pdf
 """
-REPORT_EXAMPLES = """Example:
+REPORT_EXAMPLES = """Examples:
 
   arbench report runs/mar-digits-* -o report.html
+
+  arbench report --film film.gif
 """
 
 
@@ -126,21 +132,23 @@ def report(
     out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path("report.html"),
     title: Annotated[str, typer.Option("--title", help="Heading of the page.")] = "arbench report",
     intervals: Intervals = True,
+    film: Films = None,
 ) -> None:
-    """Write one self-contained page: tables, curves, sample grids and protocols."""
+    """Write one self-contained page: tables, curves, sample grids, films and protocols."""
     from arbench.papers.collect import RUNS, record_files
+    from arbench.report.films import FILM_FILE
     from arbench.report.html import GRID_FILE, Entry, write_report
     from arbench.report.record import load_record
 
     files = [file for path in (runs or [str(RUNS)]) for file in record_files(Path(path))]
     entries = []
     for file in files:
-        grid = file.parent / GRID_FILE
-        entries.append(Entry(record=load_record(file), grid=grid if grid.is_file() else None))
+        grid, own = (path if path.is_file() else None for path in (file.parent / GRID_FILE, file.parent / FILM_FILE))
+        entries.append(Entry(record=load_record(file), grid=grid, film=own))
     from arbench.runs.compare import floor_of
 
     floor = floor_of([entry.record for entry in entries]) if len(entries) > 1 else None
-    typer.echo(str(write_report(entries, out, title, intervals=intervals, floor=floor)))
+    typer.echo(str(write_report(entries, out, title, intervals=intervals, floor=floor, films=film or ())))
 
 
 def split_sources(sources: Sequence[str]) -> tuple[list, list[str]]:

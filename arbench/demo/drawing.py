@@ -12,23 +12,19 @@ from datetime import datetime, timezone
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from arbench.demo.choices import Wish, settings_for
 from arbench.machine.hardware import describe_hardware, versions
 from arbench.machine.timing import PhaseTimer
-from arbench.protocols import Schedule, Step
+from arbench.protocols import Step
 from arbench.report.record import PHASES, Record, new_record
 from arbench.runs.memory import is_out_of_memory
 from arbench.runs.models import Parts
 from arbench.runs.pipeline import Pipeline
+from arbench.runs.watching import blank_tokens, partial_images, schedule_of
 from arbench.sampling.canvas import Canvas
-from arbench.sampling.noise import ImageNoise
-from arbench.sampling.schedules import make_schedule
-from arbench.settings import Guidance
 
-GREY = 128  # what stands where no token is revealed
 EXCLUDED = "loading, and decoding and showing what is revealed on the way"
 COLD = "; no warm-up draw before"  # a first drawing is slower
 MOST_FRAMES = 64  # of one drawing; of a longer one every other step is shown, or every fourth …
@@ -82,23 +78,6 @@ class Watch:
         )
 
 
-def partial_images(pipeline: Pipeline, canvas: Canvas) -> np.ndarray:
-    """The tokens so far decoded to (B, H, W, 3) uint8; the places that are hidden are grey."""
-    images = pipeline.decode(canvas.tokens)
-    hidden = canvas.hidden.unflatten(1, canvas.grid)[:, None].float()
-    cells = torch.nn.functional.interpolate(hidden, size=images.shape[1:3], mode="nearest")[:, 0].bool()
-    images[cells.cpu().numpy()] = GREY
-    return images
-
-
-def blank_tokens(parts: Parts) -> Tensor:
-    """The tokens of one grey image, as the generator would draw it."""
-    weight = next(parts.generator.parameters())
-    side = parts.decoded_size
-    with torch.inference_mode():
-        return parts.tokenizer.encode(torch.zeros(1, 3, side, side, device=parts.device)).to(weight.device)
-
-
 def draw(parts: Parts, wish: Wish, *, warm: bool = False) -> Iterator[Frame]:
     """The frames of one model's images; the last one is whole and has the record.
 
@@ -121,12 +100,6 @@ def draw(parts: Parts, wish: Wish, *, warm: bool = False) -> Iterator[Frame]:
     watch = Watch(canvas, pipeline, parts.model, len(schedule_of(parts, settings)))
     yield watch.frame()
     yield from _in_a_thread(watch, dataclasses.replace(pipeline, observe=watch), parts, warm)
-
-
-def schedule_of(parts: Parts, settings: Guidance) -> Schedule:
-    """The schedule of one image under `settings`."""
-    label = torch.zeros(1, dtype=torch.int64, device=parts.device)
-    return make_schedule(parts.generator, settings, ImageNoise(0, label), label)
 
 
 def _in_a_thread(watch: Watch, pipeline: Pipeline, parts: Parts, warm: bool) -> Iterator[Frame]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from arbench.generators.methods import methods
 from arbench.machine.files import write_whole
 from arbench.report.comparison import draw_comparison
+from arbench.report.films import film_figures
 from arbench.report.formats import table_element
 from arbench.report.page import page
 from arbench.report.plots import plot_records
@@ -31,10 +32,11 @@ GRID_FILE = "grid.png"
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One record and, where its run folder is there, the file of its sample grid."""
+    """One record and, where they are in its run folder, the files of its sample grid and its film."""
 
     record: Record
     grid: Path | None = None
+    film: Path | None = None
 
 
 def write_report(
@@ -44,16 +46,18 @@ def write_report(
     *,
     intervals: bool = True,
     floor: tuple[float, float] | None = None,
+    films: Sequence[Path] = (),
 ) -> Path:
-    """Write the page on `entries`; returns its path. Raises ValueError where there are none.
+    """Write the page on `entries`; returns its path. Raises ValueError where there are none, or a film is no GIF.
 
-    `floor` is the band of FIDs that real images have.
+    `floor` is the band of FIDs that real images have; `films` stand before those of the entries.
     """
     records = [entry.record for entry in entries]
     sections = [
         _section("Results", _wide(_to_read(records_table(records, intervals=intervals)))),
         _section("Speed and accuracy", "\n".join(_curves(records, intervals, floor))),
         _section("Samples", _grids(entries)),
+        _section("Images as they form", film_figures(_films(entries, films))),
         _section("Where the time goes", _wide(_phase_table(records))),
         _section("How the scores were made", _wide(_protocol_table(records))),
         _section("What was run", _wide(_settings_table(records)) + _links(records)),
@@ -169,6 +173,12 @@ def _grids(entries: Sequence[Entry]) -> str:
         picture = f'<img alt="sample grid of {caption}" src="data:image/png;base64,{data}">'
         figures.append(f"<figure>{picture}<figcaption>{caption}</figcaption></figure>")
     return f'<div class="grids">{"".join(figures)}</div>' if figures else ""
+
+
+def _films(entries: Sequence[Entry], named: Sequence[Path]) -> list[tuple[Path, str]]:
+    names = _names([entry.record for entry in entries])
+    found = [(entry.film, name) for entry, name in zip(entries, names, strict=True) if entry.film is not None]
+    return [*((file, file.name) for file in named), *found]
 
 
 def _phase_table(records: Sequence[Record]) -> Table | None:

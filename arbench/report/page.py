@@ -25,6 +25,7 @@ td small { color: var(--quiet); font-size: .75rem; font-weight: normal; }
 td.text { white-space: normal; min-width: 11rem; } strong { color: var(--best); }
 figure { margin: 1rem 0; } figure.curve { display: inline-block; width: 32rem; max-width: 100%; }
 figure img { max-width: 100%; height: auto; } figure.curve img { background: #ffffff; border-radius: .4rem; }
+div.films { display: flex; flex-wrap: wrap; gap: 1.2rem; }
 div.grids { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr)); gap: 1.2rem; }
 @media (max-width: 40rem) {
   body { margin: 1rem auto; padding: 0 .75rem; font-size: 15px; } table { font-size: .8rem; }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,10 +44,7 @@ def compare(
     at its default setting; comparison.md has every point of the curves. None on any process but the first. Raises
     ValueError for a setting that belongs to one method.
     """
-    for name in asked:
-        if name in (*OWN, *all_settings()):
-            option = name.replace("_", "-")
-            raise ValueError(f"--{option} belongs to one method; expected --method all without it, or one --method")
+    refuse_own(asked)
     sets = [(point, number) for point in points() for number in range(point.method.compared_sets)]
     sets.sort(key=lambda drawn: (not drawn[0].is_default, drawn[1]))  # every method's first row first
     resume = IF_STARTED if asked.get("resume") else False
@@ -63,13 +60,25 @@ def compare(
     return table, draw([record for _, record in records], Path(asked.get("out") or DEFAULT_OUT))
 
 
+def refuse_own(asked: Iterable[str]) -> None:
+    """Raise ValueError where something is `asked` that belongs to one method."""
+    for name in asked:
+        if name in (*OWN, *all_settings()):
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} belongs to one method; expected --method all without it, or one --method")
+
+
+def compared_methods() -> list[Method]:
+    """The methods that a comparison is of, in the order of listings."""
+    return [method for method in methods().values() if method.compared is not None]
+
+
 def points() -> list[Point]:
     """The points of a comparison, method by method: the default where it is one, then the settings beside it."""
     found = []
-    for method in methods().values():
-        if method.compared is not None:
-            settings = [*([{}] if method.compared_default else []), *variants(method)]
-            found += [Point(method=method, setting=setting, is_default=not setting) for setting in settings]
+    for method in compared_methods():
+        settings = [*([{}] if method.compared_default else []), *variants(method)]
+        found += [Point(method=method, setting=setting, is_default=not setting) for setting in settings]
     return found
 
 

@@ -36,18 +36,19 @@ MOST_ROWS = MOST_COLUMNS = 10
 PAPER, INK = (255, 255, 255), (40, 40, 40)
 
 
-def draw_grid(rows: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
+def draw_grid(rows: Sequence[tuple[str, np.ndarray]], cell: int | None = None) -> np.ndarray:
     """One picture (H, W, 3) uint8 of `rows` of (caption, images (n, h, w, 3) uint8); all images have one size.
 
-    A row a class with its name beside it; where every class has a single image, tiles with their names below.
+    A row a class with its name beside it; where every class has a single image, tiles with their names below. Images
+    are shown at `cell` pixels a side, or as `cell_size` says.
     """
+    cell = cell_size(rows[0][1].shape[1]) if cell is None else cell
     if all(len(images) == 1 for _, images in rows):
-        return _draw_tiles([(caption, images[0]) for caption, images in rows])
-    return _draw_rows(rows)
+        return _draw_tiles([(caption, images[0]) for caption, images in rows], cell)
+    return _draw_rows(rows, cell)
 
 
-def _draw_rows(rows: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
-    cell = cell_size(rows[0][1].shape[1])
+def _draw_rows(rows: Sequence[tuple[str, np.ndarray]], cell: int) -> np.ndarray:
     font = caption_font(cell)
     pictures = max(len(images) for _, images in rows) * (cell + GAP) - GAP
     room = max(cell, pictures // 2)  # at most a third of the grid is caption
@@ -64,9 +65,8 @@ def _draw_rows(rows: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
     return np.asarray(page)
 
 
-def _draw_tiles(tiles: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
+def _draw_tiles(tiles: Sequence[tuple[str, np.ndarray]], cell: int) -> np.ndarray:
     """Tiles of (caption, image (h, w, 3) uint8), about as many down as across, at least four across where there are."""
-    cell = cell_size(tiles[0][1].shape[0])
     font = caption_font(cell)
     down = -(-len(tiles) // max(FEWEST_ACROSS, math.isqrt(len(tiles) - 1) + 1))
     across = -(-len(tiles) // down)

@@ -1,0 +1,40 @@
+"""Images as they form: what is revealed so far, decoded."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from arbench.protocols import Schedule
+from arbench.runs.models import Parts
+from arbench.runs.pipeline import Pipeline
+from arbench.sampling.canvas import Canvas
+from arbench.sampling.noise import ImageNoise
+from arbench.sampling.schedules import make_schedule
+from arbench.settings import Guidance
+
+GREY = 128  # what stands where no token is revealed
+
+
+def partial_images(pipeline: Pipeline, canvas: Canvas) -> np.ndarray:
+    """The tokens so far decoded to (B, H, W, 3) uint8; the places that are hidden are grey."""
+    images = pipeline.decode(canvas.tokens)
+    hidden = canvas.hidden.unflatten(1, canvas.grid)[:, None].float()
+    cells = torch.nn.functional.interpolate(hidden, size=images.shape[1:3], mode="nearest")[:, 0].bool()
+    images[cells.cpu().numpy()] = GREY
+    return images
+
+
+def blank_tokens(parts: Parts) -> Tensor:
+    """The tokens of one grey image, as the generator would draw it."""
+    weight = next(parts.generator.parameters())
+    side = parts.decoded_size
+    with torch.inference_mode():
+        return parts.tokenizer.encode(torch.zeros(1, 3, side, side, device=parts.device)).to(weight.device)
+
+
+def schedule_of(parts: Parts, settings: Guidance) -> Schedule:
+    """The schedule of one image under `settings`."""
+    label = torch.zeros(1, dtype=torch.int64, device=parts.device)
+    return make_schedule(parts.generator, settings, ImageNoise(0, label), label)
