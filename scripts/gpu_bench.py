@@ -19,7 +19,7 @@ import torch
 
 from arbench.bench.generation import bench_generation
 from arbench.machine.files import write_whole
-from arbench.machine.hardware import describe_hardware, resolve_device, resolve_dtype, versions
+from arbench.machine.hardware import describe_hardware, resolve_device, versions
 from arbench.runs.models import RANDOM, load_parts
 
 FOLDER = Path(__file__).resolve().parent.parent / "results" / "records" / "gpu"
@@ -79,7 +79,7 @@ def measure(row: Row, device: torch.device, dtype: str, engines: tuple[str, ...]
         weights=RANDOM,
         tokenizer_weights=RANDOM,
         device=device,
-        dtype=resolve_dtype(dtype),
+        dtype=dtype,
         sampling=dict(row.sampling),
     )
     found: dict[str, Any] = {}

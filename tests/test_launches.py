@@ -9,8 +9,9 @@ import torch
 from conftest import make_generator
 
 from arbench.bench.baselines import Beside
-from arbench.bench.launches import Launches, count_launches, pretend
+from arbench.bench.launches import BFLOAT16, Launches, count_launches, pretend
 from arbench.generators.methods import presets
+from arbench.machine.precision import Precision
 from arbench.sampling.algorithm import draw_steps
 from arbench.sampling.noise import ImageNoise
 from arbench.sampling.schedules import sequential_sizes
@@ -54,7 +55,7 @@ def test_steps_of_one_shape_are_all_alike(name, head):
     settings = resolve_settings(generator, {"cfg_scale": 2.0, **({"head_steps": 3} if head == "diffusion" else {})})
     whole = Launches()
     labels = torch.zeros(2, dtype=torch.int64, device="meta")
-    pretended = pretend(generator, torch.bfloat16)
+    pretended = pretend(generator, BFLOAT16)
     with torch.inference_mode(), whole:
         draw_steps(pretended, labels, settings, ImageNoise(0, labels), whole)
     operations: Counter[str] = Counter()
@@ -74,7 +75,7 @@ def test_copies_and_waits_are_found():
     count, labels = Launches(), torch.zeros(2, dtype=torch.int64, device="meta")
     settings = resolve_settings(generator, {})
     steps = sequential_sizes(16, 4, 4)
-    clumsy = Clumsy(pretend(generator, torch.float32))
+    clumsy = Clumsy(pretend(generator, Precision()))
     with torch.inference_mode(), count:
         draw_steps(clumsy, labels, settings, ImageNoise(0, labels), count)
     assert {phase: number for (phase, _), number in count.copies.items()}["generator"] == len(steps)
@@ -89,7 +90,7 @@ def test_a_wait_for_values_is_found():
             super().reveal(state, step, tokens)
 
     generator.__class__ = Waiting
-    found = pretend(generator, torch.float32)
+    found = pretend(generator, Precision())
     found.__class__ = Waiting
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("arbench.bench.launches.pretend", lambda *given: found)

@@ -20,6 +20,7 @@ from arbench.bench.measure import Timing, summary, time_alternately, time_batch
 from arbench.generators.methods import presets
 from arbench.machine.hardware import describe_hardware, versions
 from arbench.machine.peak import device_peak
+from arbench.machine.precision import precision_of
 from arbench.machine.timing import PhaseTimer
 from arbench.machine.work import Peak
 from arbench.protocols import Generator
@@ -107,7 +108,7 @@ def bench_generation(
     if compare and not find_rivals(parts.generator):
         raise ValueError(f"model {parts.model!r} has neither a diffusion head nor a KV cache; expected no --compare")
     settings = parts.settings
-    bounds = Bounds(generator=device_peak(parts.device, dtype_of(parts.generator)), decoder=decoder_peak(parts))
+    bounds = Bounds(generator=device_peak(parts.device, parts.precision.products), decoder=decoder_peak(parts))
     chosen = engine_name(engine, parts.generator)
     measured = {}
     for size in sorted({1, batch}):
@@ -133,7 +134,7 @@ def describe_launches(parts: Parts, batch_size: int, work: Roofline | None, boun
     `launch_seconds` is the host's, at `LAUNCH_SECONDS` a launch; the forecast holds it against the floor of this device
     and is None on a CPU, which launches nothing, and where the floor is unknown.
     """
-    count = count_launches(parts.generator, parts.settings, batch_size, dtype_of(parts.generator))
+    count = count_launches(parts.generator, parts.settings, batch_size, parts.precision)
     forecast = None
     if parts.device.type == "cuda" and work is not None and bounds.generator is not None:
         floor = work.floor(bounds.generator, bounds.decoder)
@@ -160,13 +161,11 @@ def choose_batch(parts: Parts, asked: int | str | None) -> int:
     return automatic_batch(estimate, parts.device, LARGEST_BATCH[parts.device.type])
 
 
-def dtype_of(part: object) -> torch.dtype:
-    """The dtype a model runs in; float32 for a tokenizer that is no module."""
-    return next(part.parameters()).dtype if isinstance(part, torch.nn.Module) else torch.float32
-
-
 def decoder_peak(parts: Parts) -> Peak | None:
-    return device_peak(parts.device, dtype_of(parts.tokenizer))
+    """That of its dtype; of float32 for a tokenizer that is no module."""
+    tokenizer: object = parts.tokenizer
+    dtype = precision_of(tokenizer).products if isinstance(tokenizer, torch.nn.Module) else torch.float32
+    return device_peak(parts.device, dtype)
 
 
 def make_draw(parts: Parts, batch_size: int, seed: int, engine: str = "eager") -> Callable[[PhaseTimer], object]:
@@ -221,9 +220,8 @@ def make_generation(parts: Parts, generator: Generator, batch_size: int, seed: i
 
 def describe(parts: Parts, work: Roofline | None, steps: int, bounds: Bounds, seed: int) -> dict[str, Any]:
     """What was measured, on what, and its operations."""
-    dtype = dtype_of(parts.generator)
     own = parts.preset.sampling if parts.preset else {}
-    tier = find_tier(parts.sampling, parts.generator.sampling_type, own, dtype)
+    tier = find_tier(parts.sampling, parts.generator.sampling_type, own, parts.precision.products)
     peak = bounds.generator
     return {
         "benchmark": "generation",
@@ -241,7 +239,7 @@ def describe(parts: Parts, work: Roofline | None, steps: int, bounds: Bounds, se
         "flops_per_image": work and work.flops_per_image,
         "flops_per_image_by_phase": work and {name: work.phase_flops(name) for name in work.phases},
         "peak": peak and {"flops_per_second": peak.flops, "bytes_per_second": peak.bandwidth, "source": peak.source},
-        "hardware": {**describe_hardware(parts.device), "dtype": str(dtype).removeprefix("torch.")},
+        "hardware": {**describe_hardware(parts.device), "dtype": parts.precision.name},
         "versions": versions(),
         "includes": INCLUDES,
         "excludes": EXCLUDES,

@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from arbench.bench.baselines import Beside
 from arbench.generators.methods import get_method
 from arbench.heads.diffusion import PreparedHead
+from arbench.machine.precision import Precision, set_precision
 from arbench.protocols import Generator, Step
 from arbench.sampling.algorithm import draw_steps
 from arbench.sampling.noise import ImageNoise
@@ -35,6 +36,7 @@ FREE = (
 )
 COPIES = ("aten._to_copy", "aten.copy_", "aten.to.")
 DEVICE = "meta"
+BFLOAT16 = Precision.of("bfloat16")
 
 
 @cache
@@ -185,16 +187,16 @@ class LaunchCount:
 
 
 def count_launches(
-    generator: Generator, settings: Guidance, batch_size: int, dtype: torch.dtype = torch.bfloat16
+    generator: Generator, settings: Guidance, batch_size: int, precision: Precision = BFLOAT16
 ) -> LaunchCount:
-    """What a batch of `generator` (any device, meta too) launches on a CUDA device under `settings`, in `dtype`.
+    """What a batch of `generator` (any device, meta too) launches on a CUDA device under `settings`, in `precision`.
 
     The eager sampler is counted, decoding left out. What waits for the device, because it asks for values, ends the
     count: `waits` is 1 then.
     """
     count, waits = Launches(), 0
     with torch.inference_mode():
-        pretended = pretend(generator, dtype)
+        pretended = pretend(generator, precision)
         labels = torch.zeros(batch_size, dtype=torch.int64, device=DEVICE)
         try:
             with count:
@@ -219,9 +221,9 @@ def count_launches(
     )
 
 
-def pretend(generator: Generator, dtype: torch.dtype) -> Generator:
+def pretend(generator: Generator, precision: Precision) -> Generator:
     """A generator of the same shape whose tensors have no values."""
     with torch.device(DEVICE):
         model = get_method(generator.method).model(generator.config)
-    model.to(dtype=dtype)
+    set_precision(model, precision)
     return model.eval()

@@ -66,7 +66,7 @@ def bench(
     out: Out = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
-    dtype: options.Dtype = "float32",
+    dtype: options.Precision = "auto",
     engine: options.Engine = "auto",
 ) -> None:
     """Time generator, head and decoder at batch 1 and at --batch-size; a tokenizer alone with --tokenizer alone.
@@ -143,7 +143,7 @@ def time_tokenizer(name: str, batch: int | str | None, chosen: dict[str, Any]) -
         image_size=native_size(name),
         batch_size=batch or 1,
         device=chosen.get("device", "auto"),
-        dtype=resolve_dtype(chosen.get("dtype", "float32")),
+        dtype=resolve_dtype("float32" if chosen.get("dtype", "auto") == "auto" else chosen["dtype"]),
         repeats=chosen.get("repeats", DEFAULT_REPEATS),
     )
     print(render_tokenizer(result))
@@ -153,13 +153,12 @@ def time_tokenizer(name: str, batch: int | str | None, chosen: dict[str, Any]) -
 def load_for_speed(chosen: dict[str, Any]) -> Parts:
     """The models of the given options; whatever weights are missing are random."""
     from arbench.bench.generation import tokenizer_weights_or_random, weights_or_random
-    from arbench.machine.hardware import resolve_device, resolve_dtype
+    from arbench.machine.hardware import resolve_device
     from arbench.runs.models import choose_model, load_parts
     from arbench.weights.provenance import read_provenance
 
     told = read_provenance(chosen.get("weights"))
     model, tokenizer = choose_model(chosen.get("method"), chosen.get("model"), told), chosen.get("tokenizer")
-    device, dtype = resolve_device(chosen.get("device", "auto")), resolve_dtype(chosen.get("dtype", "float32"))
     return load_parts(
         chosen.get("method"),
         model if told is None else chosen.get("model"),
@@ -167,7 +166,7 @@ def load_for_speed(chosen: dict[str, Any]) -> Parts:
         weights=chosen.get("weights") or weights_or_random(model),
         tokenizer_weights=chosen.get("tokenizer_weights") or tokenizer_weights_or_random(tokenizer, model, told),
         which=chosen.get("which", "ema"),
-        device=device,
-        dtype=dtype,
+        device=resolve_device(chosen.get("device", "auto")),
+        dtype=chosen.get("dtype", "auto"),
         sampling=options.sampling_of(chosen),
     )

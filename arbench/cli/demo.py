@@ -23,16 +23,16 @@ def register(app: typer.Typer) -> None:
     app.command("demo", epilog=EXAMPLES)(demo)
 
 
-def demo(port: Port = None, device: options.Device = "auto", dtype: options.Dtype = "float32") -> None:
+def demo(port: Port = None, device: options.Device = "auto", dtype: options.Precision = "auto") -> None:
     """Open a page on 127.0.0.1 that draws with every model whose weights are here; pip install 'arbench[demo]'."""
     from arbench.demo.app import HOST, build_server, open_port, require_gradio, serve
 
     require_gradio()
 
     from arbench.demo.studio import Studio
-    from arbench.machine.hardware import resolve_device, resolve_dtype
+    from arbench.machine.hardware import resolve_device
 
-    studio = Studio(resolve_device(device), resolve_dtype(dtype))
+    studio = Studio(resolve_device(device), dtype)
     with open_port(port) as listener:
         server = build_server(studio)
         print(f"arbench demo: http://{HOST}:{listener.getsockname()[1]} (Ctrl-C ends it)", flush=True)

@@ -27,6 +27,14 @@ NumImages = Annotated[Optional[int], typer.Option("--num-images", help="How many
 BatchSize = Annotated[Optional[str], typer.Option("--batch-size", help="Images a batch: a number or 'auto'.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16, float16 or float64.")]
+Precision = Annotated[
+    str,
+    typer.Option(
+        "--dtype",
+        help="auto (float32; on CUDA what the release is evaluated in), float32, bfloat16, float16, float64, "
+        "mixed-float16 or mixed-bfloat16 (half precision in products alone).",
+    ),
+]
 Engine = Annotated[str, typer.Option("--engine", help="auto, eager or graph (CUDA graphs): speed, not images.")]
 Seed = Annotated[int, typer.Option("--seed", help="Image i is a function of (seed, i) alone.")]
 Out = Annotated[Optional[Path], typer.Option("--out", "-o", help="Where to write.")]

@@ -73,7 +73,7 @@ def run(
     resume: options.Resume = False,
     batch_size: options.BatchSize = None,
     device: options.Device = "auto",
-    dtype: options.Dtype = "float32",
+    dtype: options.Precision = "auto",
     engine: options.Engine = "auto",
     evaluate: Evaluate = True,
     reference: options.Reference = None,

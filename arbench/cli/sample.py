@@ -67,7 +67,7 @@ def sample(
     out: Target = None,
     batch_size: options.BatchSize = None,
     device: options.Device = "auto",
-    dtype: options.Dtype = "float32",
+    dtype: options.Precision = "auto",
     engine: options.Engine = "auto",
     film: Film = None,
     film_pictures: Pictures = DEFAULT_PICTURES,
@@ -119,13 +119,13 @@ def load_asked(asked: Mapping[str, Any], sampling: Mapping[str, Any]) -> Parts:
 
     Raises ValueError or OSError as `load_parts` does.
     """
-    from arbench.machine.hardware import resolve_device, resolve_dtype
+    from arbench.machine.hardware import resolve_device
     from arbench.runs.models import load_parts
 
     return load_parts(
         **{name: asked[name] for name in ("method", *PARTS) if name in asked},
         device=resolve_device(asked.get("device", "auto")),
-        dtype=resolve_dtype(asked.get("dtype", "float32")),
+        dtype=asked.get("dtype", "auto"),
         sampling=sampling,
     )
 

@@ -172,7 +172,7 @@ def make_record(parts: Parts, pipeline: Pipeline, phases: dict[str, float], warm
         },
         hardware={
             **describe_hardware(parts.device),
-            "dtype": str(next(parts.generator.parameters()).dtype).removeprefix("torch."),
+            "dtype": parts.precision.name,
         },
         versions=versions(),
         source={"kind": "measured", "date": datetime.now(timezone.utc).isoformat(timespec="seconds")},

@@ -12,6 +12,7 @@ from arbench.demo.drawing import Frame, draw
 from arbench.demo.page import gallery, protocol
 from arbench.generators.methods import get_preset
 from arbench.images import imagenet
+from arbench.machine.precision import AUTO
 from arbench.runs.models import Parts, load_parts
 
 FILM_SECONDS = 2.5  # how long a drawing in slow motion takes at least
@@ -21,7 +22,7 @@ IMAGENET_CLASSES = (207, 360, 388, 113, 355, 980, 323, 979)  # MAR's and LlamaGe
 class Studio:
     """The models that are here, loaded when they are first asked for."""
 
-    def __init__(self, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, device: torch.device, dtype: str = AUTO) -> None:
         """Raises ValueError where no model has its weights on this machine."""
         self.device, self.dtype = device, dtype
         self.models = models_here()

@@ -111,6 +111,8 @@ class Method:
     cards: tuple[WeightsCard, ...] = ()
     borrows: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # methods whose files fit, where config is
 
+    precision: str = "float32"  # that its release is evaluated in on a GPU (`arbench.machine.precision`)
+
     recipe: TrainConfig | None = None  # the paper's, for one's own data
     digits_recipe: TrainConfig | None = None  # of its preset on the digits
 
@@ -137,6 +139,10 @@ class Method:
             object.__setattr__(self, "label", self.name.upper())
         if not self.family:
             object.__setattr__(self, "family", self.label)
+
+    def evaluated_in(self, preset: Preset | None) -> str:
+        """The precision in which `preset` is evaluated on a GPU; the digits' were evaluated in float32, all of them."""
+        return "float32" if preset is not None and preset.data == DIGITS else self.precision
 
     @property
     def default_preset(self) -> Preset | None:

@@ -14,6 +14,7 @@ from arbench.heads.schedule import Diffusion
 from arbench.heads.solvers import SOLVERS, Row, Solver, run_solver
 from arbench.heads.variational import noise_and_variance_loss
 from arbench.machine.fused import Region
+from arbench.machine.precision import into_stream
 from arbench.protocols import Noise
 from arbench.settings import DiffusionSampling
 
@@ -120,7 +121,7 @@ class DenoisingMLP(nn.Module):
     @Region
     def denoise(self, x: Tensor, modulations: Sequence[Modulation]) -> Tensor:
         """(M, C) and `modulations(t, z)` -> (M, 2C)."""
-        hidden = self.input_proj(x)
+        hidden = into_stream(self.input_proj, x)
         for block, modulation in zip(self.res_blocks, modulations[:-1], strict=True):
             hidden = block(hidden, modulation)
         return self.final_layer(hidden, modulations[-1])

@@ -10,6 +10,7 @@ from torch import nn
 from arbench.heads.categorical import CategoricalHead
 from arbench.heads.diffusion import TIME_CHANNELS, DiffusionHead, respaced
 from arbench.heads.solvers import SOLVERS
+from arbench.machine.precision import precision_of
 from arbench.machine.work import PlannedStep, Work
 from arbench.protocols import Generator
 from arbench.settings import DiffusionSampling
@@ -60,5 +61,5 @@ def num_visited(settings: DiffusionSampling) -> int:
 
 
 def item_size(module: Generator | nn.Module) -> int:
-    """Bytes of one weight."""
-    return next(iter(module.parameters())).element_size()
+    """Bytes of one weight of a matrix product."""
+    return precision_of(module).products.itemsize

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from arbench.generators.methods import get_preset
-from arbench.machine.hardware import resolve_dtype
+from arbench.generators.methods import get_method, get_preset
 from arbench.machine.peak import gpu_peak
+from arbench.machine.precision import precision_of, resolve_precision, set_precision
 from arbench.registry import tokenizer_entry_points
 from arbench.runs.memory import estimate_memory
 from arbench.runs.roofline import latent_size, roofline
@@ -59,7 +59,7 @@ def estimate_cost(
     settings = resolve_settings(generator, sampling)
     decoder = _decoder(tokenizer) if tokenizer else None
     bound = roofline(generator, settings, decoder, batch_size=batch_size)
-    peak = gpu_peak(DEVICE, resolve_dtype(dtype))
+    peak = gpu_peak(DEVICE, precision_of(generator).products)
     assert peak is not None
     side = get_preset(model).image_size if decoder is None else latent_size(generator)[0] * decoder.downsample
     memory = estimate_memory(generator, decoder, side)
@@ -73,7 +73,11 @@ def estimate_cost(
 @cache
 def _generator(model: str, config: str, dtype: str) -> Any:
     """The generator without values; `config` is JSON, so that rows of one shape share it."""
-    return load_generator(model, weights="random", device="meta", dtype=resolve_dtype(dtype), **json.loads(config))
+    preset = get_preset(model)
+    generator = load_generator(model, weights="random", device="meta", **json.loads(config))
+    own = get_method(preset.method).evaluated_in(preset)
+    set_precision(generator, resolve_precision(dtype, torch.device("cuda"), own))
+    return generator
 
 
 @cache

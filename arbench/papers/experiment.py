@@ -74,7 +74,7 @@ class Row:
     labels: Annotated[str, Limits(choices=("balanced", "random"), called="label mode")] = "balanced"
     num_images: Count = 50_000
     batch_size: Count | None = None
-    dtype: str = "bfloat16"
+    dtype: str = "auto"
     seeds: tuple[Seed, ...] = (0,)
     metrics: tuple[str, ...] = ("fid", "is", "precision", "recall")
     protocol: EvaluationProtocol = field(default_factory=EvaluationProtocol)

@@ -35,7 +35,7 @@ def run(**request: Any) -> RunRecord:
     `which` ("ema", "raw"), `config` and `tokenizer_config` (fields of the models' configurations). `num_images` (500)
     are asked for `labels`, or for classes by `label_mode` ("balanced", "random"), from `seed`. `out` ("runs") is where
     the run folder goes, `resume` continues it. `batch_size` is a number or "auto", fixed when the run starts; `device`,
-    `dtype`, `engine` ("auto", "eager", "graph") are names.
+    `dtype` ("auto": float32, on CUDA what the release is evaluated in), `engine` ("auto", "eager", "graph") are names.
     `reference`, `extractor`, `metrics`, `inception_weights` are those of `arbench.evaluate`;
     `evaluate=False` only samples; `on_the_fly` lets every process extract features while it samples, not the first one
     afterwards; `export_npz` also writes samples.npz. Every other keyword is a sampling setting (`num_iter` …).

@@ -15,6 +15,7 @@ from arbench.generators.methods import get_method, get_preset, method_by_module,
 from arbench.generators.spec import Method, Preset
 from arbench.images import imagenet
 from arbench.machine.files import file_sha256
+from arbench.machine.precision import AUTO, Precision, precision_of, resolve_precision, set_precision
 from arbench.protocols import Generator, Tokenizer
 from arbench.registry import unknown_name
 from arbench.settings import Guidance, resolve_settings, warn_of_last_timesteps
@@ -74,6 +75,11 @@ class Parts:
                 )
 
     @property
+    def precision(self) -> Precision:
+        """What the generator computes in."""
+        return precision_of(self.generator)
+
+    @property
     def sampling(self) -> dict[str, Any]:
         """The settings by name, as records hold them."""
         return dataclasses.asdict(self.settings)
@@ -127,20 +133,22 @@ def load_parts(
     tokenizer_weights: str | Path | None = None,
     which: str = "ema",
     device: torch.device,
-    dtype: torch.dtype = torch.float32,
+    dtype: str = AUTO,
     config: Mapping[str, Any] | None = None,
     tokenizer_config: Mapping[str, Any] | None = None,
     sampling: Mapping[str, Any] | None = None,
 ) -> Parts:
     """Load both models, resolve the sampling settings (given, else the preset's, else the defaults) and check the fit.
 
-    The tokenizer decodes in float32 unless `dtype` is float64: half precision shows in the images and saves little.
+    `dtype` is the generator's precision by name, "auto" that which its release is evaluated in. The tokenizer decodes
+    in float32 unless it is float64: half precision shows in the images and saves little.
     Raises ValueError or OSError for unknown names, missing or broken files, settings out of range and a tokenizer that
     does not fit the generator.
     """
     chosen = choose_files(method, model, tokenizer, weights, tokenizer_weights, dict(tokenizer_config or {}))
+    precision = resolve_precision(dtype, device, chosen.method.evaluated_in(chosen.preset))
     stamps = {file: file_stamp(file) for file in chosen.files}
-    generator, decoder = _load_both(chosen, which, device, dtype, config or {})
+    generator, decoder = _load_both(chosen, which, device, precision, config or {})
     # The settings of the run become the generator's own, so that they hold, and are warned of once.
     settings = resolve_settings(generator, sampling or {})
     warn_of_last_timesteps(generator, settings)
@@ -177,6 +185,11 @@ class Chosen:
     tokenizer: str
     tokenizer_weights: str | Path | None
     tokenizer_config: dict[str, Any]
+
+    @property
+    def method(self) -> Method:
+        """Of the model."""
+        return get_method(self.preset.method if self.preset else self.model)
 
     @property
     def files(self) -> list[Path]:
@@ -226,16 +239,17 @@ def choose_files(
 
 
 def _load_both(
-    chosen: Chosen, which: str, device: torch.device, dtype: torch.dtype, config: Mapping[str, Any]
+    chosen: Chosen, which: str, device: torch.device, precision: Precision, config: Mapping[str, Any]
 ) -> tuple[Generator, Tokenizer]:
     """The two models; ValueError where the generator was trained on the tokens of another tokenizer."""
     name, settings = chosen.tokenizer, chosen.tokenizer_config
-    decode_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    decode_dtype = torch.promote_types(precision.kept, torch.float32)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_WEIGHTS_SEED)
         generator = load_generator(
-            chosen.model, weights=chosen.weights, which=which, device=device, dtype=dtype, **config
+            chosen.model, weights=chosen.weights, which=which, device=device, dtype=precision.kept, **config
         )
+        set_precision(generator, precision)
         torch.manual_seed(RANDOM_WEIGHTS_SEED)
         decoder = load_tokenizer(name, weights=chosen.tokenizer_weights, device=device, dtype=decode_dtype, **settings)
     generator.eval()

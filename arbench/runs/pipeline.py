@@ -14,6 +14,7 @@ from torch import Tensor
 
 from arbench.images.pixels import check_finite, resize_bicubic, to_uint8
 from arbench.machine.hardware import exact_float32
+from arbench.machine.precision import precision_of
 from arbench.protocols import Generator, Timer, Tokenizer
 from arbench.runs.folder import RunFolder
 from arbench.runs.memory import is_out_of_memory
@@ -56,9 +57,8 @@ class Pipeline:
         A generator in float32 runs without TF32, decoder included: another batch or device then changes an image by
         rounding only. One in half precision is not exact anyway, and keeps the speed.
         """
-        is_exact = next(self.generator.parameters()).dtype in (torch.float32, torch.float64)
         padding = [image_ids[-1]] * (0 if batch_size is None else batch_size - len(image_ids))
-        with exact_float32(self.device) if is_exact else nullcontext():
+        with exact_float32(self.device) if precision_of(self.generator).is_exact else nullcontext():
             return self._draw([*image_ids, *padding], timer)[: len(image_ids)]
 
     def _draw(self, image_ids: Sequence[int], timer: Timer) -> np.ndarray:

@@ -20,6 +20,7 @@ from arbench.runs.folder import RunFolder
 from arbench.runs.models import Parts
 from arbench.runs.request import PreparedRun
 from arbench.runs.roofline import roofline
+from arbench.runs.tiers import find_tier
 from arbench.sampling.engine import engine_name
 
 EXCLUDED = "loading, a warm-up draw, padding of batches that are not full, writing images, evaluation"
@@ -98,7 +99,12 @@ def make_record(job: PreparedRun, folder: RunFolder, scores: dict[str, Any]) -> 
         metrics={name: value for name, value in scores.items() if name not in (PROTOCOL, OTHERS)},
         metric_protocol=scores.get(PROTOCOL, {}),
         other_extractors=scores.get(OTHERS, {}),
-        speed={**speed(folder), "steps": job.steps, "flops_per_image": flops_per_image(parts)},
+        speed={
+            **speed(folder),
+            "steps": job.steps,
+            "flops_per_image": flops_per_image(parts),
+            "tier": tier_of(parts),
+        },
         hardware={
             **describe_hardware(parts.device, job.mine.count),
             "dtype": images["dtype"],
@@ -107,6 +113,12 @@ def make_record(job: PreparedRun, folder: RunFolder, scores: dict[str, Any]) -> 
         versions={**versions(), **plug_in_versions(job, folder)},
         source=describe_source(job, folder),
     )
+
+
+def tier_of(parts: Parts) -> str:
+    """How far the images may be from those of the preset's own settings in float32."""
+    own = parts.preset.sampling if parts.preset else {}
+    return find_tier(parts.sampling, parts.generator.sampling_type, own, parts.precision.products)
 
 
 def plug_in_versions(job: PreparedRun, folder: RunFolder) -> dict[str, str]:

@@ -17,7 +17,7 @@ from arbench.evaluation.table import METRICS
 from arbench.generators.methods import all_settings
 from arbench.generators.spec import DIGITS
 from arbench.machine.distributed import Processes, processes
-from arbench.machine.hardware import resolve_device, resolve_dtype
+from arbench.machine.hardware import resolve_device
 from arbench.runs.labels import make_labels
 from arbench.runs.models import Parts, load_parts
 from arbench.sampling.algorithm import check_labels
@@ -57,7 +57,7 @@ class RunRequest:
     out: str | Path = DEFAULT_OUT
     batch_size: BatchSize = AUTO
     device: str = AUTO
-    dtype: str = "float32"
+    dtype: str = AUTO  # a name of `arbench.machine.precision`
     engine: str = AUTO  # how it is computed, not what: no part of the folder's name
     resume: bool | str = False
     evaluate: bool = True
@@ -112,7 +112,7 @@ def prepare(request: RunRequest) -> PreparedRun:
         tokenizer_weights=request.tokenizer_weights,
         which=request.which,
         device=resolve_device(request.device, mine.local_rank),
-        dtype=resolve_dtype(request.dtype),
+        dtype=request.dtype,
         config=request.config,
         tokenizer_config=request.tokenizer_config,
         sampling=request.sampling,
@@ -151,7 +151,7 @@ def image_settings(request: RunRequest, parts: Parts) -> dict[str, Any]:
         "seed": request.seed,
         "num_images": request.num_images,
         "labels": request.label_mode if request.labels is None else list(request.labels),
-        "dtype": request.dtype,
+        "dtype": parts.precision.name,
         "image_size": parts.image_size,
     }
 

@@ -24,6 +24,7 @@ METHOD = Method(
     tiny={"width": 32, "depth": 2, "heads": 2, "num_classes": 5, "grid": 4, "vocab_size": 17},
     release=RELEASE,
     cards=CARDS,
+    precision="bfloat16",  # LlamaGen samples with all of its GPT in bf16
     recipe=RECIPE,
     digits_recipe=DIGITS_RECIPE,
     training_memory=lazy("arbench.generators.common.work:causal_training_memory"),

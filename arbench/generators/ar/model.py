@@ -18,6 +18,7 @@ from arbench.generators.common.config import as_grid, require
 from arbench.generators.common.tokens import drop_labels, patchify, take, unpatchify
 from arbench.heads.categorical import CategoricalHead
 from arbench.heads.diffusion import DiffusionHead
+from arbench.machine.precision import into_stream
 from arbench.settings import CategoricalSampling, DiffusionSampling
 
 
@@ -66,7 +67,7 @@ class AR(CausalBackbone):
         return torch.arange(self.num_tokens) if self.config.order == "raster" else None
 
     def embed_tokens(self, tokens: Tensor) -> Tensor:
-        return self.tok_embeddings(tokens) if self.kind == "discrete" else self.z_proj(tokens)
+        return self.tok_embeddings(tokens) if self.kind == "discrete" else into_stream(self.z_proj, tokens)
 
     def embed_targets(self, positions: Tensor) -> Tensor | None:
         return self.target_embeddings(positions) if self.config.order == "random" else None

@@ -23,6 +23,7 @@ METHOD = Method(
     tiny={"width": 32, "depth": 4, "heads": 2, "num_classes": 5, "grid": 4, "vocab_size": 17},
     release=RELEASE,
     cards=CARDS,
+    precision="bfloat16",  # all of it in bf16
     recipe=RECIPE,
     digits_recipe=DIGITS_RECIPE,
     training_memory=lazy("arbench.generators.common.work:causal_training_memory"),

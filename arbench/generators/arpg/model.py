@@ -188,7 +188,7 @@ class ARPG(nn.Module):
 
     def _empty_caches(self, rows: int) -> tuple[KVCache, KVCache]:
         shape = (rows, self.config.heads, self.num_tokens, self.config.width // self.config.heads)
-        like = self.norm.weight
+        like = self.layers.to_k.weight
         return KVCache(len(self.layers.self_dec), *shape, like), KVCache(1, *shape, like)
 
     def conditions(self, state: ARPGState, step: Step, guided: bool) -> tuple[Tensor, Tensor | None]:

@@ -176,13 +176,13 @@ class CausalBackbone(nn.Module):
         A `static` one is for CUDA graphs: its tensors stay where they are, and where it stands is a tensor.
         """
         rows = self.label_rows(labels, guided)
-        like = self.norm.weight
+        like, projection = self.norm.weight, cast("CausalBlock", self.layers[0]).attention.wqkv.weight
         shape = (len(self.layers), len(rows), self.heads, self.num_tokens, self.width // self.heads)
         return CausalState(
             labels=rows,
             order=reveal_order,
             places=reveal_order.repeat(len(rows) // len(labels), 1) + 1,
-            cache=(StaticKVCache if static else KVCache)(*shape, like) if self.kv_cache else None,
+            cache=(StaticKVCache if static else KVCache)(*shape, projection) if self.kv_cache else None,
             tokens=self.empty_tokens(len(labels), like),
             images=len(labels),
             rotary_table=self.rotary_table(like),

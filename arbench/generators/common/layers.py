@@ -237,7 +237,8 @@ class BidirectionalAttention(nn.Module):
         if queries is None:
             q, k, v = self.qkv(x).chunk(3, dim=-1)
         else:
-            width = x.shape[-1]
+            width, dtype = x.shape[-1], self.qkv.weight.dtype
+            queries, x = queries.to(dtype), x.to(dtype)  # half where only products are in half precision
             q = F.linear(queries, self.qkv.weight[:width], self.qkv.bias[:width])
             k, v = F.linear(x, self.qkv.weight[width:], self.qkv.bias[width:]).chunk(2, dim=-1)
         chance = self.dropout.p if self.training else 0.0

@@ -27,6 +27,7 @@ from arbench.heads.diffusion import (
 )
 from arbench.heads.solvers import SOLVERS, run_solver
 from arbench.heads.variational import noise_and_variance_loss
+from arbench.machine.precision import into_stream
 from arbench.protocols import Noise, Step
 
 EMBEDDING_STD = 0.02  # of the class table at the start
@@ -71,7 +72,7 @@ class DenoisingTransformer(nn.Module):
     def forward(self, x: Tensor, timesteps: Tensor, condition: Tensor, positions: Tensor) -> Tensor:
         """Noisy tokens (R, N, C), timesteps (R,), classes (R, W) and `positions()` -> (R, N, 2C): noise, variances."""
         context = (self.t_embedder(timesteps) + condition)[:, None]  # (R, 1, W)
-        hidden = self.x_embedder(x) + positions
+        hidden = into_stream(self.x_embedder, x) + positions
         for block in self.blocks:
             hidden = block(hidden, context)
         return self.final_layer(hidden, split_modulation(self.final_layer.adaLN_modulation(context), 2))

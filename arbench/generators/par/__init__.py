@@ -25,6 +25,7 @@ METHOD = Method(
     release=RELEASE,
     cards=CARDS,
     borrows={"ar": {"parallel": 1}},  # one token at a time is AR
+    precision="bfloat16",  # as LlamaGen's
     recipe=RECIPE,
     digits_recipe=DIGITS_RECIPE,
     training_memory=lazy("arbench.generators.common.work:causal_training_memory"),
