@@ -60,6 +60,38 @@ def test_scores_of_different_protocols_are_marked_and_told_below():
     assert "- <sup>b</sup> 500 images, extractor digits-cnn, reference digits-train of 360 images" in text
 
 
+def with_kid(model, kid, how, **more):
+    protocol = {**PROTOCOL, "kid": f"100 subsets; {how}", **more}
+    made = record(model, fid=4.0 + kid, protocol=protocol)
+    return {**made, "metrics": {**made["metrics"], "kid": kid}}
+
+
+def marks_by_column(records):
+    head, _, *cells = rows(render_table(records))
+    return {name: [re.findall(r"<sup>(\w)</sup>", row[place]) for row in cells] for place, name in enumerate(head)}
+
+
+def test_what_changes_one_score_marks_its_column_alone():
+    """Records from before KID's features were standardised still stand in one column of FID with later ones."""
+    records = [with_kid("mar-digits", 0.5, "raw"), with_kid("ar-digits", 0.25, "standardised")]
+    marks = marks_by_column(records)
+    assert (marks["FID-500 ↓"], marks["KID ↓"]) == ([[], []], [["a"], ["b"]])
+    text = render_table(records)
+    assert "**4.25**" in text  # FID is compared
+    assert "**0.25" not in text
+    assert "<sup>a</sup> 500 images" in text
+    # Another reference is another protocol of every score; the third is the second's in KID alone.
+    marks = marks_by_column([*records, with_kid("par-digits", 0.2, "raw", reference="digits-train")])
+    assert (marks["FID-500 ↓"], marks["KID ↓"]) == ([["a"], ["a"], ["c"]], [["a"], ["b"], ["c"]])
+
+
+def test_what_changes_a_score_that_nobody_has_marks_nothing():
+    records = [record("mar-digits", protocol={**PROTOCOL, "kid": "raw"}), record("ar-digits", protocol=PROTOCOL)]
+    text = render_table(records)
+    assert "<sup>" not in text
+    assert text.count("extractor digits-cnn") == 1
+
+
 def test_a_fid_from_fewer_images_is_another_protocol():
     head, _, *cells = rows(render_table([record(count=500), record("ar-digits", count=1000)]))
     assert head[3] == "FID ↓"

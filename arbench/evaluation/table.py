@@ -63,6 +63,7 @@ class Metric:
     needs: frozenset[str] = field(default_factory=frozenset)
     also: tuple[str, ...] = ()
     usual: bool = False
+    protocol: str = ""  # the entry of a protocol that is of this metric, and of none that names another
 
     @property
     def numbers(self) -> tuple[str, ...]:
@@ -96,6 +97,7 @@ METRICS: dict[str, Metric] = {
             compute=lazy(f"{COMPUTED}:inception_score"),
             needs=_needs(LOGITS),
             usual=True,
+            protocol="is",
         ),
         Metric(
             name="precision",
@@ -103,6 +105,7 @@ METRICS: dict[str, Metric] = {
             compute=lazy(f"{COMPUTED}:precision"),
             needs=_needs(REFERENCE_IMAGES),
             usual=True,
+            protocol="precision_recall",
         ),
         Metric(
             name="recall",
@@ -110,6 +113,7 @@ METRICS: dict[str, Metric] = {
             compute=lazy(f"{COMPUTED}:recall"),
             needs=_needs(REFERENCE_IMAGES),
             usual=True,
+            protocol="precision_recall",
         ),
         Metric(
             name="kid",
@@ -117,30 +121,35 @@ METRICS: dict[str, Metric] = {
             also=("kid_std",),
             compute=lazy(f"{COMPUTED}:kid"),
             needs=_needs(REFERENCE_IMAGES),
+            protocol="kid",
         ),
         Metric(
             name="density",
             heads=(Head(name="density", title="density", better="higher", decimals=3, range=DISTANCE),),
             compute=lazy(f"{COMPUTED}:density"),
             needs=_needs(REFERENCE_IMAGES),
+            protocol="density_coverage",
         ),
         Metric(
             name="coverage",
             heads=(Head(name="coverage", title="coverage", better="higher", decimals=3, range=SHARE),),
             compute=lazy(f"{COMPUTED}:coverage"),
             needs=_needs(REFERENCE_IMAGES),
+            protocol="density_coverage",
         ),
         Metric(
             name="cmmd",
             heads=(Head(name="cmmd", title="CMMD", better="lower", range=DISTANCE),),
             compute=lazy(f"{COMPUTED}:cmmd"),
             needs=_needs(REFERENCE_IMAGES),
+            protocol="cmmd",
         ),
         Metric(
             name="mind",
             heads=(Head(name="mind", title="MIND", better="lower", range=DISTANCE),),
             compute=lazy(f"{COMPUTED}:mind"),
             needs=_needs(REFERENCE_IMAGES),
+            protocol="mind",
         ),
         Metric(
             name="label_accuracy",
@@ -165,6 +174,11 @@ METRICS: dict[str, Metric] = {
 def heads() -> dict[str, Head]:
     """Every head by the name of its number, in the order of tables."""
     return {head.name: head for metric in METRICS.values() for head in metric.heads}
+
+
+def protocol_entries() -> dict[str, str]:
+    """The entry of a protocol that is of one number's metric alone, by the number's name; those that have one."""
+    return {head.name: metric.protocol for metric in METRICS.values() if metric.protocol for head in metric.heads}
 
 
 def numbers() -> tuple[str, ...]:

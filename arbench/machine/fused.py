@@ -38,9 +38,7 @@ class Fused:
         if self._is_broken:
             return self._function(*given)
         if self._compiled is None:
-            self._compiled = torch.compile(
-                self._function, dynamic=self._dynamic, fullgraph=True, backend=self._backend
-            )
+            self._compiled = torch.compile(self._function, dynamic=self._dynamic, fullgraph=True, backend=self._backend)
         try:
             return self._compiled(*given)
         except torch.OutOfMemoryError:

@@ -35,7 +35,7 @@ def experiment_table(
     """
     columns = [quantity(name) for name in experiment.columns]
     columns += _further_columns(columns, measured)
-    marks = _marks(experiment, measured)
+    marks = _marks(experiment, measured, [column.name for column in columns])
     labels: list[tuple[str, ...]] = []
     cells: list[list[Cell]] = []
     groups: list[tuple[str, SeedGroup]] = []
@@ -121,8 +121,8 @@ def _further_columns(columns: Sequence[Quantity], measured: Mapping[str, Sequenc
     return [quantity(name) for name in wanted if any(group.mean(name) is not None for group in groups)]
 
 
-def _marks(experiment: Experiment, measured: Mapping[str, Sequence[Record]]) -> Marks:
-    """The protocols of the paper, then those of the records."""
+def _marks(experiment: Experiment, measured: Mapping[str, Sequence[Record]], names: Sequence[str]) -> Marks:
+    """The protocols of the paper, then those of the records, as far as they made the quantities `names`."""
     marks = Marks()
     for row in experiment.rows:
         printed = published_row(row.published)
@@ -132,7 +132,7 @@ def _marks(experiment: Experiment, measured: Mapping[str, Sequence[Record]]) -> 
             if value.hardware:
                 marks.add(TIME, _timing_key(value), f"printed times: {value.hardware}, batch {value.batch}")
     for group in group_seeds(record for records in measured.values() for record in records):
-        marks.add_record(group.first, told="measured: ")
+        marks.add_record(group.first, told="measured: ", names=names)
     return marks
 
 

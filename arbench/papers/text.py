@@ -51,7 +51,7 @@ def plan_table(experiment: Experiment, plans: Sequence[RowPlan]) -> Table:
     lines: list[tuple[RowPlan, SeedGroup | None]] = []
     for plan in plans:
         lines += [(plan, group) for group in group_seeds(plan.records)] or [(plan, None)]
-    marks = record_marks(group.first for _, group in lines if group)
+    marks = record_marks((group.first for _, group in lines if group), [column.name for column in columns])
     named, labels = telling_labels([_named(plan, group) for plan, group in lines])
     rows = []
     for (plan, group), label in zip(lines, labels, strict=True):

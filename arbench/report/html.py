@@ -131,7 +131,7 @@ def _are_comparable(records: Sequence[Record]) -> bool:
     known, told = methods(), {record["method"] for record in records}
     if len(told) < 2 or any(name not in known or known[name].traded is None for name in told):
         return False
-    return len({(protocol_key(record), timing_key(record)) for record in records}) == 1
+    return len({(protocol_key(record, score=AT_A_GLANCE[1]), timing_key(record)) for record in records}) == 1
 
 
 def _links(records: Sequence[Record]) -> str:

@@ -19,7 +19,7 @@ from arbench.report.estimates import IMAGES, SEEDS, estimate
 from arbench.report.labels import Label, place_labels
 from arbench.report.protocols import SCORE, TIME, Marks
 from arbench.report.record import Record
-from arbench.report.values import TIMED, SeedGroup, group_seeds, is_score, quantity, split_score
+from arbench.report.values import TIMED, SeedGroup, group_seeds, is_score, quantity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,7 +65,7 @@ def plot_records(
     groups = group_seeds(records)
     marks = Marks()
     for group in groups:
-        marks.add_record(group.first, extractors={split_score(axis)[1] for axis in (x, y) if is_score(axis)})
+        marks.add_record(group.first, names=(x, y))
     measured = record_curves(groups, x, y, marks)
     curves = [*(measured if intervals else map(without_intervals, measured)), *published]
     counted = () if published else groups  # printed scores are not from the number of images of ours

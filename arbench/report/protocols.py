@@ -15,27 +15,37 @@ SCORE, TIME = "score", "time"
 
 @dataclass
 class Marks:
-    """Letters for the protocols of scores and of times; none for a kind while all of it were made alike."""
+    """Letters for the protocols of scores and of times; none for a kind while all of it were made alike.
+
+    A protocol tells how every score is computed. Two that differ in one score's are alike in the columns of the others:
+    there the first one's letter stands for both, or none where no third is.
+    """
 
     texts: dict[tuple[str, str], str] = field(default_factory=dict)  # (kind, protocol) -> description
+    alone: dict[str, dict[str, str]] = field(default_factory=dict)  # protocol -> score -> what decides that one
 
     def add(self, kind: str, key: str, text: str) -> None:
         self.texts.setdefault((kind, key), text)
 
-    def add_record(self, record: Record, told: str = "", extractors: Iterable[str | None] = (None,)) -> None:
+    def add_record(self, record: Record, told: str = "", names: Iterable[str] | None = None) -> None:
         """Note how the scores and the times that `record` holds were made; `told` stands before each description.
 
-        Of its extractors, those named; None is its first.
+        Of its scores, those among the quantities `names`; without, all by its first extractor.
         """
-        for extractor in extractors:
-            if scores_of(record, extractor)["metrics"]:
-                self.add(SCORE, protocol_key(record, extractor), f"{told}{protocol_text(record, extractor)}")
+        for name in score_names(record) if names is None else filter(is_score, names):
+            score, extractor = split_score(name)
+            if lookup(record, name) is not None:
+                key = protocol_key(record, extractor)
+                self.add(SCORE, key, f"{told}{protocol_text(record, extractor)}")
+                self.alone.setdefault(key, {})[score] = protocol_key(record, extractor, score)
         if any(lookup(record, name) is not None for name in TIMED):
             self.add(TIME, timing_key(record), timing_text(record))
 
     def letter(self, kind: str, key: str) -> str:
-        """The mark of a protocol, empty where the table has one of its kind only."""
-        lettered = [known for known in self._in_order() if self._several(known[0])]
+        """The mark of a protocol, empty where all of its kind, in every column, were made alike."""
+        times = self._known(TIME)
+        lettered = [(SCORE, known) for known in self._known(SCORE) if known in self._apart()]
+        lettered += [(TIME, known) for known in times if len(times) > 1]
         if (kind, key) not in lettered:
             return ""
         place, letters = lettered.index((kind, key)), string.ascii_lowercase
@@ -44,26 +54,52 @@ class Marks:
     def of(self, name: str, record: Record) -> str:
         """The mark of the quantity `name` of `record`."""
         if is_score(name):
-            return self.letter(SCORE, protocol_key(record, split_score(name)[1]))
+            score, extractor = split_score(name)
+            firsts = self._firsts(score)
+            return self.letter(SCORE, firsts[protocol_key(record, extractor, score)]) if len(firsts) > 1 else ""
         return self.letter(TIME, timing_key(record)) if name in TIMED else ""
 
     def footnotes(self, kind: str) -> tuple[tuple[str, str], ...]:
-        """(mark, description) of each protocol of a kind."""
-        return tuple((self.letter(*known), text) for known, text in self.texts.items() if known[0] == kind)
+        """(mark, description) of each protocol of a kind that stands for itself in some column."""
+        known = self._known(kind)
+        if kind == SCORE:
+            standing = {first for score in self._scores() for first in self._firsts(score).values()}
+            known = [key for key in known if key in standing]
+        return tuple(dict.fromkeys((self.letter(kind, key), self.texts[kind, key]) for key in known))
 
-    def _several(self, kind: str) -> bool:
-        return sum(1 for known, _ in self.texts if known == kind) > 1
+    def _known(self, kind: str) -> list[str]:
+        """The protocols of a kind, as they came."""
+        return [key for known, key in self.texts if known == kind]
 
-    def _in_order(self) -> list[tuple[str, str]]:
-        return sorted(self.texts, key=lambda known: known[0] == TIME)  # stable: scores first, each as they came
+    def _scores(self) -> list[str]:
+        """Every score that was noted; one without a name where there are printed ones alone."""
+        return list(dict.fromkeys(score for told in self.alone.values() for score in told)) or [""]
+
+    def _firsts(self, score: str) -> dict[str, str]:
+        """What decides `score` -> the first protocol with it; one that tells of no single scores decides them all."""
+        firsts: dict[str, str] = {}
+        for key in self._known(SCORE):
+            told = self.alone.get(key, {score: key})
+            if score in told:
+                firsts.setdefault(told[score], key)
+        return firsts
+
+    def _apart(self) -> set[str]:
+        """The protocols that some column must tell from another."""
+        firsts = map(self._firsts, self._scores())
+        return {key for found in firsts if len(found) > 1 for key in found.values()}
 
 
-def record_marks(records: Iterable[Record], names: Iterable[str] = ()) -> Marks:
-    """The protocols of `records`: of their first extractors, and of those that the quantities `names` are by."""
-    extractors = dict.fromkeys([None, *(split_score(name)[1] for name in names)])
-    marks = Marks()
+def score_names(record: Mapping[str, Any]) -> list[str]:
+    """The scores of a record's first extractor."""
+    return [name for name in record["metrics"] if is_score(name)]
+
+
+def record_marks(records: Iterable[Record], names: Iterable[str] | None = None) -> Marks:
+    """The protocols of `records`, as far as they made the quantities `names`; without, as `Marks.add_record` says."""
+    marks, told = Marks(), None if names is None else tuple(names)
     for record in records:
-        marks.add_record(record, extractors=extractors)
+        marks.add_record(record, names=told)
     return marks
 
 

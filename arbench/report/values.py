@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from arbench.evaluation.table import Head, heads
+from arbench.evaluation.table import Head, heads, protocol_entries
 from arbench.generators.methods import all_settings, find_method
 from arbench.registry import unknown_name
 from arbench.report.record import Record
@@ -291,10 +291,14 @@ def _usual_times_first(records: tuple[Record, ...]) -> tuple[Record, ...]:
     return tuple(sorted(records, key=lambda record: _times_key(record) != usual))
 
 
-def protocol_key(record: Mapping[str, Any], extractor: str | None = None) -> str:
-    """A text that is equal for two records exactly when their scores by an extractor may stand in one column."""
-    told = scores_of(record, extractor)["metric_protocol"]
-    protocol = {name: value for name, value in told.items() if name not in OF_ONE_RUN}
+def protocol_key(record: Mapping[str, Any], extractor: str | None = None, score: str | None = None) -> str:
+    """A text that is equal for two records exactly when their scores by an extractor may stand in one column.
+
+    Of one `score`, such as "fid", when this one may: how others were computed does not matter to it.
+    """
+    told, entries = scores_of(record, extractor)["metric_protocol"], protocol_entries()
+    others = set() if score is None else set(entries.values()) - {entries.get(score)}
+    protocol = {name: value for name, value in told.items() if name not in OF_ONE_RUN and name not in others}
     return json.dumps([protocol, record["num_images"]], sort_keys=True)
 
 
