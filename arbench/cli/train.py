@@ -67,6 +67,10 @@ Shard = Annotated[
     Optional[bool], typer.Option("--shard/--no-shard", help="FSDP2 rather than DDP; left out, for large models.")
 ]
 Recompute = Annotated[bool, typer.Option("--recompute", help="Compute blocks anew rather than keep activations.")]
+Compile = Annotated[
+    Optional[bool],
+    typer.Option("--compile/--no-compile", help="torch.compile the blocks; left out, as the recipe says on CUDA."),
+]
 CacheFolder = Annotated[Optional[str], typer.Option("--cache", help="Folder of token caches that runs share.")]
 KeepLast = Annotated[int, typer.Option("--keep-last", help="Newest checkpoints that stay.")]
 KeepEvery = Annotated[int, typer.Option("--keep-every", help="Steps between checkpoints that stay for good; 0: none.")]
@@ -133,6 +137,7 @@ def train(
     accumulate: Accumulate = None,
     shard: Shard = None,
     recompute: Recompute = False,
+    compile: Compile = None,
     cache: CacheFolder = None,
     keep_last: KeepLast = 1,
     keep_every: KeepEvery = 0,
@@ -175,7 +180,8 @@ def train(
         folder = folder / load_experiment(str(experiment)).name / str(row)
     else:
         jobs = plan_jobs(config, target, method, model, shared, folder, changes)
-    how = {"engine": Engine(shard=shard, recompute=recompute), "keeping": Keeping(last=keep_last, every=keep_every)}
+    made = Engine(shard=shard, recompute=recompute, compile=compile)
+    how = {"engine": made, "keeping": Keeping(last=keep_last, every=keep_every)}
     if accumulate is not None:
         changes["micro_batches"] = accumulate * processes().count
     run_jobs(jobs, folder, resume, changes, auto=resume_auto, how=how)

@@ -72,6 +72,7 @@ class TrainConfig:
     sinusoidal_positions: bool = False  # masked generators: `start_positions`
     micro_batches: NotNegativeInt = 0  # parts of a step's batch, over all processes; 0: one a process
     zero_output: bool = False  # a generator's output layer starts at zero
+    compiled: bool = False  # on CUDA: the model's blocks, by torch.compile
     read_out_weight: NotNegative = 0.0  # diffusion heads: `DiffusionHead.add_read_out`; 0 is the papers' loss
 
     def __post_init__(self) -> None:
@@ -130,6 +131,7 @@ OPTIONAL = (
         "view_set",
         "zero_output",
         "micro_batches",
+        "compiled",
     ),
 )
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
@@ -158,7 +160,7 @@ def check_same_run(now: TrainConfig, then: dict[str, Any]) -> None:
     asked = now.as_dict()
     for name in (*asked, *(name for name in OPTIONAL if name in then and name not in asked)):
         value, held = asked.get(name, DEFAULTS[name]), then.get(name, DEFAULTS[name])
-        if name in ("checkpoint_every", "log_every") or value == held:
+        if name in ("checkpoint_every", "log_every", "compiled") or value == held:
             continue
         if name in ("steps", "epochs") and asked["steps"] > then["steps"]:
             continue

@@ -47,7 +47,7 @@ def kept_timesteps(num_steps: int, total: int = TRAIN_STEPS) -> list[int]:
     return steps
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Diffusion:
     """A diffusion process over `timesteps`, a subset of the training steps; all arrays (S,) float64, ascending time."""
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from arbench.heads.schedule import Diffusion
+from arbench.machine.transfer import constant
 
 LEVEL_HALF_WIDTH = 1 / 255  # half a step of an 8-bit level on [-1, 1]: the bin of the discrete likelihood at t = 0
 EDGE = 0.999  # beyond it the outer bins reach to infinity
@@ -40,6 +41,16 @@ def binned_log_likelihood(x: Tensor, mean: Tensor, log_deviation: Tensor) -> Ten
     return mass.clamp(min=FLOOR).log()
 
 
+def loss_tables(process: Diffusion) -> Tensor:
+    """What the loss asks of every timestep, (8, S) float64: shares of signal and noise, log-variances, x0, the mean."""
+    alpha_bar = process.alpha_bar
+    rows = (
+        *(np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar), process.posterior_log_variance, process.log_betas),
+        *(np.sqrt(1 / alpha_bar), np.sqrt(1 / alpha_bar - 1), process.mean_from_start, process.mean_from_noisy),
+    )
+    return torch.from_numpy(np.stack(rows))
+
+
 def noise_and_variance_loss(
     net: Callable[[Tensor, Tensor, Tensor], Tensor],
     process: Diffusion,
@@ -49,16 +60,12 @@ def noise_and_variance_loss(
     condition: Tensor,
 ) -> Tensor:
     """Diffusion Loss of each row: (M, C) start, (M,) timesteps, (M, C) noise, (M, D) condition -> (M,)."""
-
-    def at(values: np.ndarray) -> Tensor:
-        return torch.as_tensor(values, device=start.device)[timesteps].to(start.dtype)[:, None]
-
-    noisy = at(np.sqrt(process.alpha_bar)) * start + at(np.sqrt(1 - process.alpha_bar)) * noise
+    tables = constant(loss_tables, process, device=start.device, dtype=start.dtype)
+    signal, spread, low, high, undone, unspread, from_start, from_noisy = tables[:, timesteps].unsqueeze(-1)
+    noisy = signal * start + spread * noise
     eps, variance = net(noisy, timesteps, condition).chunk(2, dim=-1)
-    low, high = at(process.posterior_log_variance), at(process.log_betas)
     log_variance = low + (variance + 1) / 2 * (high - low)
-    predicted_start = at(np.sqrt(1 / process.alpha_bar)) * noisy - at(np.sqrt(1 / process.alpha_bar - 1)) * eps.detach()
-    from_start, from_noisy = at(process.mean_from_start), at(process.mean_from_noisy)
+    predicted_start = undone * noisy - unspread * eps.detach()
     mean = from_start * predicted_start + from_noisy * noisy
     true_mean = from_start * start + from_noisy * noisy
     divergence = normal_kl(true_mean, low, mean, log_variance).mean(-1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import torch
 
 
@@ -13,4 +15,5 @@ def on_host(rng: torch.Generator | None) -> torch.Generator | None:
     """
     if rng is None or rng.device.type == "cpu":
         return rng
-    return torch.Generator().manual_seed(hash(rng.get_state().numpy().tobytes()) % 2**63)
+    digest = hashlib.sha256(rng.get_state().numpy().tobytes()).digest()  # `hash` differs from process to process
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))

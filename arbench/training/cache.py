@@ -25,6 +25,7 @@ from arbench.images.pixels import to_float
 from arbench.machine.distributed import Processes, meet, tell_all
 from arbench.machine.files import one_line, remove_partials, whole_file, write_whole
 from arbench.machine.randomness import on_host
+from arbench.machine.transfer import sent
 from arbench.tokenizer.load import encode_images, scaled, shift_and_scale, unscaled
 from arbench.training.views import count_views, views_of
 
@@ -203,8 +204,8 @@ class TokenCache:
         ]
         stored = np.stack(rows)
         if self.spec.content == "codes":
-            return torch.from_numpy(stored.astype(np.int64)).to(rng.device)
-        values = torch.from_numpy(stored.astype(np.float32)).to(rng.device)
+            return sent(torch.from_numpy(stored.astype(np.int64)), rng.device)
+        values = sent(torch.from_numpy(stored.astype(np.float32)), rng.device)
         if self.spec.content == "moments":
             mean, deviation = values.chunk(2, dim=1)  # (B, 2C, h, w) -> 2 × (B, C, h, w)
             values = mean + deviation * torch.randn(mean.shape, generator=rng, device=rng.device)

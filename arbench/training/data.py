@@ -11,6 +11,7 @@ from torch import Tensor
 
 from arbench.generators.recipe import Augmentation
 from arbench.images.pixels import to_float
+from arbench.machine.transfer import sent
 from arbench.training.augment import augment
 
 if TYPE_CHECKING:
@@ -60,8 +61,8 @@ class ImageBatches:
         """(B, 3, H, W) floats in [-1, 1]."""
         chosen = indices.numpy()
         pixels = self._resident[chosen] if self._resident is not None else self.data.images(chosen)
-        return augment(to_float(pixels).to(self.device), self.augmentation, rng)
+        return augment(sent(to_float(pixels), self.device), self.augmentation, rng)
 
     def batch(self, indices: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Images (B, 3, H, W) in [-1, 1] and labels (B,) int64."""
-        return self.images(indices, rng), self.labels[indices].to(self.device)
+        return self.images(indices, rng), sent(self.labels[indices], self.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
+from arbench.generators.common.masked import MaskedBackbone
 from arbench.generators.recipe import TrainConfig
 from arbench.heads.diffusion import DiffusionHead
 from arbench.machine.distributed import Processes
@@ -28,11 +29,17 @@ class Engine:
     """How a training is computed, which changes nothing of what it computes but rounding.
 
     `shard`: FSDP2 rather than DDP, None where the model is large. `recompute`: a block's activations are computed anew
-    in the backward pass rather than kept.
+    in the backward pass rather than kept. `compile`: torch.compile makes the blocks' kernels, None as the recipe says
+    where the device is CUDA; compiled dropout draws other random numbers.
     """
 
     shard: bool | None = None
     recompute: bool = False
+    compile: bool | None = None
+
+    def compiles(self, config: TrainConfig, device: torch.device) -> bool:
+        """Whether the blocks of a model on `device` are compiled."""
+        return (config.compiled and device.type == "cuda") if self.compile is None else self.compile
 
 
 class LossModule(nn.Module):
@@ -43,7 +50,7 @@ class LossModule(nn.Module):
         self.model: nn.Module = task.model
         self._loss = task.loss
 
-    def forward(self, indices: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def forward(self, indices: Tensor, rng: torch.Generator) -> tuple[Tensor, Mapping[str, float | Tensor]]:
         return self._loss(indices, rng)
 
 
@@ -54,6 +61,8 @@ def distribute(task: Any, config: TrainConfig, mine: Processes, engine: Engine) 
     """
     if engine.recompute:
         recompute_blocks(task.model)
+    if engine.compiles(config, next(task.model.parameters()).device):
+        compile_blocks(task.model)
     module = LossModule(task)
     if mine.count == 1:
         return module
@@ -88,9 +97,29 @@ def shard(module: LossModule, config: TrainConfig, mine: Processes) -> LossModul
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:
     """The transformer blocks; those of a diffusion head are small and share what stands outside them."""
-    heads = [inner for module in model.modules() if isinstance(module, DiffusionHead) for inner in module.modules()]
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and module not in heads]
-    return [block for blocks in lists for block in blocks]
+    of_heads = head_blocks(model)
+    return [block for block in listed(model) if block not in of_heads]
+
+
+def head_blocks(model: nn.Module) -> list[nn.Module]:
+    """The residual blocks of diffusion heads."""
+    return [block for module in model.modules() if isinstance(module, DiffusionHead) for block in listed(module)]
+
+
+def listed(model: nn.Module) -> list[nn.Module]:
+    """The members of all lists of modules."""
+    return [block for module in model.modules() if isinstance(module, nn.ModuleList) for block in module]
+
+
+def compile_blocks(model: nn.Module) -> None:
+    """Let torch.compile make one kernel of many, block by block and in place, so that no name of a tensor changes.
+
+    Blocks of one kind share what was compiled. A masked generator hides another number of tokens at every step, so its
+    blocks are compiled for any length at once.
+    """
+    any_length = True if isinstance(model, MaskedBackbone) else None
+    for block in (*blocks_of(model), *head_blocks(model)):
+        block.compile(dynamic=any_length)
 
 
 def recompute_blocks(model: nn.Module) -> None:

@@ -42,7 +42,7 @@ class Task(Protocol):
     def __len__(self) -> int:
         """Number of examples an epoch has."""
 
-    def loss(self, indices: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, indices: Tensor, rng: torch.Generator) -> tuple[Tensor, Mapping[str, float | Tensor]]:
         """Scalar loss of the examples `indices` (B,) int64, and scalars to log; all randomness comes from `rng`."""
 
     def weights(self) -> dict[str, Tensor]:

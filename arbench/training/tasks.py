@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from arbench.generators.recipe import TrainConfig
 from arbench.heads.diffusion import TRAINING_ONLY
+from arbench.machine.transfer import sent
 from arbench.protocols import Generator
 from arbench.training.cache import TokenCache
 from arbench.training.data import ImageBatches
@@ -20,6 +21,9 @@ from arbench.weights.provenance import TokenizerFacts
 REVIVE_UNTIL = 0.6  # share of a run during which dead codes are re-seeded; the rest settles what there is
 REVIVE_EVERY = 50  # steps
 REVIVE_IMAGES = 256  # a code that none of their tokens chooses is dead
+
+
+Logged = Mapping[str, "float | Tensor"]  # scalars; tensors may lie on a device, where nobody waits for them yet
 
 
 class ClassifierTask:
@@ -34,10 +38,10 @@ class ClassifierTask:
     def weights(self) -> dict[str, Tensor]:
         return self.model.state_dict()
 
-    def loss(self, indices: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, indices: Tensor, rng: torch.Generator) -> tuple[Tensor, Logged]:
         images, labels = self.batches.batch(indices, rng)
         logits = self.model(images)
-        accuracy = (logits.argmax(1) == labels).float().mean().item()
+        accuracy = (logits.argmax(1) == labels).float().mean()
         return F.cross_entropy(logits, labels), {"accuracy": accuracy}
 
     def after_step(self, step: int, config: TrainConfig, rng: torch.Generator) -> None:
@@ -57,7 +61,7 @@ class TokenizerTask:
     def weights(self) -> dict[str, Tensor]:
         return self.model.state_dict()
 
-    def loss(self, indices: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, indices: Tensor, rng: torch.Generator) -> tuple[Tensor, Logged]:
         return self.model.training_loss(self.batches.images(indices, rng), rng)
 
     def after_step(self, step: int, config: TrainConfig, rng: torch.Generator) -> None:
@@ -119,9 +123,9 @@ class GeneratorTask:
         """The generator's tensors without those that only training needs."""
         return {name: value for name, value in self.model.state_dict().items() if TRAINING_ONLY not in name}
 
-    def loss(self, indices: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, indices: Tensor, rng: torch.Generator) -> tuple[Tensor, Logged]:
         tokens = self.cache.tokens(indices, rng)
-        return self.model.loss(tokens, self.cache.labels[indices].to(rng.device), rng=rng), {}
+        return self.model.loss(tokens, sent(self.cache.labels[indices], rng.device), rng=rng), {}
 
     def after_step(self, step: int, config: TrainConfig, rng: torch.Generator) -> None:
         """Nothing to do."""

@@ -19,6 +19,7 @@ from arbench.generators.common.tokens import drop_labels, patchify, take, unpatc
 from arbench.heads.categorical import CategoricalHead
 from arbench.heads.diffusion import DiffusionHead
 from arbench.machine.precision import into_stream
+from arbench.machine.transfer import constant
 from arbench.settings import CategoricalSampling, DiffusionSampling
 
 
@@ -64,7 +65,11 @@ class AR(CausalBackbone):
     @property
     def order(self) -> Tensor | None:
         """(N,) raster index of the k-th generated token; None where each image has its own order."""
-        return torch.arange(self.num_tokens) if self.config.order == "raster" else None
+        return self.order_on(torch.device("cpu")).clone() if self.config.order == "raster" else None
+
+    def order_on(self, device: torch.device) -> Tensor:
+        """`order` on a device, where there is one."""
+        return constant(torch.arange, self.num_tokens, device=device)
 
     def embed_tokens(self, tokens: Tensor) -> Tensor:
         return self.tok_embeddings(tokens) if self.kind == "discrete" else into_stream(self.z_proj, tokens)
@@ -85,8 +90,8 @@ class AR(CausalBackbone):
         return patchify(tokens, self.config.patch_size)
 
     def _orders(self, batch: int, rng: torch.Generator | None, device: torch.device) -> Tensor:
-        if self.order is not None:
-            return self.order.to(device).expand(batch, -1)
+        if self.config.order == "raster":
+            return self.order_on(device).expand(batch, -1)
         return torch.rand(batch, self.num_tokens, generator=rng, device=device).argsort(dim=1)
 
     def _teacher_forced(self, tokens: Tensor, labels: Tensor, orders: Tensor) -> tuple[Tensor, Tensor]:

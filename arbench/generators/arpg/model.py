@@ -23,6 +23,7 @@ from arbench.generators.common.config import as_grid, require
 from arbench.generators.common.layers import KVCache, RMSNorm, grid_sinusoids, rotary_table
 from arbench.generators.common.tokens import drop_labels
 from arbench.heads.categorical import CategoricalHead
+from arbench.machine.transfer import constant
 from arbench.protocols import Step
 
 INIT_STD = 0.02  # LlamaGen release, whose recipe ARPG follows
@@ -99,8 +100,8 @@ class ARPG(nn.Module):
     def rotary_table(self) -> Tensor:
         """Rotary entries (1 + N, W, 2): place 0 for the class token, 1 + raster index for image tokens."""
         like = self.norm.weight
-        table = rotary_table(self.grid, self.config.width // self.config.heads)
-        return table.to(like.device, torch.promote_types(like.dtype, torch.float32))
+        width, dtype = self.config.width // self.config.heads, torch.promote_types(like.dtype, torch.float32)
+        return constant(rotary_table, self.grid, width, device=like.device, dtype=dtype)
 
     def sinusoids(self) -> Tensor:
         """Fixed sinusoids (1 + N, D) of the places: none at place 0, the class token's."""

@@ -10,6 +10,7 @@ from arbench.generators.recipe import TrainConfig
 RECIPE = TrainConfig(
     epochs=400, batch_size=1024, learning_rate=4e-4, warmup_epochs=100, schedule="cosine", final_rate=0.025,
     weight_decay=0.05, dropout=0.1, zero_output=True, ema_rate=0.0, dtype="bfloat16", checkpoint_every=5000,
+    compiled=True,
 )  # fmt: skip
 DIGITS_RECIPE = TrainConfig(
     steps=1500, batch_size=32, learning_rate=2e-3, weight_decay=0.05, ema_rate=0.998, views=32, augmentation=MILD,

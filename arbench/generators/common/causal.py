@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from arbench.generators.common.layers import CausalBlock, KVCache, RMSNorm, StaticKVCache, rotary_table
 from arbench.generators.common.tokens import put, span
+from arbench.machine.transfer import constant
 from arbench.protocols import Step
 
 INIT_STD = 0.02  # LlamaGen release
@@ -133,8 +134,8 @@ class CausalBackbone(nn.Module):
 
     def rotary_table(self, like: Tensor) -> Tensor:
         """Rotary entries (1 + N, W, 2): place 0 for class and group tokens, 1 + raster index for image tokens."""
-        table = rotary_table(self.grid, self.width // self.heads)
-        return table.to(like.device, torch.promote_types(like.dtype, torch.float32))
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        return constant(rotary_table, self.grid, self.width // self.heads, device=like.device, dtype=dtype)
 
     def sequence(self, tokens: Tensor, labels: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
         """The training sequence (B, N, D) and its rotary places (B, N), for tokens in generation order."""
@@ -156,14 +157,14 @@ class CausalBackbone(nn.Module):
         targets = self.embed_targets(order)
         x = self.dropout(x if targets is None else x + targets)
         rotary = self.rotary_table(x)[places].unsqueeze(1)  # (B, 1, T, W, 2)
-        mask = None if self.parallel == 1 else self.attention_mask(x.shape[1]).to(x.device)
+        mask = None if self.parallel == 1 else self.attention_mask(x.shape[1], x.device)
         for layer in self.layers:
             x = layer(x, rotary, mask)
         return self.norm(x)
 
-    def attention_mask(self, length: int) -> Tensor:
+    def attention_mask(self, length: int, device: torch.device) -> Tensor:
         """Who sees whom in the training sequence: (T, T) bool."""
-        return group_mask(length, self.parallel, self.singles)
+        return constant(group_mask, length, self.parallel, self.singles, self.group_attention, device=device)
 
     @property
     def group_attention(self) -> bool:

@@ -28,6 +28,7 @@ from arbench.heads.diffusion import (
 from arbench.heads.solvers import SOLVERS, run_solver
 from arbench.heads.variational import noise_and_variance_loss
 from arbench.machine.precision import into_stream
+from arbench.machine.transfer import constant
 from arbench.protocols import Noise, Step
 
 EMBEDDING_STD = 0.02  # of the class table at the start
@@ -67,7 +68,7 @@ class DenoisingTransformer(nn.Module):
     def positions(self) -> Tensor:
         """Fixed sinusoids of the grid (N, W), on the network's device and in its dtype."""
         like = self.x_embedder.weight
-        return grid_sinusoids(self.grid, like.shape[0]).to(like)
+        return constant(grid_sinusoids, self.grid, like.shape[0], device=like.device, dtype=like.dtype)
 
     def forward(self, x: Tensor, timesteps: Tensor, condition: Tensor, positions: Tensor) -> Tensor:
         """Noisy tokens (R, N, C), timesteps (R,), classes (R, W) and `positions()` -> (R, N, 2C): noise, variances."""

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from arbench.generators.ar.model import AR
-from arbench.generators.common.causal import group_mask
 from arbench.generators.par.config import PARConfig, regions_side
+from arbench.machine.transfer import constant
 
 
 def regions_order(grid: tuple[int, int], parallel: int) -> Tensor:
@@ -32,15 +32,10 @@ class PAR(AR):
         if config.parallel > 1:
             self.singles = config.parallel if config.sequential_start else 0
 
-    @property
-    def order(self) -> Tensor:
-        """(N,) raster index of the k-th generated token."""
+    def order_on(self, device: torch.device) -> Tensor:
         if self.config.group_order == "raster":
-            return torch.arange(self.num_tokens)
-        return regions_order(self.grid, self.config.num_regions)
-
-    def attention_mask(self, length: int) -> Tensor:
-        return group_mask(length, self.parallel, self.singles, self.config.group_attention)
+            return super().order_on(device)
+        return constant(regions_order, self.grid, self.config.num_regions, device=device)
 
     @property
     def group_attention(self) -> bool:

@@ -10,7 +10,7 @@ from arbench.generators.recipe import TrainConfig
 RECIPE = TrainConfig(
     epochs=300, batch_size=256, learning_rate=1e-4, warmup_steps=0, schedule="constant", weight_decay=0.05,
     undecayed=DIFFUSION_HEAD, dropout=0.1, zero_output=True, ema_rate=0.0, dtype="bfloat16", view_set="ten-crop",
-    checkpoint_every=5000,
+    checkpoint_every=5000, compiled=True,
 )  # fmt: skip
 DIGITS_RECIPE = TrainConfig(
     steps=3000, batch_size=64, learning_rate=1e-3, weight_decay=0.05, ema_rate=0.998, views=32, augmentation=MILD,
