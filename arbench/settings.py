@@ -20,10 +20,13 @@ TRAIN_STEPS = 1000  # timesteps that a diffusion head is trained on (MAR, sectio
 CFG_SCHEDULES = ("constant", "linear")
 REVEAL_SCHEDULES = ("cosine", "arccos")
 TRIMMED_START = 980  # the timestep that ddpm-trimmed starts from
+DISA_START, DISA_LAST_STEPS = 950, 5  # first timestep, and denoising steps of the last iteration (DiSA release)
 HEAD_SAMPLERS = {
     "ddpm": "ancestral sampling, MAR's own",
     "ddpm-trimmed": f"ddpm from timestep {TRIMMED_START} of {TRAIN_STEPS} on, for models too briefly trained for ddpm",
     "ddim": "deterministic",
+    "disa": f"ddpm from timestep {DISA_START} on, its steps falling over the iterations from head_steps (the release: "
+    f"50) to {DISA_LAST_STEPS}, an approximation",
 }
 
 
@@ -162,6 +165,9 @@ SETTINGS: dict[str, Setting] = {
     )
 }  # fmt: skip
 
+Settings = TypeVar("Settings", bound="Guidance")
+DiffusionSettings = TypeVar("DiffusionSettings", bound="DiffusionSampling")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Guidance:
@@ -179,6 +185,10 @@ class Guidance:
     def guided(self) -> bool:
         """Whether the unconditional prediction is needed at all."""
         return self.cfg_scale != 1
+
+    def at(self: Settings, index: int, num_steps: int) -> Settings:
+        """The settings under which the tokens of step `index` of `num_steps` are drawn: these, all the way."""
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,6 +214,22 @@ class DiffusionSampling(Guidance):
     head_steps: int = HEAD_STEPS.field(100)
     head_sampler: str = HEAD_SAMPLER.field("ddpm")
 
+    def at(self: DiffusionSettings, index: int, num_steps: int) -> DiffusionSettings:
+        """As `Guidance.at`; the denoising steps of "disa" fall with the steps (arXiv:2505.20297)."""
+        if self.head_sampler != "disa":
+            return self
+        return dataclasses.replace(self, head_steps=disa_steps(self.head_steps, index, num_steps))
+
+
+def disa_steps(first: int, index: int, num_steps: int) -> int:
+    """Denoising steps of step `index` of `num_steps`, falling in a line from `first` to `DISA_LAST_STEPS`.
+
+    S_k = 5 + floor((K - 1 - k) / (K - 1) * (first - 5)), with the release's rounding (arXiv:2505.20297); `first` is 50
+    there. From 5 or fewer nothing falls, and one step alone has all.
+    """
+    last = min(first, DISA_LAST_STEPS)
+    return first if num_steps == 1 else last + int((num_steps - 1 - index) / (num_steps - 1) * (first - last))
+
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedSampling:
@@ -227,9 +253,6 @@ class MaskedCategoricalSampling(MaskedSampling, CategoricalSampling):
 def as_option(name: str, value: Any) -> str:
     """A setting as the command line takes it: by its own option, or by `--set` where a plug-in brings it."""
     return f"--{name.replace('_', '-')} {value}" if name in SETTINGS else f"--set {name}={value}"
-
-
-Settings = TypeVar("Settings", bound=Guidance)
 
 
 def settings_of(sampling_type: type) -> dict[str, Setting]:

@@ -44,6 +44,15 @@ def test_the_plain_head_draws_the_same_tokens(name, cfg_scale):
     assert relative_error(ours, plain) < 1e-10  # float64: the same sums in another order
 
 
+@pytest.mark.parametrize("name", ["ar-raster", "mar"])
+def test_the_plain_head_draws_the_same_tokens_in_fewer_and_fewer_steps(name):
+    generator = make_generator(name, "diffusion").double()
+    sampling = {"seed": 1, "cfg_scale": 2.5, "head_steps": 9, "head_sampler": "disa"}
+    ours, plain = generate(generator, [0, 3], **sampling), generate(PlainHeadGenerator(generator), [0, 3], **sampling)
+    assert relative_error(ours, plain) < 1e-10  # float64: the same sums in another order
+    assert relative_error(ours, generate(generator, [0, 3], **{**sampling, "head_sampler": "ddpm"})) > 1e-3
+
+
 @pytest.mark.parametrize("name", ["ar-raster", "ar-random", "par"])
 @pytest.mark.parametrize("guidance", [{}, {"cfg_scale": 2.0}, {"cfg_scale": 2.0, "cfg_interval": 3}])
 def test_recomputing_everything_draws_the_same_codes(name, guidance):

@@ -94,7 +94,7 @@ def test_loss_trains_every_weight_and_draws_are_of_the_images_alone():
 
 
 def test_settings_that_mean_nothing_to_it_are_refused():
-    for setting in ({"cfg_schedule": "linear"}, {"cfg_interval": 3}):
+    for setting in ({"cfg_schedule": "linear"}, {"cfg_interval": 3}, {"head_sampler": "disa"}):
         with pytest.raises(ValueError, match=next(iter(setting))):
             JointSampling(**setting)
     with pytest.raises(ValueError, match="num_iter"):

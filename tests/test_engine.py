@@ -27,6 +27,7 @@ CELLS = [
     ("par", "categorical", {"cfg_scale": 2.0, "cfg_interval": 8}),
     ("par", "categorical", {"temperature": 0.0}),
     ("mar", "diffusion", {"cfg_scale": 2.0, "cfg_schedule": "linear", "num_iter": 9, "head_steps": 4}),
+    ("mar", "diffusion", {"cfg_scale": 2.0, "num_iter": 20, "head_steps": 12, "head_sampler": "disa"}),
     ("mar", "categorical", {"cfg_scale": 2.0, "num_iter": 9}),
     ("arpg", "categorical", {"cfg_scale": 2.0, "num_iter": 9}),
 ]

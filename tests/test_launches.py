@@ -48,6 +48,14 @@ def test_no_preset_copies_or_waits_in_the_loop(name):
     assert count.copies_before <= 2
 
 
+def test_falling_denoising_steps_copy_nothing_in_the_loop():
+    generator = make_generator("mar", "diffusion")
+    settings = {name: resolve_settings(generator, {"head_steps": 9, "head_sampler": name}) for name in ("ddpm", "disa")}
+    counts = {name: count_launches(generator, asked, 2) for name, asked in settings.items()}
+    assert (counts["disa"].copies_in_loop, counts["disa"].waits) == (0, 0)
+    assert counts["disa"].phases["head"] < counts["ddpm"].phases["head"]
+
+
 @pytest.mark.parametrize(("name", "head"), CELLS)
 def test_steps_of_one_shape_are_all_alike(name, head):
     """What is counted once and multiplied is what counting everything gives."""

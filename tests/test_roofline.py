@@ -53,7 +53,7 @@ def test_operations_without_a_cache_and_from_a_parallel_start(name, changes):
     assert roofline(generator, settings, batch_size=2).flops_per_image * 2 == expected
 
 
-@pytest.mark.parametrize("sampler", ["ddpm-trimmed", "ddim"])
+@pytest.mark.parametrize("sampler", ["ddpm-trimmed", "ddim", "disa"])
 def test_operations_follow_the_steps_that_a_solver_visits(sampler):
     generator = make_generator("mar", "diffusion").requires_grad_(False)
     sampling = {"num_iter": 2, "head_steps": 60, "head_sampler": sampler}

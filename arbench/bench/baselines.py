@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from arbench.generators.common.causal import CausalBackbone
-from arbench.heads.diffusion import DiffusionHead, respaced
-from arbench.heads.solvers import SOLVERS, run_solver
+from arbench.heads.diffusion import DiffusionHead, make_solver
+from arbench.heads.solvers import run_solver
 from arbench.protocols import Generator, Noise
 from arbench.settings import DiffusionSampling
 
@@ -45,7 +45,7 @@ class PlainHead:
         positions: Tensor,
     ) -> Tensor:
         """As `DiffusionHead.draw`: conditions (B, n, D) -> tokens (B, n, C)."""
-        solver = SOLVERS[settings.head_sampler](respaced(settings.head_steps), temperature=settings.temperature)
+        solver = make_solver(settings)
         rows = [condition] if unconditional is None else [condition, unconditional]
         z = torch.cat([row.flatten(0, 1) for row in rows])
 

@@ -136,17 +136,19 @@ class OnceHead:
         value = getattr(self._head, name)
         return self._prepare if name == "prepare" else value
 
-    def _prepare(self, settings: Any) -> OnceHead:
-        prepared = self._head.prepare(settings)
+    def _prepare(self, *settings: Any) -> OnceHead:
+        prepared = self._head.prepare(*settings)
         if isinstance(prepared, PreparedHead):
             prepared.net = OnceMethod(prepared.net, "denoise", self._once)
-            prepared.solver = OnceMethod(prepared.solver, "step", self._once)
+            for plan in prepared.plans.values():
+                plan.solver = OnceMethod(plan.solver, "step", self._once)
         return OnceHead(prepared, self._once)
 
-    def draw(self, condition: Tensor, unconditional: Tensor | None, *rest: Any) -> Tensor:
-        key = ("draw", condition.shape, unconditional is None, self._is_first)  # the first draws numbers for all
+    def draw(self, condition: Tensor, unconditional: Tensor | None, scale: Any, settings: Any, *rest: Any) -> Tensor:
+        # The first draws numbers for all.
+        key = ("draw", settings, condition.shape, unconditional is None, self._is_first)
         self._is_first = False
-        return self._once(key, lambda: self._head.draw(condition, unconditional, *rest))
+        return self._once(key, lambda: self._head.draw(condition, unconditional, scale, settings, *rest))
 
 
 class OnceGenerator(Beside):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
 
@@ -162,24 +163,43 @@ class ModulationTable:
         return table
 
 
-class PreparedHead:
-    """A diffusion head at one choice of settings, with all that no condition changes computed once."""
+@dataclass
+class DenoisingPlan:
+    """The steps of one choice of settings: their solver, its coefficients and the embeddings (S, W) of the times."""
 
-    def __init__(self, net: DenoisingMLP, settings: DiffusionSampling) -> None:
+    solver: Any
+    rows: Sequence[Row]
+    time: Tensor
+
+
+class PreparedHead:
+    """A diffusion head with all that no condition changes computed once, for each choice of settings."""
+
+    def __init__(self, net: DenoisingMLP, settings: Sequence[DiffusionSampling]) -> None:
         self.net: Any = net
-        self.solver: Any = SOLVERS[settings.head_sampler](
-            respaced(settings.head_steps), temperature=settings.temperature
-        )
         layers = net.modulation_layers
         self.weight = torch.cat([layer.weight for layer in layers])  # ((3D + 2) W, W)
         self.bias = torch.cat([layer.bias for layer in layers])
-        self.rows: Sequence[Row] = self.solver.coefficients
-        if self.weight.is_cuda:  # numbers on the device: what is compiled then serves every step
-            dtype = torch.promote_types(self.weight.dtype, torch.float32)
-            table = torch.tensor(self.solver.coefficients, dtype=dtype).to(self.weight.device)
-            self.rows = [row.unbind() for row in table]
-        visited = torch.from_numpy(self.solver.visited).to(self.weight.device)
-        self.time = net.time_embed(visited)  # (S, W)
+        self.plans: dict[Hashable, DenoisingPlan] = {}
+        for one in settings:
+            self.plan(one)
+
+    def plan(self, settings: DiffusionSampling) -> DenoisingPlan:
+        """The denoising steps of `settings`, made when they are met first."""
+        key = (settings.head_sampler, settings.head_steps, settings.temperature)
+        if key not in self.plans:
+            solver = make_solver(settings)
+            visited = torch.from_numpy(solver.visited).to(self.weight.device)
+            self.plans[key] = DenoisingPlan(solver, self._rows(solver), self.net.time_embed(visited))
+        return self.plans[key]
+
+    def _rows(self, solver: Solver) -> Sequence[Row]:
+        """The solver's coefficients; numbers on the device where that is a GPU: what is compiled serves every step."""
+        if not self.weight.is_cuda:
+            return solver.coefficients
+        dtype = torch.promote_types(self.weight.dtype, torch.float32)
+        table = torch.tensor(solver.coefficients, dtype=dtype).to(self.weight.device)
+        return [row.unbind() for row in table]
 
     def draw(
         self,
@@ -190,10 +210,11 @@ class PreparedHead:
         noise: Noise,
         positions: Tensor,
     ) -> Tensor:
-        """As `DiffusionHead.draw`; `settings` are those it was prepared for."""
+        """As `DiffusionHead.draw`."""
+        plan = self.plan(settings)
         rows = [condition] if unconditional is None else [condition, unconditional]
         embedded = self.net.cond_embed(torch.cat([row.flatten(0, 1) for row in rows]))  # (M, W)
-        table = ModulationTable(self.weight, self.bias, self.time, embedded)
+        table = ModulationTable(self.weight, self.bias, plan.time, embedded)
 
         def predict(x: Tensor, step: int) -> Tensor:
             both = x.to(condition.dtype).flatten(0, 1)
@@ -201,9 +222,9 @@ class PreparedHead:
             return self.net.denoise(both, table.at(step))
 
         def advance(x: Tensor, predicted: Tensor, added: Tensor | None, step: int) -> Tensor:
-            return next_tokens(self.solver, self.rows[step], x, predicted, len(rows), scale, added)
+            return next_tokens(plan.solver, plan.rows[step], x, predicted, len(rows), scale, added)
 
-        return run_solver(self.solver, noise, positions, self.net.channels, condition.dtype, predict, advance)
+        return run_solver(plan.solver, noise, positions, self.net.channels, condition.dtype, predict, advance)
 
 
 @Region
@@ -218,6 +239,11 @@ def next_tokens(
 @lru_cache(maxsize=32)
 def respaced(num_steps: int) -> Diffusion:
     return Diffusion.cosine(num_steps)
+
+
+def make_solver(settings: DiffusionSampling) -> Solver:
+    """The solver that `settings` name, with as many steps as they say."""
+    return SOLVERS[settings.head_sampler](respaced(settings.head_steps), temperature=settings.temperature)
 
 
 TRAINING_ONLY = ".read_out."  # in the names of tensors that training adds and no weights file holds
@@ -287,8 +313,8 @@ class DiffusionHead(nn.Module):
         """
         return self.prepare(settings).draw(condition, unconditional, scale, settings, noise, positions)
 
-    def prepare(self, settings: DiffusionSampling) -> PreparedHead:
-        """The head for a generation under `settings`: its draws are the same, and do less."""
+    def prepare(self, *settings: DiffusionSampling) -> PreparedHead:
+        """The head for a generation under `settings`, those of all its steps: its draws are the same, and do less."""
         return PreparedHead(self.net, settings)
 
 

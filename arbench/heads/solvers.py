@@ -2,7 +2,7 @@
 
 `ddpm` is ancestral sampling with the learned variance (arXiv:2102.09672), the one the MAR paper uses; `ddpm-trimmed` is
 the same from a little less noise, for networks that were trained briefly; `ddim` is the deterministic sampler of
-arXiv:2010.02502 (eta = 0).
+arXiv:2010.02502 (eta = 0); `disa` is ancestral with fewer and fewer steps (arXiv:2505.20297).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from arbench.heads.schedule import Diffusion
 from arbench.protocols import Noise
-from arbench.settings import TRIMMED_START
+from arbench.settings import DISA_START, TRIMMED_START
 
 Predicted = TypeVar("Predicted")
 Row = Sequence[float] | Sequence[Tensor]  # numbers, or tensors of one number each
@@ -79,8 +79,16 @@ class TrimmedAncestral(Ancestral):
     it is 3 percent, the error at most doubles (25 steps or more), and starting from pure noise there goes unnoticed.
     """
 
+    start = TRIMMED_START
+
     def __init__(self, process: Diffusion, *, temperature: float) -> None:
-        super().__init__(process.until(TRIMMED_START), temperature=temperature)
+        super().__init__(process.until(self.start), temperature=temperature)
+
+
+class DiSA(TrimmedAncestral):
+    """DDPM from timestep `DISA_START` on, for which `arbench.settings.disa_steps` says how many steps it takes."""
+
+    start = DISA_START
 
 
 class Deterministic:
@@ -103,7 +111,12 @@ class Deterministic:
         return signal_next * start + noise_next * eps
 
 
-SOLVERS: dict[str, type[Solver]] = {"ddpm": Ancestral, "ddpm-trimmed": TrimmedAncestral, "ddim": Deterministic}
+SOLVERS: dict[str, type[Solver]] = {
+    "ddpm": Ancestral,
+    "ddpm-trimmed": TrimmedAncestral,
+    "ddim": Deterministic,
+    "disa": DiSA,
+}
 
 
 def run_solver(

@@ -8,8 +8,7 @@ from typing import Any
 from torch import nn
 
 from arbench.heads.categorical import CategoricalHead
-from arbench.heads.diffusion import TIME_CHANNELS, DiffusionHead, respaced
-from arbench.heads.solvers import SOLVERS
+from arbench.heads.diffusion import TIME_CHANNELS, DiffusionHead, make_solver
 from arbench.machine.precision import precision_of
 from arbench.machine.work import PlannedStep, Work
 from arbench.protocols import Generator
@@ -25,7 +24,7 @@ def head_work(generator: Generator, settings: Any, step: PlannedStep, batch_size
         yield from categorical_work(head, rows)
     else:
         assert isinstance(head, DiffusionHead)
-        yield from diffusion_work(head, settings, rows, is_first=step.known == 0)
+        yield from diffusion_work(head, settings, rows, is_first=step.is_first)
 
 
 def categorical_work(head: CategoricalHead, rows: int) -> Iterator[Work]:
@@ -38,7 +37,7 @@ def categorical_work(head: CategoricalHead, rows: int) -> Iterator[Work]:
 def diffusion_work(head: DiffusionHead, settings: DiffusionSampling, rows: int, is_first: bool) -> Iterator[Work]:
     """The modulations of all blocks and denoising steps in one product, then step after step what depends on x.
 
-    The times are embedded once a generation, for the first of its draws.
+    The times are embedded once a generation, for the first draw of these settings.
     """
     net, item = head.net, item_size(head)
     inner, depth, channels = net.width, net.depth, net.channels
@@ -56,8 +55,7 @@ def diffusion_work(head: DiffusionHead, settings: DiffusionSampling, rows: int, 
 
 def num_visited(settings: DiffusionSampling) -> int:
     """How many denoising steps the solver of these settings takes."""
-    solver = SOLVERS[settings.head_sampler](respaced(settings.head_steps), temperature=settings.temperature)
-    return len(solver.visited)
+    return len(make_solver(settings).visited)
 
 
 def item_size(module: Generator | nn.Module) -> int:

@@ -39,3 +39,4 @@ class PlannedStep:
     rows: int  # through the backbone
     head_rows: int  # through the head
     passes: int  # of the network through it
+    is_first: bool = False  # whether the head meets its settings for the first time in this generation

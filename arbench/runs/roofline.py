@@ -69,7 +69,11 @@ def roofline(
     decoding = decoder_work(tokenizer, latent_size(generator), batch_size)
     phases = {
         "generator": tuple(method.backbone_work(generator, step, batch_size) for step in steps),
-        "head": tuple(work for step in steps for work in method.head_work(generator, settings, step, batch_size)),
+        "head": tuple(
+            work
+            for index, step in enumerate(steps)
+            for work in method.head_work(generator, settings.at(index, len(steps)), step, batch_size)
+        ),
         "decode": () if decoding is None else (decoding,),
     }
     passes = sum(step.passes for step in steps)
@@ -94,6 +98,7 @@ def planned_steps(generator: Generator, settings: Guidance) -> list[PlannedStep]
     scales = [guidance_scale(settings, stage) for stage in schedule.plan]
     last_guided = max((index for index, scale in enumerate(scales) if scale != 1), default=-1)
     sizes = [0, *schedule.sizes]
+    drawing = [settings.at(index, len(schedule)) for index in range(len(schedule))]
     return [
         PlannedStep(
             known=step.known,
@@ -103,6 +108,7 @@ def planned_steps(generator: Generator, settings: Guidance) -> list[PlannedStep]
             rows=2 if index <= last_guided else 1,
             head_rows=2 if scales[index] != 1 else 1,
             passes=schedule.passes,
+            is_first=drawing[index] not in drawing[:index],
         )
         for index, step in enumerate(schedule.plan)
     ]

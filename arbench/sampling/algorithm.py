@@ -138,8 +138,9 @@ def draw_steps(
     """
     noise = UniformsAhead(noise, math.prod(generator.grid))
     schedule = make_schedule(generator, settings, noise, labels)
+    drawing = [settings.at(index, len(schedule)) for index in range(len(schedule))]
     head: Any = generator.draw_head()
-    head = head.prepare(settings) if hasattr(head, "prepare") else head
+    head = head.prepare(*dict.fromkeys(drawing)) if hasattr(head, "prepare") else head
     scales = [guidance_scale(settings, stage) for stage in schedule.plan]
     # The unconditional rows run as long as a step to come reads them, and not a step longer.
     last_guided = max((index for index, scale in enumerate(scales) if scale != 1), default=-1)
@@ -150,7 +151,7 @@ def draw_steps(
             conditional, unconditional = generator.conditions(state, step, index <= last_guided)
         with timer.phase("head"):
             others = None if scale == 1 else unconditional
-            step, tokens = schedule.draw(step, head, conditional, others, scale, settings, noise)
+            step, tokens = schedule.draw(step, head, conditional, others, scale, drawing[index], noise)
         generator.reveal(state, step, tokens)
         if observe is not None:
             observe(step, tokens)

@@ -145,7 +145,7 @@ class ReplayedHead:
         if scale != self._told_scale:
             self._scale.fill_(scale)
             self._told_scale = scale
-        key = ("draw", condition.shape, unconditional is None)
+        key = ("draw", settings, condition.shape, unconditional is None)
         given = (condition, unconditional, positions)
         first, second, places = (self._buffers.fill((*key, index), x) for index, x in enumerate(given))
         return self._replays(key, lambda: self._head.draw(first, second, self._scale, settings, self._noise, places))

@@ -18,6 +18,7 @@ class JointSampling(DiffusionSampling):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.cfg_schedule == "constant", f"cfg_schedule {self.cfg_schedule!r}: expected 'constant' for DiT")
+        require(self.head_sampler != "disa", "head_sampler 'disa': its steps fall over iterations; DiT has one")
         require(self.cfg_interval == -1, f"cfg_interval {self.cfg_interval}: DiT has one step; expected -1")
 
 

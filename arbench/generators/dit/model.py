@@ -21,11 +21,12 @@ from arbench.heads.diffusion import (
     FinalLayer,
     TimeEmbedder,
     guided_prediction,
+    make_solver,
     respaced,
     split_modulation,
     start_as_identity,
 )
-from arbench.heads.solvers import SOLVERS, run_solver
+from arbench.heads.solvers import run_solver
 from arbench.heads.variational import noise_and_variance_loss
 from arbench.machine.precision import into_stream
 from arbench.machine.transfer import constant
@@ -110,7 +111,7 @@ class JointHead(nn.Module):
         """Draw the tokens at all `positions` (B, N) from class vectors (B, 1, W): (B, N, C)."""
         rows = [condition] if unconditional is None else [condition, unconditional]
         classes, places = torch.cat(rows).squeeze(1), self.net.positions()
-        solver = SOLVERS[settings.head_sampler](respaced(settings.head_steps), temperature=settings.temperature)
+        solver = make_solver(settings)
 
         def predict(x: Tensor, step: int) -> tuple[Tensor, Tensor]:
             timesteps = torch.full((len(classes),), int(solver.visited[step]), device=x.device)
