@@ -82,6 +82,7 @@ def run(
     inception_weights: InceptionWeights = None,
     on_the_fly: OnTheFly = False,
     export_npz: ExportNpz = False,
+    log: options.Log = None,
 ) -> None:
     """Sample, evaluate, write a run folder, print the table row; alone it runs a small model on handwritten digits."""
     asked = options.given_options(ctx)
@@ -127,6 +128,8 @@ def parsed(asked: Mapping[str, Any]) -> dict[str, Any]:
     settings = dict(asked)
     if "metrics" in asked:
         settings["metrics"] = [name.strip() for name in asked["metrics"].split(",") if name.strip()]
+    if "log" in asked:
+        settings["log"] = [name.strip() for name in asked["log"].split(",") if name.strip()]
     if "," in asked.get("extractor", ""):
         settings["extractor"] = [name.strip() for name in asked["extractor"].split(",") if name.strip()]
     if "batch_size" in asked:

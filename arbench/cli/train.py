@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 from typer.core import TyperCommand
 
-from arbench.cli import options
+from arbench.cli import evaluating, options
 from arbench.machine.progress import progress_bar
 from arbench.registry import unknown_name
 
@@ -28,6 +28,10 @@ TRAIN_EXAMPLES = """Examples:
   arbench train --model mar-b --data DIR --tokenizer-weights kl16.ckpt --batch-size 256 --accumulate 4 --recompute
 
   arbench train --experiment par/table4 --row a-without --data DIR --tokenizer-weights vq_ds16_c2i.pt
+
+  arbench train --config digits --target mar-digits --eval-steps 1000 --log tensorboard
+
+  arbench train --model mar-l --data DIR --tokenizer-weights kl16.ckpt --eval-every 40 --eval-reference adm-train-256
 
   arbench train --method mar --tokenizer my_module:MyTokenizer --data DIR --size 64
 
@@ -141,6 +145,13 @@ def train(
     cache: CacheFolder = None,
     keep_last: KeepLast = 1,
     keep_every: KeepEvery = 0,
+    eval_every: evaluating.Every = None,
+    eval_steps: evaluating.Steps = None,
+    eval_images: evaluating.Images = None,
+    eval_reference: evaluating.Reference = None,
+    eval_extractor: evaluating.Extractor = None,
+    inception_weights: evaluating.InceptionWeights = None,
+    log: options.Log = None,
 ) -> None:
     """Train a tokenizer, the digits classifier or a generator, and write its averaged weights as safetensors.
 
@@ -148,6 +159,7 @@ def train(
     """
     from arbench.machine.distributed import processes
     from arbench.papers.experiment import load_experiment
+    from arbench.report.logs import log_names
     from arbench.training.checkpoint import Keeping
     from arbench.training.engine import Engine
     from arbench.training.job import is_job_file
@@ -180,8 +192,20 @@ def train(
         folder = folder / load_experiment(str(experiment)).name / str(row)
     else:
         jobs = plan_jobs(config, target, method, model, shared, folder, changes)
-    made = Engine(shard=shard, recompute=recompute, compile=compile)
-    how = {"engine": made, "keeping": Keeping(last=keep_last, every=keep_every)}
+    evaluations = {
+        "epochs": eval_every,
+        "steps": eval_steps,
+        "num_images": eval_images,
+        "reference": eval_reference,
+        "extractor": eval_extractor,
+        "inception_weights": inception_weights,
+    }
+    how = {
+        "engine": Engine(shard=shard, recompute=recompute, compile=compile),
+        "keeping": Keeping(last=keep_last, every=keep_every),
+        "evaluating": evaluating.asked(jobs, evaluations),
+        "logs": log_names(log or ()),
+    }
     if accumulate is not None:
         changes["micro_batches"] = accumulate * processes().count
     run_jobs(jobs, folder, resume, changes, auto=resume_auto, how=how)
@@ -243,7 +267,8 @@ def run_jobs(
         job = replace(job, config=with_settings(job.config, scale_rate=job.target not in recipes, say=say, **changes))
         # Of several jobs, those after the interrupted one have nothing to resume yet.
         go_on = job.target in begun if auto else resume and (job.target in begun or not begun)
-        path = run_job(job, folder, resume=go_on, progress=progress_bar, say=say, **how)
+        its = how if job.kind == "generator" else {**how, "evaluating": None}
+        path = run_job(job, folder, resume=go_on, progress=progress_bar, say=say, **its)
         length = f"{job.config.steps} steps" if job.config.steps else f"{job.config.epochs:g} epochs"
         say(f"{job.target}: {length} done, weights in {path}")
 

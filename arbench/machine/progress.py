@@ -7,12 +7,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 SECONDS_A_LINE = 60.0
 SECONDS_A_FRAME = 0.1  # a bar moves no oftener, so that short steps are not slowed
 
 Advance = Callable[[int, Mapping[str, float]], None]  # steps or images done, what was logged of the last
 Show = Callable[[str, float, int, float], None]  # title, images done, of how many, images a second
+
+_shown: list[Any] = []  # the bars on the terminal, of which the last one moves
 
 
 class ImageProgress:
@@ -127,21 +130,35 @@ def progress_lines(
 
 
 def note(logged: Mapping[str, float], rate: float) -> str:
-    """The loss where there is one, else the speed: only images are counted without a loss."""
+    """The loss, with the speed where it is logged too; without one images are counted, as fast as they come."""
     if "loss" in logged:
-        return f"loss {logged['loss']:.4f}"
+        speed = f", {logged['images_per_second']:.3g} images/s" if "images_per_second" in logged else ""
+        return f"loss {logged['loss']:.4f}{speed}"
     return f"{rate:.1f} images/s" if rate else ""
 
 
 @contextmanager
 def terminal_bar(title: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
-    """A bar on the terminal of standard error; gives what changes it: `completed`, and a `note` behind it."""
+    """A bar on the terminal of standard error; gives what changes it: `completed`, and a `note` behind it.
+
+    One that is there already rests until this one has ended.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+    outer = _shown[-1:]
+    for resting in outer:
+        resting.stop()
     with Progress(*columns, console=Console(stderr=True)) as bars:
-        yield partial(bars.update, bars.add_task(title, total=total, completed=done, note=""))
+        _shown.append(bars)
+        try:
+            yield partial(bars.update, bars.add_task(title, total=total, completed=done, note=""))
+        finally:
+            _shown.remove(bars)
+            bars.stop()
+            for resting in outer:
+                resting.start()
 
 
 def print_line(title: str, done: float, total: int, rate: float) -> None:

@@ -27,7 +27,8 @@ def record_files(path: Path) -> list[Path]:
         return [path]
     if (path / RECORD_FILE).is_file():
         return [path / RECORD_FILE]
-    files = sorted(path.glob(f"*/{RECORD_FILE}")) or sorted(path.glob("**/*.json"))
+    files = sorted(path.glob(f"*/{RECORD_FILE}")) or sorted(path.glob(f"**/{RECORD_FILE}"))
+    files = files or sorted(path.glob("**/*.json"))
     if not files:
         raise ValueError(f"{path} holds no {RECORD_FILE}; expected a run folder, or a folder of run folders")
     return files

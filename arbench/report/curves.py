@@ -8,7 +8,15 @@ from dataclasses import dataclass, replace
 from arbench.generators.methods import all_settings
 from arbench.report.estimates import estimate
 from arbench.report.protocols import Marks
-from arbench.report.values import SeedGroup, fid_name, method_name, quantity, split_score, varying
+from arbench.report.values import (
+    OF_TRAINING,
+    SeedGroup,
+    fid_name,
+    method_name,
+    quantity,
+    split_score,
+    varying,
+)
 from arbench.settings import NUM_ITER
 
 CROWD = 8  # points of a curve; with more, only their steps are written beside them
@@ -88,7 +96,7 @@ def _points(groups: Sequence[SeedGroup], x: str, y: str) -> tuple[Point, ...]:
 
 def _telling(groups: Sequence[SeedGroup], x: str) -> list[str]:
     """What tells the points of a curve apart beside the axis: their steps, and settings where steps do not."""
-    if x == "steps" or x in other_settings():
+    if x == "steps" or x in OF_TRAINING or x in other_settings():
         return []
     several = len({group.mean("steps") for group in groups}) < len(groups)
     return ["steps", *(varying(groups, other_settings()) if several and len(groups) <= CROWD else ())]
@@ -104,13 +112,15 @@ def axis_head(name: str, groups: Sequence[SeedGroup] = ()) -> str:
 
 
 def _parts(group: SeedGroup) -> dict[str, str]:
-    """Model, tokenizer, and what an experiment changed in the model's configuration, as they are written."""
+    """Model, tokenizer, training, and what an experiment changed in the model's configuration, as they are written."""
     config = group.first["source"].get("config") or {}
     told = {
         key: f"{'' if value else 'no '}{key}" if isinstance(value, bool) else f"{key} {value}"
         for key, value in config.items()
     }
     named = {key: str(group.first[key]) for key in ("model", "tokenizer")}
+    if "trained_in" in group.first["source"]:
+        named["trained_in"] = str(group.first["source"]["trained_in"])
     return named | {key: text.replace("_", " ") for key, text in told.items()}
 
 

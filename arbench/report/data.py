@@ -14,7 +14,7 @@ from typing import Any
 
 from arbench.evaluation.table import heads
 from arbench.report.estimates import LEAST_SEEDS, estimate
-from arbench.report.values import TIMED, SeedGroup, is_score, lookup, score_names, scores_of
+from arbench.report.values import OF_TRAINING, TIMED, SeedGroup, is_score, lookup, score_names, scores_of
 from arbench.settings import SETTINGS
 
 DataRow = dict[str, Any]
@@ -62,6 +62,7 @@ def measured_data(group: SeedGroup) -> DataRow:
         "num_seeds": group.num_seeds,
         "labels": labels if isinstance(labels, str) or labels is None else "given",
         "dtype": hardware.get("dtype"),
+        **{name: first["source"][name] for name in OF_TRAINING if name in first["source"]},
         **first["sampling"],
         "steps": group.mean("steps"),
         **_scores(group),

@@ -19,7 +19,7 @@ from arbench.report.estimates import IMAGES, SEEDS, estimate
 from arbench.report.labels import Label, place_labels
 from arbench.report.protocols import SCORE, TIME, Marks
 from arbench.report.record import Record
-from arbench.report.values import TIMED, SeedGroup, group_seeds, is_score, quantity
+from arbench.report.values import OF_TRAINING, TIMED, SeedGroup, group_seeds, is_score, quantity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,7 +71,7 @@ def plot_records(
     counted = () if published else groups  # printed scores are not from the number of images of ours
     heads = axis_head(x, counted), axis_head(y, counted)
     notes = [*_notes(marks, (x, y), bool(published)), *(bars_note(groups, (x, y)) if intervals else [])]
-    return draw_curves(curves, path, *heads, title=title, notes=notes)
+    return draw_curves(curves, path, *heads, title=title, notes=notes, log_x=False if x in OF_TRAINING else None)
 
 
 def _notes(marks: Marks, axes: Sequence[str], published: bool) -> list[str]:
@@ -108,11 +108,11 @@ def draw_curves(
     notes: Sequence[str] = (),
     background: Background | None = None,
     numbers: str = "numbers: steps",
-    log_x: bool = False,
+    log_x: bool | None = None,
 ) -> Path:
     """Write `curves` as a figure of 6.4 × 4.2 inches; the same curves give the same bytes.
 
-    `numbers` says what is written beside the points; with `log_x` that axis is logarithmic whatever it spans.
+    `numbers` says what is written beside the points; `log_x` whether that axis is logarithmic, whatever it spans.
     """
     target = Path(path)
     if target.suffix.lower() not in SUFFIXES:
@@ -212,15 +212,16 @@ def _looks(curves: Sequence[Curve]) -> dict[str, tuple[str, str]]:
     return looks | {name: free[i % len(free)] for i, name in enumerate(others)}
 
 
-def _scale_axes(axes: Axes, curves: Sequence[Curve], log_x: bool) -> None:
-    """Logarithmic where positive values span more than `LOG_SPAN`, with plain numbers at the ticks."""
+def _scale_axes(axes: Axes, curves: Sequence[Curve], log_x: bool | None) -> None:
+    """Logarithmic where positive values span more than `LOG_SPAN` (`log_x` decides its axis), with plain numbers."""
     from matplotlib.ticker import FuncFormatter, LogLocator
 
     for name, values in (
         ("x", [p.x for c in curves for p in c.points]),
         ("y", [p.y for c in curves for p in c.points]),
     ):
-        if min(values) <= 0 or (max(values) / min(values) <= LOG_SPAN and not (log_x and name == "x")):
+        asked = log_x if name == "x" else None
+        if min(values) <= 0 or not (max(values) / min(values) > LOG_SPAN if asked is None else asked):
             continue
         axes.set(**{f"{name}scale": "log"})
         axis = axes.xaxis if name == "x" else axes.yaxis

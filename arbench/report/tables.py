@@ -14,6 +14,7 @@ from arbench.report.protocols import SCORE, TIME, Marks, record_marks, timing_te
 from arbench.report.record import Record
 from arbench.report.values import (
     FULL_COUNT,
+    OF_TRAINING,
     Quantity,
     SeedGroup,
     fid_name,
@@ -166,7 +167,8 @@ def _columns(groups: Sequence[SeedGroup]) -> list[str]:
     settings = [name for name in known if name in told]
     sizes = ["batch_size"] if len(varying(groups, ["batch_size"])) else []
     results = (*score_names(groups), "seconds_per_image", "peak_memory_gib")
-    return [name for name in ("params_m", "steps", *settings, *sizes, *results) if has(name)]
+    moments = varying(groups, OF_TRAINING[:1])
+    return [name for name in ("params_m", "steps", *moments, *settings, *sizes, *results) if has(name)]
 
 
 def measured_cell(group: SeedGroup, column: Quantity, marks: Marks) -> Cell:

@@ -95,6 +95,8 @@ QUANTITIES: dict[str, Quantity] = {
         _quantity("peak_memory_gib", "peak memory", "GiB", "lower"),
         _quantity("flops_per_image", "compute", "GFLOP/image", "lower", scale=1e-9),
         _quantity("batch_size", "batch"),
+        _quantity("epoch", "epoch"),
+        _quantity("step", "training step"),
         _quantity("num_images", "images"),
         _quantity("duplicates", "duplicates"),
         _quantity("rfid", "rFID", "", "lower", decimals=2),
@@ -110,6 +112,7 @@ QUANTITIES: dict[str, Quantity] = {
     )
 }
 SHORT_NAMES = {"is": "is_mean"}  # as `--metrics` has them, where records say more
+OF_TRAINING = ("epoch", "step")  # of the training whose weights of that moment a record is of, in its `source`
 # Entries of metric_protocol that tell what one evaluation found, not how scores are made.
 OF_ONE_RUN = ("measured", "warnings", "fid_name")
 TIMED = ("seconds_per_image", "images_per_second", "generator", "head", "decode", "peak_memory_gib")
@@ -177,6 +180,8 @@ def lookup(record: Mapping[str, Any], name: str) -> Any:
     score, extractor = split_score(name)
     if extractor is not None:
         return scores_of(record, extractor)["metrics"].get(score)
+    if name in OF_TRAINING:
+        return record["source"].get(name)
     speed = record["speed"]
     for part in (record["metrics"], speed, speed.get("phases") or {}, record["sampling"], record):
         if part.get(name) is not None:

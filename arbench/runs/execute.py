@@ -13,6 +13,8 @@ from arbench.machine.files import FULL, NoSpaceError
 from arbench.machine.hardware import peak_memory_gib, reset_peak_memory
 from arbench.machine.progress import image_progress
 from arbench.machine.timing import PhaseTimer
+from arbench.report.html import GRID_FILE
+from arbench.report.logs import EVALUATION, open_logs, record_scalars
 from arbench.report.notebook import RunRecord
 from arbench.report.record import Record, load_record, write_record
 from arbench.runs.folder import RunFolder, resume_run, same_runs, start_run
@@ -38,7 +40,8 @@ def run(**request: Any) -> RunRecord:
     `dtype` ("auto": float32, on CUDA what the release is evaluated in), `engine` ("auto", "eager", "graph") are names.
     `reference`, `extractor`, `metrics`, `inception_weights` are those of `arbench.evaluate`;
     `evaluate=False` only samples; `on_the_fly` lets every process extract features while it samples, not the first one
-    afterwards; `export_npz` also writes samples.npz. Every other keyword is a sampling setting (`num_iter` …).
+    afterwards; `export_npz` also writes samples.npz; `log` names where the record's numbers and its grid go beside its
+    folder ("tensorboard", "wandb"). Every other keyword is a sampling setting (`num_iter` …).
 
     The folder is `<out>/<model>-<hash of what decides the images>`; a finished run is never overwritten (the next one
     of the same settings gets `-2`), an unfinished one must be resumed. Under `torchrun` all processes share the work
@@ -180,9 +183,18 @@ def finish(job: PreparedRun, folder: RunFolder) -> Record:
             folder.shards.export_npz(folder.path / "samples.npz")
     if folder.is_finished and is_scored(folder):
         return load_record(folder.path)
-    save_grid(folder.path / "grid.png", class_rows(folder.shards, job.labels, class_names(job.parts)))
+    save_grid(folder.path / GRID_FILE, class_rows(folder.shards, job.labels, class_names(job.parts)))
     record = make_record(job, folder, score(job, folder))
     write_record(record, folder.path)
     shutil.rmtree(folder.path / FEATURES, ignore_errors=True)
+    log_record(job, folder, record)
     folder.log("finished", evaluation=folder.settings["evaluation"], metrics=record["metrics"])
     return record
+
+
+def log_record(job: PreparedRun, folder: RunFolder, record: Record) -> None:
+    """The numbers and the grid of a record, in the logs that were asked for; ValueError where one cannot be opened."""
+    logs = open_logs(job.request.log, folder.path, title=folder.path.name, facts=job.settings["images"])
+    logs.scalars(record_scalars(record), 0)
+    logs.picture(f"{EVALUATION}images", folder.path / GRID_FILE, 0)
+    logs.close()

@@ -15,9 +15,10 @@ from arbench.evaluation.metrics import load_networks
 from arbench.evaluation.reference import open_reference
 from arbench.evaluation.table import METRICS
 from arbench.generators.methods import all_settings
-from arbench.generators.spec import DIGITS
+from arbench.generators.spec import DIGITS, Preset
 from arbench.machine.distributed import Processes, processes
 from arbench.machine.hardware import resolve_device
+from arbench.report.logs import log_names
 from arbench.runs.labels import make_labels
 from arbench.runs.models import Parts, load_parts
 from arbench.sampling.algorithm import check_labels
@@ -67,6 +68,7 @@ class RunRequest:
     inception_weights: str | Path | None = None
     on_the_fly: bool = False
     export_npz: bool = False
+    log: Sequence[str] = ()
     source: Mapping[str, Any] = field(default_factory=dict)  # `row_source` of the row that is run; none by `of`
     sampling: Mapping[str, Any] = field(default_factory=dict)
 
@@ -82,6 +84,7 @@ class RunRequest:
 
     def __post_init__(self) -> None:
         check_fields(RunRequest, vars(self))
+        log_names(self.log)
         if self.on_the_fly and not self.evaluate:
             raise ValueError("on_the_fly extracts features for scores; expected evaluate with it (no --no-evaluate)")
         if self.labels is not None and len(self.labels) != self.num_images:
@@ -119,7 +122,7 @@ def prepare(request: RunRequest) -> PreparedRun:
     )
     labels = resolve_labels(request, parts.generator.num_classes)
     images = image_settings(request, parts)
-    settings = {"images": images, "evaluation": evaluation_settings(request, parts)}
+    settings = {"images": images, "evaluation": evaluation_settings(request, parts.preset)}
     return PreparedRun(
         request=request, parts=parts, labels=labels, steps=count_steps(parts), settings=plain(settings), mine=mine
     )
@@ -156,14 +159,14 @@ def image_settings(request: RunRequest, parts: Parts) -> dict[str, Any]:
     }
 
 
-def evaluation_settings(request: RunRequest, parts: Parts) -> dict[str, Any] | None:
+def evaluation_settings(request: RunRequest, preset: Preset | None) -> dict[str, Any] | None:
     """How the images are scored, None where they are not: no `--reference`, and not the digits that bring their own.
 
     `evaluate=False` overrides both.
     """
     if not request.evaluate:
         return None
-    own = DIGITS_EVALUATION if parts.preset is not None and parts.preset.data == DIGITS else {}
+    own = DIGITS_EVALUATION if preset is not None and preset.data == DIGITS else {}
     reference = request.reference or own.get("reference")
     if reference is None:
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -12,7 +13,11 @@ from torch import Tensor
 from arbench.generators.recipe import TrainConfig
 from arbench.generators.spec import Release
 from arbench.machine.files import whole_file
+from arbench.protocols import Generator, Tokenizer
+from arbench.training.job import Job
+from arbench.training.loop import Task
 from arbench.weights.convert import LAYOUTS
+from arbench.weights.provenance import describe_tokenizer, entries, tokenizer_entries, writer_entries
 from arbench.weights.write import write_safetensors
 
 
@@ -44,3 +49,12 @@ def export_weights(
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial:
         write_safetensors(partial, tensors, metadata)
+
+
+def origin_of(job: Job, task: Task) -> dict[str, str]:
+    """What a file of the weights of `task` says of itself."""
+    if job.kind == "generator":
+        return entries(job.target, cast("Generator", task.model), getattr(task, "tokenizer", None))
+    if job.kind == "tokenizer":
+        return tokenizer_entries(describe_tokenizer(job.target, cast("Tokenizer", task.model), None, {}))
+    return writer_entries()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -17,12 +18,14 @@ from arbench.generators.spec import DIGITS, same_name
 from arbench.images.data import DIGITS_SIZE, open_data
 from arbench.images.pixels import to_float
 from arbench.machine.distributed import by_first, process_group, processes
+from arbench.report.logs import Logs, log_names, open_logs
 from arbench.runs.models import RANDOM, find_tokenizer_weights
 from arbench.tokenizer.load import load_tokenizer
 from arbench.training.checkpoint import begin_folder, find_checkpoint, read_checkpoint_facts, refuse_overwriting
 from arbench.training.data import ImageBatches
 from arbench.training.engine import Engine, is_sharded, whole
-from arbench.training.export import export_release, export_weights
+from arbench.training.evaluation import Evaluating, Evaluation
+from arbench.training.export import export_release, export_weights, origin_of
 from arbench.training.fit import fitted_config
 from arbench.training.job import Job, write_job
 from arbench.training.loop import check_resumable, train
@@ -34,14 +37,13 @@ from arbench.training.tokens import CACHE_FOLDER, Progress, no_progress, open_ca
 from arbench.training.views import crop_sides
 from arbench.weights.keys import require_same
 from arbench.weights.load import load_generator
-from arbench.weights.provenance import describe_tokenizer, entries, tokenizer_entries, writer_entries
+from arbench.weights.provenance import describe_tokenizer
 from arbench.weights.read import read_tensors
 
 if TYPE_CHECKING:
     from arbench.generators.spec import Release
     from arbench.images.data import ImageData
     from arbench.machine.distributed import Processes
-    from arbench.protocols import Generator, Tokenizer
     from arbench.training.checkpoint import Keeping
     from arbench.training.loop import Task, Trainer, Watcher
     from arbench.weights.provenance import TokenizerFacts
@@ -143,14 +145,17 @@ def run_job(
     resume: bool = False,
     engine: Engine | None = None,
     keeping: Keeping | None = None,
+    evaluating: Evaluating | None = None,
+    logs: Sequence[str] = (),
     watch: Watcher | None = None,
     progress: Progress = no_progress,
     say: Callable[[str], None] = no_words,
 ) -> Path:
     """Train and export; returns the weights file. `progress` is asked for the caching of tokens and for the training.
 
-    Raises ValueError for what a user can have got wrong: unknown names, a tokenizer of the wrong kind, a run that is
-    already there, a missing checkpoint; OSError for folders that cannot be read or written.
+    `evaluating` says how often weights are evaluated on the way, `logs` where its numbers go beside log.jsonl. Raises
+    ValueError for what a user can have got wrong: unknown names, a tokenizer of the wrong kind, a run that is already
+    there, a missing checkpoint; OSError for folders that cannot be read or written.
     """
     mine = processes()
     folder = job.folder(out)
@@ -165,17 +170,24 @@ def run_job(
         check_resumable(lengthened(config, facts["config"], facts["step"], no_words), job.made_of, facts)
     with process_group(mine, device):
         shown = progress if mine.is_first else no_progress
+        names = log_names(logs)
+        evaluation = None if evaluating is None else Evaluation(evaluating, job, folder, mine, say=say)
         make_task = TASKS[job.kind](job, data, out, device, say, shown)
         if mine.is_first:
             begin_folder(folder)
             write_job(job, folder)
-        with shown(job.target, config.steps) as advance:
+        began = 0 if facts is None else facts["step"]
+        with shown(job.target, config.steps) as advance, opened(job, folder, names, began, mine) as log:
+            if evaluation is not None:
+                evaluation.logs = log
             trainer = train(
                 make_task,
                 config,
                 folder,
                 resume=resume,
                 watch=(watch or advance) if mine.is_first else None,
+                logs=log,
+                between=evaluation,
                 mine=mine,
                 engine=engine,
                 keeping=keeping,
@@ -184,6 +196,18 @@ def run_job(
             )
         _hand_over(job, trainer, out, data, device)
     return job.weights_path(out)
+
+
+@contextmanager
+def opened(job: Job, folder: Path, names: Sequence[str], step: int, mine: Processes) -> Iterator[Logs]:
+    """The named logs of a training from `step` on; on the first process alone."""
+    log = Logs()
+    if mine.is_first:
+        log = open_logs(names, folder, title=job.target, facts={**job.config.as_dict(), **job.made_of}, step=step)
+    try:
+        yield log
+    finally:
+        log.close()
 
 
 def tell_plan(
@@ -231,21 +255,12 @@ def _export(
                 _measure_scale(task.model, data, device)
             weights = task.weights()
         path = job.weights_path(out) if which == "ema" else job.raw_weights_path(out)
-        export_weights(path, weights, target=job.target, config=job.config, origin=_origin(job, task))
+        export_weights(path, weights, target=job.target, config=job.config, origin=origin_of(job, task))
         written[which] = weights
     release = release_of(job)
     if release is not None:
         averaged = written["ema"]
         export_release(job.weights_path(out).with_suffix(".pth"), release, written.get("raw", averaged), averaged)
-
-
-def _origin(job: Job, task: Task) -> dict[str, str]:
-    """What a file of weights says of itself."""
-    if job.kind == "generator":
-        return entries(job.target, cast("Generator", task.model), getattr(task, "tokenizer", None))
-    if job.kind == "tokenizer":
-        return tokenizer_entries(describe_tokenizer(job.target, cast("Tokenizer", task.model), None, {}))
-    return writer_entries()
 
 
 def release_of(job: Job) -> Release | None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from threading import Event
 from typing import Any, Protocol
 
 import torch
@@ -14,6 +14,7 @@ from arbench.generators.recipe import TrainConfig, check_same_run, lengthened
 from arbench.machine.distributed import Agreement, Processes
 from arbench.machine.files import one_line
 from arbench.machine.sharded import load_into, stored_tensors
+from arbench.report.logs import Logs
 from arbench.training.checkpoint import (
     Keeping,
     begin_folder,
@@ -26,9 +27,10 @@ from arbench.training.checkpoint import (
 from arbench.training.data import batch_indices
 from arbench.training.ema import EMA
 from arbench.training.engine import Engine, distribute, reducing, whole
-from arbench.training.log import LOG_NAME, append_log, means, means_of_all
+from arbench.training.log import Reporter, Watcher, check_finite
 from arbench.training.optimiser import make_optimiser, optimiser_tensors, prepare_optimiser
 from arbench.training.parts import PART_SEEDS, Part, fit_micro_batches, number_of_parts
+from arbench.training.plan import share_of_peak
 from arbench.training.stopping import deferred_signals
 
 MODEL, AVERAGE, OPTIMISER, RANDOMNESS = "model.", "ema.", "optimizer.", "rng."  # of the names in a checkpoint
@@ -52,8 +54,14 @@ class Task(Protocol):
         """Called after optimiser step `step` (0-based), e.g. to re-seed dead codes."""
 
 
-# Called after every step with the number of steps done and what was logged, as far as it is known yet.
-Watcher = Callable[[int, dict[str, float]], None]
+class Between(Protocol):
+    """What is done between two steps, every so often, on all processes; it changes nothing of the training."""
+
+    def due(self, step: int) -> bool:
+        """Whether it is to be done after `step` steps; a checkpoint is saved beforehand."""
+
+    def __call__(self, trainer: Trainer, signalled: Event) -> bool:
+        """Do it; returns, alike on all processes, whether a signal that ends the training came meanwhile."""
 
 
 class Trainer:
@@ -176,12 +184,6 @@ class Trainer:
                 raise ValueError(f"{path}: its random state is of another kind ({one_line(error)})") from error
 
 
-def check_finite(norm: float, step: int) -> None:
-    """Raise ValueError where a gradient has grown beyond all numbers."""
-    if norm != norm or norm in (float("inf"), float("-inf")):
-        raise ValueError(f"step {step}: the gradient is not finite; try a smaller --learning-rate")
-
-
 def check_same_tensors(path: Path, wanted: Mapping[str, Tensor], stored: Mapping[str, tuple[int, ...]]) -> None:
     """Raise ValueError where a checkpoint has not the tensors of this model, or others."""
     for name, value in wanted.items():
@@ -210,6 +212,8 @@ def train(
     *,
     resume: bool = False,
     watch: Watcher | None = None,
+    logs: Logs | None = None,
+    between: Between | None = None,
     mine: Processes | None = None,
     engine: Engine | None = None,
     keeping: Keeping | None = None,
@@ -220,9 +224,10 @@ def train(
 
     `make_task` is called under the run's seed, which decides the weights' start. The caller's global random state is
     left as it was. Ctrl-C, SIGTERM and SIGUSR1 finish the step and save a checkpoint first. Process `mine` takes its
-    share of every batch in a process group that is there already; the first one writes the log. Raises ValueError where
-    `folder` already holds a run and `resume` is false, or holds none and `resume` is true, or the batch cannot be
-    shared. More steps than the checkpoint was to have lengthen the run; `say` is told what that means for the rate.
+    share of every batch in a process group that is there already; the first one writes the log, and `logs`; `between`
+    is done between steps. Raises ValueError where `folder` already holds a run and `resume` is false, or holds none and
+    `resume` is true, or the batch cannot be shared. More steps than the checkpoint was to have lengthen the run; `say`
+    is told what that means for the rate.
     """
     mine, parts = mine or Processes(), 0
     config = fit_micro_batches(config, mine.count, say)
@@ -239,38 +244,48 @@ def train(
         trainer = Trainer(make_task(), config, mine=mine, made_of=made_of, engine=engine, parts=parts)
         if path is not None:
             trainer.load(path)
-        _run(trainer, folder, watch, keeping or Keeping())
+        report = Reporter(
+            folder,
+            mine,
+            trainer.device,
+            step=trainer.step,
+            batch_size=config.batch_size,
+            epoch=len(trainer.task),
+            watch=watch,
+            logs=logs,
+            share_of_peak=share_of_peak(trainer.task.model, config.dtype, mine.count, trainer.device),
+        )
+        _run(trainer, folder, report, keeping or Keeping(), between)
     trainer.task.model.eval()
     return trainer
 
 
-def _run(trainer: Trainer, folder: Path, watch: Watcher | None, keeping: Keeping) -> None:
+def _run(trainer: Trainer, folder: Path, report: Reporter, keeping: Keeping, between: Between | None) -> None:
     config, mine = trainer.config, trainer.mine
-    recent: list[dict[str, Any]] = []
-    known: dict[str, float] = {}
-    began, began_cpu, first = time.perf_counter(), time.process_time(), trainer.step
-    stop = Agreement(mine)
+    stop, stopped = Agreement(mine), False
     with deferred_signals() as signalled:
-        while trainer.step < config.steps:
-            recent.append(trainer.one_step())
-            if watch is not None:
-                known = means(recent[-1:]) if trainer.device.type == "cpu" else known
-                watch(trainer.step, known)
+
+        def is_due() -> bool:
+            return between is not None and between.due(trainer.step)
+
+        def pause() -> bool:
+            assert between is not None
+            with report.paused():
+                return between(trainer, signalled)
+
+        if trainer.step and is_due():  # what the run before may not have ended
+            stopped = pause()
+        while trainer.step < config.steps and not stopped:
+            report.stepped(trainer.step + 1, trainer.one_step())
             stopped = stop.ask(signalled.is_set())
             last = trainer.step == config.steps or stopped
             if last or trainer.step % config.log_every == 0:
-                known = means_of_all(recent, mine)
-                check_finite(known["gradient_norm"], trainer.step)
-                taken = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - began_cpu}
-                a_step = {f"{name}_per_step": value / (trainer.step - first) for name, value in taken.items()}
-                if mine.is_first:
-                    append_log(folder / LOG_NAME, trainer.step, known, a_step)
-                recent = []
-            if last or trainer.step % config.checkpoint_every == 0:
-                if recent:
-                    check_finite(means(recent)["gradient_norm"], trainer.step)
-                path = save_checkpoint(folder, trainer.step, trainer.tensors(), trainer.facts(), keeping, mine)
-            if stopped:
-                stop.close()
-                raise KeyboardInterrupt(f"step {trainer.step} is saved in {path}; go on with --resume")
+                report.line(trainer.step)
+            if last or is_due() or trainer.step % config.checkpoint_every == 0:
+                report.check(trainer.step)
+                save_checkpoint(folder, trainer.step, trainer.tensors(), trainer.facts(), keeping, mine)
+            if is_due() and not stopped:
+                stopped = pause()
         stop.close()
+    if stopped:
+        raise KeyboardInterrupt(f"step {trainer.step} is saved in {find_checkpoint(folder)}; go on with --resume")

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from arbench.generators.methods import get_method, get_preset, methods
 from arbench.generators.recipe import TrainConfig
+from arbench.machine.peak import gpu_peak
 from arbench.protocols import Generator
 from arbench.training.engine import Engine, to_be_sharded
 from arbench.training.parts import number_of_parts
@@ -175,3 +176,19 @@ def memory_of(device: torch.device) -> int | None:
     if device.type == "cpu" and hasattr(os, "sysconf"):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return None
+
+
+def share_of_peak(model: nn.Module, dtype: str, processes: int, device: torch.device) -> float | None:
+    """What training on one image a second is of all devices' peak (MFU): counted operations over the data sheet's.
+
+    None for what is no generator, cannot be counted without memory, or runs on a device that has no data sheet here.
+    """
+    if device.type != "cuda" or not hasattr(model, "method"):
+        return None
+    peak = gpu_peak(torch.cuda.get_device_properties(device).name, getattr(torch, dtype))
+    if peak is None:
+        return None
+    try:
+        return image_flops(str(model.method), model.config) / (peak.flops * processes)
+    except RuntimeError:
+        return None

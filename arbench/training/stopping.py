@@ -1,4 +1,5 @@
-"""Signals that end a training between two steps, on all processes after the same one."""
+"""Signals that end a training between two steps, on all processes after the same one; or at once, in what can be done
+again."""
 
 from __future__ import annotations
 
@@ -33,6 +34,29 @@ def deferred_signals() -> Iterator[threading.Event]:
         signal.signal(number, note)
     try:
         yield pressed
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def interruptible(pressed: threading.Event) -> Iterator[None]:
+    """Within it, under `deferred_signals`, the first signal interrupts: KeyboardInterrupt, also for one from before."""
+    if pressed.is_set():
+        raise KeyboardInterrupt
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        pressed.set()
+        raise KeyboardInterrupt
+
+    for number in SIGNALS:
+        signal.signal(number, leave)
+    try:
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

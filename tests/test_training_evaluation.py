@@ -1,0 +1,269 @@
+"""Evaluation while training: ordinary records, the best kept, nothing of the training changed, failures told."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_runs import TINY_GPT
+
+import arbench
+from arbench.cli import run_command
+from arbench.generators.recipe import TrainConfig
+from arbench.papers.collect import load_records
+from arbench.report import logs
+from arbench.report.curves import record_curves
+from arbench.report.protocols import Marks
+from arbench.report.record import load_record
+from arbench.report.values import group_seeds
+from arbench.training import evaluation
+from arbench.training.evaluation import BEST_NAME, Evaluating, stored_evaluations
+from arbench.training.job import Job, write_job
+from arbench.training.jobs import digits_job, run_job, with_settings
+from arbench.weights.read import read_tensors
+
+STEPS, EVERY, IMAGES = 6, 2, 20
+
+
+def tiny_job(cache: Path, **changes: object) -> Job:
+    job = digits_job("ar-digits", model_config=TINY_GPT, cache=str(cache))
+    return dataclasses.replace(job, config=with_settings(job.config, steps=STEPS, batch_size=8, views=1), **changes)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tokens that every training of this file is on."""
+    return tmp_path_factory.mktemp("cache")
+
+
+def trained(job: Job, out: Path, **options: object) -> dict[str, torch.Tensor]:
+    """Raw and averaged weights of a finished training."""
+    run_job(job, out, **options)  # type: ignore[arg-type]
+    raw, averaged = load_file(job.raw_weights_path(out)), load_file(job.weights_path(out))
+    return {**{f"raw.{name}": value for name, value in raw.items()}, **averaged}
+
+
+class Recorder:
+    """A log that keeps what it is told."""
+
+    told: ClassVar[list] = []
+
+    def __init__(self, folder: Path, title: str, facts: dict, step: int) -> None:
+        self.told.append(("open", {"folder": folder, "title": title}, step))
+
+    def scalars(self, values: dict[str, float], step: int) -> None:
+        self.told.append(("scalars", values, step))
+
+    def picture(self, name: str, file: Path, step: int) -> None:
+        self.told.append((name, file.is_file(), step))
+
+    def close(self) -> None:
+        self.told.append(("close", {}, 0))
+
+
+@pytest.fixture(scope="module")
+def plain(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """Weights of a training that nobody evaluates."""
+    return trained(tiny_job(cache), tmp_path_factory.mktemp("plain"))
+
+
+@pytest.fixture(scope="module")
+def evaluated(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, torch.Tensor], list[str]]:
+    """The folder of one that is evaluated and logged, its weights, and what was said."""
+    out, said = tmp_path_factory.mktemp("runs") / "train", []
+    job, asked = tiny_job(cache), Evaluating(steps=EVERY, num_images=IMAGES)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(logs.LOGS, "wandb", Recorder)  # type: ignore[arg-type]
+        patch.setattr(logs, "is_installed", lambda name: True)
+        weights = trained(job, out, evaluating=asked, say=said.append, logs=("wandb",))
+    return job.folder(out), weights, said
+
+
+def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
+
+
+def test_a_training_that_is_evaluated_is_the_same_to_the_bit(evaluated, plain):
+    assert_equal(evaluated[1], plain)
+
+
+def test_each_evaluation_is_a_record_with_epoch_and_step(evaluated):
+    folder, _, said = evaluated
+    records = {step: load_record(file) for step, file in stored_evaluations(folder).items()}
+    assert list(records) == [2, 4, 6]
+    for step, record in records.items():
+        assert record["source"]["step"] == step
+        assert record["source"]["epoch"] == pytest.approx(step * 8 / 1438, abs=1e-4)
+        assert record["source"]["trained_in"] == "train/ar-digits"
+        assert record["metrics"]["fid"] > 0
+        assert f"FID-{IMAGES} {record['metrics']['fid']:.2f}" in "".join(said)
+    assert len({record["weights"]["sha256"] for record in records.values()}) == 3
+
+
+def test_the_weights_of_the_best_are_kept_and_are_those_that_were_drawn_with(evaluated, tmp_path):
+    folder = evaluated[0]
+    best = min(load_records([folder]), key=lambda record: record["metrics"]["fid"])
+    found = read_tensors(folder / BEST_NAME).metadata
+    assert (int(found["step"]), float(found["epoch"])) == (best["source"]["step"], best["source"]["epoch"])
+    assert not list(folder.glob("step-*.safetensors"))
+    again = arbench.run(weights=folder / BEST_NAME, num_images=IMAGES, out=tmp_path, device="cpu")
+    assert again["metrics"] == best["metrics"]
+    assert again["weights"]["sha256"] == best["weights"]["sha256"]
+
+
+def test_a_log_hears_of_the_training_and_of_its_evaluations(evaluated):
+    first, *told, last = Recorder.told
+    assert (first[1], last[0]) == ({"folder": evaluated[0], "title": "ar-digits"}, "close")
+    assert [(kind, step) for kind, _, step in told] == [
+        *(pair for step in (2, 4) for pair in (("scalars", step), ("evaluation/images", step))),
+        *(("scalars", STEPS), ("scalars", STEPS), ("evaluation/images", STEPS)),
+    ]
+    (training, scores) = [values for kind, values, step in told if (kind, step) == ("scalars", STEPS)]
+    assert {"training/loss", "training/gradient_norm", "training/memory_gib", "training/epoch"} <= set(training)
+    record = load_record(stored_evaluations(evaluated[0])[STEPS])
+    assert scores["evaluation/fid"] == record["metrics"]["fid"]
+
+
+def test_the_last_average_is_what_training_hands_over(evaluated):
+    folder, weights, _ = evaluated
+    last = load_record(stored_evaluations(folder)[STEPS])
+    metadata = read_tensors(folder / BEST_NAME).metadata
+    if int(metadata["step"]) == STEPS:
+        assert_equal(load_file(folder / BEST_NAME), {k: v for k, v in weights.items() if not k.startswith("raw.")})
+    assert last["model"] == "ar-digits"
+
+
+def test_curves_over_epochs_one_a_training(evaluated, tmp_path):
+    folder, _, _ = evaluated
+    assert run_command(["plot", str(folder), "--x", "epoch", "--y", "fid", "-o", str(tmp_path / "curve.png")]) == 0
+    assert (tmp_path / "curve.png").stat().st_size > 1000
+    records = load_records([folder])
+    others = [
+        {**record, "source": {**record["source"], "trained_in": "other/ar-digits"}, "weights": {"sha256": str(number)}}
+        for number, record in enumerate(records)
+    ]
+    curves = record_curves(group_seeds([*records, *others]), "epoch", "fid", Marks())
+    assert [curve.name for curve in curves] == ["AR train/ar-digits", "AR other/ar-digits"]
+    for curve in curves:
+        assert [point.x for point in curve.points] == [record["source"]["epoch"] for record in records]
+        assert [point.y for point in curve.points] == [record["metrics"]["fid"] for record in records]
+        assert curve.joined
+        assert all(point.label == "" and point.y_interval is not None for point in curve.points)
+    assert [p.x for p in record_curves(group_seeds(records), "step", "fid", Marks())[0].points] == [2, 4, 6]
+
+
+def test_a_failed_evaluation_costs_one_line(cache, tmp_path, plain, monkeypatch):
+    calls: list[int] = []
+
+    def broken(*given: object) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise RuntimeError("CUDA error: an\nillegal memory access")
+        real(*given)  # type: ignore[arg-type]
+
+    real, said = evaluation.sample, []
+    monkeypatch.setattr(evaluation, "sample", broken)
+    job = tiny_job(cache)
+    weights = trained(job, tmp_path, evaluating=Evaluating(steps=EVERY, num_images=IMAGES), say=said.append)
+    assert_equal(weights, plain)
+    (line,) = [line for line in said if line.startswith("evaluation at step")]
+    assert line.startswith("evaluation at step 4 failed, training goes on: CUDA error: an")
+    assert "\n" not in line
+    assert list(stored_evaluations(job.folder(tmp_path))) == [2, 6]
+
+
+def test_a_signal_ends_an_evaluation_which_the_resumed_training_does_again(cache, tmp_path, plain, monkeypatch):
+    real = evaluation.sample
+
+    def pressed(*given: object) -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        real(*given)  # type: ignore[arg-type]
+
+    job, asked = tiny_job(cache), Evaluating(steps=4, num_images=IMAGES)
+    monkeypatch.setattr(evaluation, "sample", pressed)
+    with pytest.raises(KeyboardInterrupt, match="step 4 is saved"):
+        run_job(job, tmp_path, evaluating=asked)
+    monkeypatch.setattr(evaluation, "sample", real)
+    assert not stored_evaluations(job.folder(tmp_path))
+    assert_equal(trained(job, tmp_path, evaluating=asked, resume=True), plain)
+    assert list(stored_evaluations(job.folder(tmp_path))) == [4, 6]
+
+
+def test_what_was_killed_after_its_record_is_settled(evaluated):
+    folder = evaluated[0]
+    best = min(load_records([folder]), key=lambda record: record["metrics"]["fid"])["source"]["step"]
+    (folder / BEST_NAME).rename(folder / f"step-{best:07d}.safetensors")
+    job = tiny_job(folder.parent)
+    job = dataclasses.replace(job, config=job.config.for_images(1438))
+    between = evaluation.Evaluation(Evaluating(steps=EVERY), job, folder, evaluation.Processes())
+    assert between._is_done(best)
+    assert (folder / BEST_NAME).is_file()
+    assert not list(folder.glob("step-*.safetensors"))
+    assert not between._is_done(5)
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({"epochs": 2}, [8, 15, 23, 30]),  # 15 images every 7.5 steps, and the last
+        ({"steps": 10}, [10, 20, 30]),
+        ({"epochs": 100}, [30]),
+    ],
+)
+def test_when_an_evaluation_is_due(asked, expected, tmp_path):
+    config = TrainConfig(steps=30, batch_size=4, learning_rate=1e-3).for_images(15)
+    job = dataclasses.replace(digits_job("ar-digits"), config=config)
+    between = evaluation.Evaluation(Evaluating(**asked), job, tmp_path, evaluation.Processes())
+    assert [step for step in range(1, 31) if between.due(step)] == expected
+
+
+def test_mistakes_are_told_before_anything_is_encoded(tmp_path):
+    with pytest.raises(ValueError, match="expected one of them"):
+        Evaluating(epochs=1, steps=2)
+    with pytest.raises(ValueError, match="above 0"):
+        Evaluating(epochs=0)
+    job = tiny_job(tmp_path / "cache")
+    job = dataclasses.replace(job, config=job.config.for_images(1438))
+    for changes, asked, told in (
+        ({"data": str(tmp_path)}, {}, "expected --eval-reference"),
+        ({}, {"reference": "digits-heldot"}, "digits-heldout"),
+        ({}, {"num_images": 0}, "num_images"),
+        ({}, {"extractor": "digits-cn"}, "digits-cnn"),
+    ):
+        with pytest.raises((ValueError, OSError), match=told):
+            evaluation.Evaluation(
+                Evaluating(steps=1, **asked), dataclasses.replace(job, **changes), tmp_path, evaluation.Processes()
+            )
+    command = ["train", "--target", "ar-digits", "--steps", "2", "--out", str(tmp_path), "--device", "cpu"]
+    assert run_command([*command, "--eval-steps", "1", "--eval-reference", "digits-heldot"]) == 2
+    assert run_command(["train", "--target", "digits-kl", "--out", str(tmp_path), "--eval-steps", "1"]) == 2
+    assert not list(tmp_path.glob("**/*.npy"))
+
+
+def test_two_processes_with_sharded_weights_evaluate_the_weights_of_all(cache, tmp_path, capfd):
+    job = tiny_job(cache)
+    write_job(job, tmp_path)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "arbench"]
+    command += ["train", "--config", str(tmp_path / "config.yaml"), "--shard", "--out", str(tmp_path / "two")]
+    command += ["--eval-steps", str(STEPS), "--eval-images", str(IMAGES)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    folder = job.folder(tmp_path / "two")
+    records = {step: load_record(file) for step, file in stored_evaluations(folder).items()}
+    assert list(records) == [STEPS]
+    assert records[6]["hardware"]["processes"] == 2
+    assert done.stdout.count("step 6, epoch") == 1
+    weights = job.weights_path(tmp_path / "two")
+    last = arbench.run(weights=weights, num_images=IMAGES, out=tmp_path / "run", device="cpu")
+    assert last["metrics"]["fid"] == pytest.approx(records[6]["metrics"]["fid"], rel=1e-6)  # shards: rounding of sums
+    assert last["metrics"]["label_accuracy"] == records[6]["metrics"]["label_accuracy"]
