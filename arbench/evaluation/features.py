@@ -55,15 +55,21 @@ class CachedExtractor:
 
     def extract(self, images: np.ndarray) -> Extracted:
         """uint8 (B, H, W, 3) to features. ValueError as the extractor raises it, and for a broken file in the cache."""
+        found, keep = self.begin(images)
+        keep()
+        return found
+
+    def begin(self, images: np.ndarray) -> tuple[Extracted, Callable[[], None]]:
+        """As `extract`, and what is left to do, for whichever thread: to write the file."""
         if self._folder is None:
-            return self._extractor.extract(images, self.spatial)
+            return self._extractor.extract(images, self.spatial), lambda: None
         file = self._folder / f"{self._key(images)}.npz"
         if file.exists():
             arrays = load_npz(file)
-            return Extracted(arrays["features"], arrays.get("logits"), arrays.get("spatial"))
+            return Extracted(arrays["features"], arrays.get("logits"), arrays.get("spatial")), lambda: None
         found = self._extractor.extract(images, self.spatial)
-        save_npz(file, {name: array for name, array in found._asdict().items() if array is not None})
-        return found
+        held = {name: array for name, array in found._asdict().items() if array is not None}
+        return found, lambda: save_npz(file, held)
 
     def _key(self, images: np.ndarray) -> str:
         digest = hashlib.sha256(np.ascontiguousarray(images).data)

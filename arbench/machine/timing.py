@@ -15,8 +15,9 @@ from arbench.machine.hardware import synchronize
 class PhaseTimer:
     """Seconds spent in each named phase; an inner phase's time is not counted in the outer one.
 
-    On CUDA the stamps are events in the stream, so that timing adds no synchronisation; elsewhere they are the
-    host's clock, read after the device has finished.
+    On CUDA the stamps are events in the stream that is current, so that timing adds no synchronisation; elsewhere they
+    are the host's clock, read after the device has finished. A phase is a span of its stream: of two streams that run
+    beside each other both count in full, and the phases add up to more than passed on the clock.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -45,8 +46,9 @@ class PhaseTimer:
             self._stamps.append((self._open[-1], time.perf_counter()))
 
     def seconds(self) -> dict[str, float]:
-        """Seconds by phase so far."""
-        synchronize(self._device)
+        """Seconds by phase so far; waits for the last of them, and for nothing that was queued since."""
+        if self._stamps and isinstance(self._stamps[-1][1], torch.cuda.Event):
+            self._stamps[-1][1].synchronize()
         totals: dict[str, float] = {}
         for (name, start), (_, end) in itertools.pairwise(self._stamps):
             if name is not None:

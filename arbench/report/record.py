@@ -50,6 +50,7 @@ class Speed(TypedDict, total=False):
     peak_memory_gib: float | None
     steps: float | None  # generator steps (forward passes of the backbone) an image
     flops_per_image: float | None
+    overlaps: str | None  # what ran beside what, in words: the phases then add up to more than the seconds
     tier: str | None  # how far a fast way may change the result (`arbench.runs.tiers`)
     excludes: str | None  # what the time leaves out, in words
 

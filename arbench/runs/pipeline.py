@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import functools
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from arbench.images.pixels import check_finite, resize_bicubic, to_uint8
+from arbench.images.pixels import FiniteChecks
 from arbench.machine.hardware import exact_float32
 from arbench.machine.precision import precision_of
+from arbench.machine.streams import Side
 from arbench.protocols import Generator, Timer, Tokenizer
+from arbench.runs.decoding import Decoder, Decoding
 from arbench.runs.folder import RunFolder
 from arbench.runs.memory import is_out_of_memory
 from arbench.runs.shards import Assembly, Claims, ShardWriter, claim_unfinished
-from arbench.sampling.algorithm import Observer, draw_tokens
+from arbench.sampling.algorithm import NoTimer, Observer, draw_tokens
 from arbench.sampling.engine import Engine
 from arbench.settings import Guidance
-from arbench.tokenizer.load import decode_tokens
 
 POLL_SECONDS = 0.2  # how often a waiting process looks whether another one has finished or died
 
@@ -48,6 +51,17 @@ class Pipeline:
     engine: Engine | None = None  # None: the eager one; its graphs are freed with the pipeline
     observe: Observer | None = None  # told of every step of the sampling loop
 
+    @cached_property
+    def side(self) -> Side:
+        """Where images are decoded, beside the drawing of the next ones."""
+        return Side(self.device)
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """It is recorded where the sampling is."""
+        replays = None if self.engine is None else self.engine.make_replays(self.device)
+        return Decoder(self.tokenizer, self.image_size, self.side, replays)
+
     def draw(self, image_ids: Sequence[int], timer: Timer, batch_size: int | None = None) -> np.ndarray:
         """uint8 images (B, H, W, 3) for `image_ids`. Raises ValueError where a latent or a pixel is not finite.
 
@@ -57,34 +71,49 @@ class Pipeline:
         A generator in float32 runs without TF32, decoder included: another batch or device then changes an image by
         rounding only. One in half precision is not exact anyway, and keeps the speed.
         """
+        return self.start(image_ids, timer, batch_size).images()
+
+    def start(self, image_ids: Sequence[int], timer: Timer, batch_size: int | None = None) -> Drawing:
+        """As `draw`, but without waiting for the device: the images are asked for later."""
         padding = [image_ids[-1]] * (0 if batch_size is None else batch_size - len(image_ids))
         with exact_float32(self.device) if precision_of(self.generator).is_exact else nullcontext():
-            return self._draw([*image_ids, *padding], timer)[: len(image_ids)]
+            decoding = self._start([*image_ids, *padding], timer)
+        return Drawing(list(image_ids), len(image_ids) + len(padding), timer, decoding)
 
-    def _draw(self, image_ids: Sequence[int], timer: Timer) -> np.ndarray:
-        ids = torch.as_tensor(list(image_ids))
-        labels = torch.from_numpy(self.labels[list(image_ids)]).to(self.device)
+    def _start(self, image_ids: Sequence[int], timer: Timer) -> Decoding:
+        ids, checks = torch.as_tensor(list(image_ids)), FiniteChecks()
         tokens = draw_tokens(
             self.generator,
-            labels,
+            self.labels[list(image_ids)],
             settings=self.settings,
             seed=self.seed,
             image_ids=ids,
             timer=timer,
             observe=self.observe,
             engine=self.engine,
+            checks=checks,
         )
         if tokens.is_floating_point():
-            check_finite(tokens, "latents")
-        with timer.phase("decode"):
-            return self.decode(tokens)
+            checks.add(tokens, "latents")
+        return self.decoder.start(tokens, timer, checks)
 
     def decode(self, tokens: Tensor) -> np.ndarray:
         """Tokens to uint8 images (B, H, W, 3) of the size that is kept."""
-        images = decode_tokens(self.tokenizer, tokens)
-        if self.image_size is not None and images.shape[-1] != self.image_size:
-            images = resize_bicubic(images, self.image_size)
-        return to_uint8(images)
+        return self.decoder.start(tokens, NoTimer()).images()
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A batch that is being drawn: its image ids, the rows computed (padding among them), its timer."""
+
+    image_ids: list[int]
+    rows: int
+    timer: Timer
+    decoding: Decoding
+
+    def images(self) -> np.ndarray:
+        """uint8 (B, H, W, 3), once they are there; raises ValueError as `Pipeline.draw` does."""
+        return self.decoding.images()[: len(self.image_ids)]
 
 
 class StepTimer:
@@ -111,8 +140,8 @@ def draw_fitting(
     step: OnStep = no_step,
     *,
     padded: bool = False,
-) -> tuple[np.ndarray, Timer, int]:
-    """Images of the first `batch_size` of `ids`, or of fewer where memory runs out; their timer; the batch that fitted.
+) -> tuple[Drawing, int]:
+    """The first `batch_size` of `ids`, or fewer where memory runs out, being drawn; and the batch that fitted.
 
     `padded`: where there are fewer ids, the batch is filled up. `step` is told the images of the batch and how many of
     its steps are over. Raises ValueError where not even one image fits.
@@ -122,7 +151,7 @@ def draw_fitting(
         rows = batch_size if padded else len(batch)
         timer = StepTimer(make_timer(), functools.partial(step, len(batch)))
         try:
-            return pipeline.draw(batch, timer, rows), timer, batch_size
+            return pipeline.start(batch, timer, rows), batch_size
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -136,12 +165,24 @@ def draw_fitting(
             torch.cuda.empty_cache()
 
 
+Observe = Callable[[np.ndarray], Callable[[], None]]  # of images; returns what is left to do
+
+
+def observe_nothing(images: np.ndarray) -> Callable[[], None]:
+    """Nobody looks, and nothing is left to do."""
+    return lambda: None
+
+
 @dataclass(kw_only=True)
 class Worker:
     """One process of a run: draws what it can claim, every batch padded to `batch_size`, which halves when memory runs
     out; the line beside a shard tells the batches that it was drawn in.
 
-    `observe` is shown the images of every whole shard before it is written; its time is not that of any batch.
+    Where the device has streams a batch is decoded, and `observe` called, while the next one is drawn; the seconds of a
+    batch are then those on the clock since the one before was there. Elsewhere they are its own.
+
+    `observe` is shown the images of every whole shard before it is written, and returns what is left to be done by the
+    thread that writes the shard, just before that.
     """
 
     pipeline: Pipeline
@@ -150,12 +191,14 @@ class Worker:
     make_timer: Callable[[], Timer]
     progress: Callable[[int], None] = lambda images: None
     step: OnStep = no_step  # told the images of the batch that is being drawn and how many of its steps are over
-    observe: Callable[[np.ndarray], None] = lambda images: None
+    observe: Observe = observe_nothing
+    _under_way: deque[tuple[Drawing, float]] = field(default_factory=deque)  # and when it was begun
+    _last_taken: float = 0.0
     _drawn_in: dict[int, set[int]] = field(default_factory=dict)  # the batches of every shard that is being drawn
 
     def warm_up(self, images: int) -> None:
         """Draw a few images whose time does not count: memory is mapped, kernels are chosen."""
-        self._draw(range(min(images, self.folder.shards.num_images)), padded=False)
+        self._start(range(min(images, self.folder.shards.num_images)), padded=False).images()
 
     def work(self, *, wait: bool) -> None:
         """Draw every shard that no other living process holds; with `wait`, also what others leave unfinished.
@@ -178,8 +221,9 @@ class Worker:
         """One pass over the shards: claim, draw in full batches across shards, hand over what is complete."""
 
         def hand_over(index: int, images: np.ndarray) -> None:
-            self.observe(images)
-            writer.put(index, images, tuple(sorted(self._drawn_in.pop(index), reverse=True)))
+            with self.pipeline.side.beside():
+                left = self.observe(images)
+            writer.put(index, images, tuple(sorted(self._drawn_in.pop(index), reverse=True)), left)
 
         assembly = Assembly(self.folder.shards, hand_over)
         ids: list[int] = []
@@ -189,28 +233,37 @@ class Worker:
                 ids = self._draw_next(ids, assembly)
         while ids:
             ids = self._draw_next(ids, assembly)
+        while self._under_way:
+            self._take_next(assembly)
 
     def _draw_next(self, ids: list[int], assembly: Assembly) -> list[int]:
-        """Draw the first batch of `ids`; returns the rest."""
-        images = self._draw_timed(ids)
-        for image in ids[: len(images)]:
-            self._drawn_in.setdefault(image // self.folder.shards.size, set()).add(self.batch_size)
-        assembly.add(images)
-        return ids[len(images) :]
+        """Begin the first batch of `ids` and take in the one before it, or itself where nothing runs beside; returns
+        the rest."""
+        begun = time.perf_counter()
+        drawing = self._start(ids, self.step, padded=True)
+        self._under_way.append((drawing, begun))
+        while len(self._under_way) > self.pipeline.side.runs_beside:
+            self._take_next(assembly)
+        return ids[len(drawing.image_ids) :]
 
-    def _draw_timed(self, ids: Sequence[int]) -> np.ndarray:
-        """The first batch of `ids`, its time logged by phase."""
-        start = time.perf_counter()
-        images, timer = self._draw(ids, self.step, padded=True)
-        phases = timer.seconds()  # waits for the device
-        seconds = time.perf_counter() - start
-        self.folder.log("batch", images=len(images), rows=self.batch_size, seconds=round(seconds, 6), phases=phases)
+    def _take_next(self, assembly: Assembly) -> None:
+        """The oldest batch that is under way, its time logged by phase."""
+        drawing, begun = self._under_way.popleft()
+        images = drawing.images()  # waits for the device
+        phases = drawing.timer.seconds()
+        now = time.perf_counter()
+        seconds, self._last_taken = now - max(begun, self._last_taken), now
+        beside = {"beside": True} if self.pipeline.side.runs_beside else {}
+        facts = {"rows": drawing.rows, "seconds": round(seconds, 6), "phases": phases, **beside}
+        self.folder.log("batch", images=len(images), **facts)
         self.progress(len(images))
-        return images
+        for image in drawing.image_ids:
+            self._drawn_in.setdefault(image // self.folder.shards.size, set()).add(drawing.rows)
+        assembly.add(images)
 
-    def _draw(self, ids: Sequence[int], step: OnStep = no_step, *, padded: bool) -> tuple[np.ndarray, Timer]:
-        images, timer, fitting = draw_fitting(self.pipeline, ids, self.batch_size, self.make_timer, step, padded=padded)
+    def _start(self, ids: Sequence[int], step: OnStep = no_step, *, padded: bool) -> Drawing:
+        drawing, fitting = draw_fitting(self.pipeline, ids, self.batch_size, self.make_timer, step, padded=padded)
         if fitting < self.batch_size:
             self.folder.log("out_of_memory", failed_batch_size=self.batch_size, batch_size=fitting)
             self.batch_size = fitting
-        return images, timer
+        return drawing

@@ -18,12 +18,17 @@ from arbench.registry import EXTRACTORS, GENERATORS, TOKENIZERS
 from arbench.report.record import PHASES, Record, load_record, new_record
 from arbench.runs.folder import RunFolder
 from arbench.runs.models import Parts
+from arbench.runs.pipeline import Observe, observe_nothing
 from arbench.runs.request import PreparedRun
 from arbench.runs.roofline import roofline
 from arbench.runs.tiers import find_tier
 from arbench.sampling.engine import engine_name
 
 EXCLUDED = "loading, a warm-up draw, padding of batches that are not full, writing images, evaluation"
+OVERLAPS = (
+    "decoding, and features that are extracted on the fly, run in a stream beside the drawing of the next batch: "
+    "seconds_per_image is on the clock, features among it; phases are spans of their streams and add up to more"
+)
 PROTOCOL, OTHERS = "metric_protocol", "other_extractors"
 SHARDS_SHA256 = "shards_sha256"  # of the images that a record is of
 FEATURES = "features"  # of shards that are drawn already; in the run folder until its record is written
@@ -37,14 +42,14 @@ def is_scored(folder: RunFolder) -> bool:
     return load_record(folder.path)["source"].get(SHARDS_SHA256) == folder.shards.sha256()
 
 
-def feature_observer(job: PreparedRun, folder: RunFolder) -> Callable[[np.ndarray], None]:
+def feature_observer(job: PreparedRun, folder: RunFolder) -> Observe:
     """What looks at every finished shard while sampling: the extractor where asked for, whose features `score` finds.
 
     Every process extracts its own shards so, and the first one has only statistics left to merge.
     """
     settings = folder.settings["evaluation"]
     if settings is None or not job.request.on_the_fly:
-        return lambda images: None
+        return observe_nothing
     networks = load_networks(settings["extractor"], settings["inception_weights"], job.parts.device)
     asked = "sfid" in (settings["metrics"] or ())
     cached = [
@@ -52,11 +57,16 @@ def feature_observer(job: PreparedRun, folder: RunFolder) -> Callable[[np.ndarra
         for network in networks
     ]
 
-    def observe(images: np.ndarray) -> None:
+    def observe(images: np.ndarray) -> Callable[[], None]:
+        batches = [images[start : start + BATCH_SIZE] for start in range(0, len(images), BATCH_SIZE)]
         with folder.timed("features", images=len(images)):
-            for start in range(0, len(images), BATCH_SIZE):
-                for extractor in cached:
-                    extractor.extract(images[start : start + BATCH_SIZE])
+            writes = [extractor.begin(batch)[1] for batch in batches for extractor in cached]
+
+        def write() -> None:
+            for one in writes:
+                one()
+
+        return write
 
     return observe
 
@@ -150,8 +160,9 @@ def speed(folder: RunFolder) -> dict[str, Any]:
     """Seconds an image of one process, from the logged batches, apart by phase; memory is the largest of any process.
 
     The warm-up draw is not logged as a batch, and the shard writer runs beside: neither is in these times. A batch that
-    is not full takes the time of a full one, and is counted as one. Without a batch in the log, of a run whose disk was
-    full say, no time is known.
+    is not full takes the time of a full one, and is counted as one. Seconds are on the clock; where decoding runs
+    beside the drawing of the next batch, phases add up to more, and `overlaps` says so. Without a batch in the log, of
+    a run whose disk was full say, no time is known.
     """
     shapes = {"batch_sizes": folder.shards.batch_sizes(), "excludes": EXCLUDED}
     batches = list(folder.events("batch"))
@@ -161,6 +172,8 @@ def speed(folder: RunFolder) -> dict[str, Any]:
     images = sum(rows)
     seconds = sum(batch["seconds"] for batch in batches) / images
     phases = {name: sum(batch["phases"].get(name, 0.0) for batch in batches) / images for name in PHASES}
+    if any(batch.get("beside") for batch in batches):
+        shapes["overlaps"] = OVERLAPS
     peaks = [event["peak_memory_gib"] for event in folder.events("sampled")]
     return {
         "seconds_per_image": seconds,

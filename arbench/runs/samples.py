@@ -64,7 +64,8 @@ def sample_rows(
     batches: list[np.ndarray] = []
     missing = range(len(wanted))
     while missing:
-        batch, _, batch_size = draw_fitting(pipeline, missing, batch_size, lambda: PhaseTimer(parts.device), step)
+        drawing, batch_size = draw_fitting(pipeline, missing, batch_size, lambda: PhaseTimer(parts.device), step)
+        batch = drawing.images()
         batches.append(batch)
         missing = missing[len(batch) :]
         progress(len(batch))

@@ -149,18 +149,28 @@ class ShardWriter:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shard-writer")
         self._waiting: deque[Future[None]] = deque()
 
-    def put(self, index: int, images: np.ndarray, batches: tuple[int, ...] = ()) -> None:
-        """Hand over one shard, drawn in `batches`; waits where `pending` shards are not written yet."""
+    def put(
+        self,
+        index: int,
+        images: np.ndarray,
+        batches: tuple[int, ...] = (),
+        before: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Hand over one shard, drawn in `batches`; waits where `pending` shards are not written yet.
+
+        `before` is called just before it is written, by the thread that writes.
+        """
         while len(self._waiting) >= self._pending:
             self._waiting.popleft().result()
-        self._waiting.append(self._pool.submit(self._write, index, images, batches))
+        self._waiting.append(self._pool.submit(self._write, index, images, batches, before))
 
     def flush(self) -> None:
         """Wait until everything handed over is on disk."""
         while self._waiting:
             self._waiting.popleft().result()
 
-    def _write(self, index: int, images: np.ndarray, batches: tuple[int, ...]) -> None:
+    def _write(self, index: int, images: np.ndarray, batches: tuple[int, ...], before: Callable[[], None]) -> None:
+        before()
         self._shards.write(index, images, batches)
         self._done(index)
 

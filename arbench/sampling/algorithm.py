@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from arbench.images.pixels import check_finite
+from arbench.images.pixels import FiniteChecks
+from arbench.machine.streams import to_device
 from arbench.protocols import Generator, Head, Noise, Step, Timer
 from arbench.sampling.engine import Engine, make_engine
 from arbench.sampling.guidance import guidance_scale
@@ -39,7 +40,7 @@ def check_labels(labels: Labels, num_classes: int, device: torch.device) -> Tens
     wrong = checked[(checked < 0) | (checked > num_classes)]
     if len(wrong):
         raise ValueError(f"label {int(wrong[0])}: expected 0 to {num_classes - 1} ({num_classes} is unconditional)")
-    return checked.to(device, torch.int64)
+    return to_device(checked.to(torch.int64), device)
 
 
 def check_image_ids(image_ids: Labels | None, batch: int, device: torch.device) -> Tensor:
@@ -49,7 +50,7 @@ def check_image_ids(image_ids: Labels | None, batch: int, device: torch.device) 
     checked = torch.as_tensor(np.asarray(image_ids) if not isinstance(image_ids, Tensor) else image_ids)
     if checked.shape != (batch,) or checked.is_floating_point() or bool((checked < 0).any()):
         raise ValueError(f"image_ids of shape {tuple(checked.shape)}: expected {batch} numbers of 0 or more")
-    return checked.to(device, torch.int64)
+    return to_device(checked.to(torch.int64), device)
 
 
 def generate(
@@ -101,10 +102,12 @@ def draw_tokens(
     timer: Timer | None = None,
     observe: Observer | None = None,
     engine: Engine | None = None,
+    checks: FiniteChecks | None = None,
 ) -> Tensor:
     """As `generate`, under the `settings` of a generation that are resolved already.
 
     An `engine` keeps its graphs from one batch to the next; given random numbers (`noise`) are drawn from eagerly.
+    Whether codes were drawn from finite conditions is left to `checks` where they are given, so that nothing waits.
     """
     device = next(generator.parameters()).device
     labels = check_labels(labels, generator.num_classes, device)
@@ -118,7 +121,10 @@ def draw_tokens(
             runs = engine.static(generator, ids, settings, seed)
         tokens, last_seen = draw_steps(runs[0], labels, settings, runs[1], timer, observe)
         if generator.kind == "discrete":
-            require_finite(generator.draw_head(), *last_seen)
+            found = FiniteChecks() if checks is None else checks
+            note_finite(found, generator.draw_head(), *last_seen)
+            if checks is None:
+                found.settle()
     finally:
         generator.train(training)
     return tokens
@@ -160,13 +166,13 @@ def draw_steps(
     return generator.result(state), last_seen
 
 
-def require_finite(head: Head, *conditions: Tensor | None) -> None:
-    """Raise ValueError where codes were drawn from what is not finite; the codes themselves do not tell.
+def note_finite(checks: FiniteChecks, head: Head, *conditions: Tensor | None) -> None:
+    """Let `checks` look at what codes were drawn from; the codes themselves do not tell whether it was finite.
 
     What is not finite once stays so, for every later token sees the earlier ones: a look at the last step, and at the
-    last that was guided, is enough. It waits for the device, and so comes after the last token.
+    last that was guided, is enough.
     """
     parameters = head.parameters() if isinstance(head, nn.Module) else ()
     for condition in (*conditions, *parameters):
         if condition is not None:
-            check_finite(condition, "what the codes are drawn from")
+            checks.add(condition, "what the codes are drawn from")

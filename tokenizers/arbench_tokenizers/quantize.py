@@ -51,7 +51,9 @@ class VectorQuantizer(nn.Module):
         vocab_size = self.embedding.num_embeddings
         if ids.is_floating_point() or ids.ndim != 3:
             raise ValueError(f"ids are {ids.dtype} of shape {tuple(ids.shape)}; expected integers (B, h, w)")
-        if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= vocab_size):
+        # What is recorded into a CUDA graph may not wait for values: there the first, unrecorded call has looked.
+        is_recorded = ids.is_cuda and torch.cuda.is_current_stream_capturing()
+        if ids.numel() and not is_recorded and (int(ids.min()) < 0 or int(ids.max()) >= vocab_size):
             raise ValueError(f"ids reach from {int(ids.min())} to {int(ids.max())}; expected 0 to {vocab_size - 1}")
         return F.embedding(ids, self.codebook()).permute(0, 3, 1, 2)
 
