@@ -66,13 +66,14 @@ ROWS = (
 )
 
 
-def protocol(device: torch.device, dtype: str) -> dict[str, Any]:
+def protocol(device: torch.device, dtype: str, decode_dtype: str) -> dict[str, Any]:
     """What two records must share to stand in one table."""
     facts = describe_hardware(device)
-    return {"batches": [1, BATCH], "dtype": dtype, "gpu": facts["name"], "versions": versions(), "weights": RANDOM}
+    shared = {"batches": [1, BATCH], "dtype": dtype, "decode_dtype": decode_dtype, "weights": RANDOM}
+    return {**shared, "gpu": facts["name"], "versions": versions()}
 
 
-def measure(row: Row, device: torch.device, dtype: str, engines: tuple[str, ...]) -> dict[str, Any]:
+def measure(row: Row, device: torch.device, dtype: str, decode_dtype: str, engines: tuple[str, ...]) -> dict[str, Any]:
     """The benchmark of one row by each engine; what failed is told in place of its figures."""
     parts = load_parts(
         model=row.model,
@@ -80,6 +81,7 @@ def measure(row: Row, device: torch.device, dtype: str, engines: tuple[str, ...]
         tokenizer_weights=RANDOM,
         device=device,
         dtype=dtype,
+        decode_dtype=decode_dtype,
         sampling=dict(row.sampling),
     )
     found: dict[str, Any] = {}
@@ -130,6 +132,7 @@ def main() -> None:
     parser.add_argument("--rows", default="", help="names of rows, separated by commas")
     parser.add_argument("--engines", default=",".join(ENGINES))
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--decode-dtype", default="float32")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--budget", type=float, default=1000.0, help="seconds after which no further row is begun")
     parser.add_argument("--out", type=Path, default=FOLDER)
@@ -137,7 +140,7 @@ def main() -> None:
     device, begun = resolve_device(given.device), time.perf_counter()
     asked = [name for name in given.rows.split(",") if name]
     rows = [row for row in ROWS if (row.name in asked if asked else row.is_quick or not given.quick)]
-    shared, records = protocol(device, given.dtype), []
+    shared, records = protocol(device, given.dtype, given.decode_dtype), []
     for row in rows:
         path = given.out / f"{row.name}.json"
         record = json.loads(path.read_text()) if path.exists() else {}
@@ -145,13 +148,15 @@ def main() -> None:
             if time.perf_counter() - begun > given.budget:
                 print(f"{row.name}: not measured, the time is over", flush=True)
                 continue
-            engines = measure(row, device, given.dtype, tuple(given.engines.split(",")))
+            engines = measure(row, device, given.dtype, given.decode_dtype, tuple(given.engines.split(",")))
             record = {"row": row.name, "protocol": shared, "engines": engines}
             given.out.mkdir(parents=True, exist_ok=True)
             write_whole(path, json.dumps(record, indent=1) + "\n")
         records.append(record)
         print("\n".join(table([record]).splitlines()[2:]), flush=True)
-    print(f"\n{shared['gpu']}, {given.dtype}, {time.perf_counter() - begun:.0f} s\n\n{table(records)}")
+    print(
+        f"\n{shared['gpu']}, {given.dtype}, decoded in {given.decode_dtype}, {time.perf_counter() - begun:.0f} s\n\n{table(records)}"
+    )
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from arbench.machine.timing import PhaseTimer
 from arbench.report.record import load_record
 from arbench.runs.decoding import Decoder
 from arbench.runs.execute import run
-from arbench.runs.models import load_parts
+from arbench.runs.models import in_dtype, load_parts
 from arbench.runs.pipeline import Drawing, Pipeline
 from arbench.sampling.engine import Engine, Replays
 from arbench.tokenizer.load import load_tokenizer
@@ -175,3 +175,28 @@ class Plain:
 def test_records_hold_no_overlap_where_there_was_none(tmp_path):
     run(**tiny(num_images=4), out=tmp_path)
     assert load_record(only_run(tmp_path))["speed"].get("overlaps") is None
+
+
+def test_decoding_in_half_precision_is_asked_for_recorded_and_another_folder(tmp_path):
+    given = tiny("mar", num_images=4)
+    plain, half = run(**given, out=tmp_path), run(**given, decode_dtype="bfloat16", out=tmp_path)
+    assert plain.folder.name != half.folder.name
+    assert [record["hardware"]["decode_dtype"] for record in (plain, half)] == ["float32", "bfloat16"]
+    assert [record["hardware"]["dtype"] for record in (plain, half)] == ["float32", "float32"]
+    assert [record["speed"]["tier"] for record in (plain, half)] == ["A1", "A1+A2"]
+    images = [images_of(record.folder).astype(int) for record in (plain, half)]
+    assert 0 < np.abs(images[0] - images[1]).max() < 16  # bfloat16 has 8 bits, of which a random decoder loses a few
+
+
+def test_what_decodes_in_no_other_dtype_says_so():
+    with pytest.raises(ValueError, match="no torch module and decodes in no bfloat16; expected --decode-dtype float32"):
+        in_dtype("plain", Plain(), torch.bfloat16)
+    assert isinstance(in_dtype("plain", Plain(), torch.float32), Plain)
+    with pytest.raises(ValueError, match="unknown decode dtype 'bf16'; did you mean 'bfloat16'"):
+        load_parts("mar", device=CPU, decode_dtype="bf16")
+
+
+def test_a_tokenizer_is_checked_before_it_is_rounded():
+    parts = load_parts("mar", device=CPU, dtype="float64", decode_dtype="bfloat16")
+    assert (parts.decode_dtype, parts.coarsest) == (torch.bfloat16, torch.bfloat16)
+    assert load_parts("mar", device=CPU, dtype="float64").decode_dtype == torch.float64

@@ -20,7 +20,7 @@ from arbench.bench.measure import Timing, summary, time_alternately, time_batch
 from arbench.generators.methods import presets
 from arbench.machine.hardware import describe_hardware, versions
 from arbench.machine.peak import device_peak
-from arbench.machine.precision import precision_of
+from arbench.machine.precision import dtype_name
 from arbench.machine.timing import PhaseTimer
 from arbench.machine.work import Peak
 from arbench.protocols import Generator
@@ -162,10 +162,7 @@ def choose_batch(parts: Parts, asked: int | str | None) -> int:
 
 
 def decoder_peak(parts: Parts) -> Peak | None:
-    """That of its dtype; of float32 for a tokenizer that is no module."""
-    tokenizer: object = parts.tokenizer
-    dtype = precision_of(tokenizer).products if isinstance(tokenizer, torch.nn.Module) else torch.float32
-    return device_peak(parts.device, dtype)
+    return device_peak(parts.device, parts.decode_dtype)
 
 
 def make_draw(parts: Parts, batch_size: int, seed: int, engine: str = "eager") -> Callable[[PhaseTimer], object]:
@@ -221,7 +218,7 @@ def make_generation(parts: Parts, generator: Generator, batch_size: int, seed: i
 def describe(parts: Parts, work: Roofline | None, steps: int, bounds: Bounds, seed: int) -> dict[str, Any]:
     """What was measured, on what, and its operations."""
     own = parts.preset.sampling if parts.preset else {}
-    tier = find_tier(parts.sampling, parts.generator.sampling_type, own, parts.precision.products)
+    tier = find_tier(parts.sampling, parts.generator.sampling_type, own, parts.coarsest)
     peak = bounds.generator
     return {
         "benchmark": "generation",
@@ -239,7 +236,11 @@ def describe(parts: Parts, work: Roofline | None, steps: int, bounds: Bounds, se
         "flops_per_image": work and work.flops_per_image,
         "flops_per_image_by_phase": work and {name: work.phase_flops(name) for name in work.phases},
         "peak": peak and {"flops_per_second": peak.flops, "bytes_per_second": peak.bandwidth, "source": peak.source},
-        "hardware": {**describe_hardware(parts.device), "dtype": parts.precision.name},
+        "hardware": {
+            **describe_hardware(parts.device),
+            "dtype": parts.precision.name,
+            "decode_dtype": dtype_name(parts.decode_dtype),
+        },
         "versions": versions(),
         "includes": INCLUDES,
         "excludes": EXCLUDES,

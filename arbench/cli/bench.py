@@ -67,6 +67,7 @@ def bench(
     seed: options.Seed = 0,
     device: options.Device = "auto",
     dtype: options.Precision = "auto",
+    decode_dtype: options.DecodeDtype = "float32",
     engine: options.Engine = "auto",
 ) -> None:
     """Time generator, head and decoder at batch 1 and at --batch-size; a tokenizer alone with --tokenizer alone.
@@ -168,5 +169,6 @@ def load_for_speed(chosen: dict[str, Any]) -> Parts:
         which=chosen.get("which", "ema"),
         device=resolve_device(chosen.get("device", "auto")),
         dtype=chosen.get("dtype", "auto"),
+        decode_dtype=chosen.get("decode_dtype", "float32"),
         sampling=options.sampling_of(chosen),
     )

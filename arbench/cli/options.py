@@ -35,6 +35,10 @@ Precision = Annotated[
         "mixed-float16 or mixed-bfloat16 (half precision in products alone).",
     ),
 ]
+DecodeDtype = Annotated[
+    str,
+    typer.Option("--decode-dtype", help="The tokenizer's: float32, or bfloat16 for speed, which shows in the images."),
+]
 Engine = Annotated[str, typer.Option("--engine", help="auto, eager or graph (CUDA graphs): speed, not images.")]
 Seed = Annotated[int, typer.Option("--seed", help="Image i is a function of (seed, i) alone.")]
 Out = Annotated[Optional[Path], typer.Option("--out", "-o", help="Where to write.")]

@@ -74,6 +74,7 @@ def run(
     batch_size: options.BatchSize = None,
     device: options.Device = "auto",
     dtype: options.Precision = "auto",
+    decode_dtype: options.DecodeDtype = "float32",
     engine: options.Engine = "auto",
     evaluate: Evaluate = True,
     reference: options.Reference = None,

@@ -68,6 +68,7 @@ def sample(
     batch_size: options.BatchSize = None,
     device: options.Device = "auto",
     dtype: options.Precision = "auto",
+    decode_dtype: options.DecodeDtype = "float32",
     engine: options.Engine = "auto",
     film: Film = None,
     film_pictures: Pictures = DEFAULT_PICTURES,
@@ -126,6 +127,7 @@ def load_asked(asked: Mapping[str, Any], sampling: Mapping[str, Any]) -> Parts:
         **{name: asked[name] for name in ("method", *PARTS) if name in asked},
         device=resolve_device(asked.get("device", "auto")),
         dtype=asked.get("dtype", "auto"),
+        decode_dtype=asked.get("decode_dtype", "float32"),
         sampling=sampling,
     )
 

@@ -50,10 +50,10 @@ def available_devices() -> list[str]:
     return [kind for kind, present in found if present]
 
 
-def resolve_dtype(name: str) -> torch.dtype:
-    """The torch dtype called `name`. Raises ValueError with the nearest name."""
+def resolve_dtype(name: str, what: str = "dtype") -> torch.dtype:
+    """The torch dtype called `name`. Raises ValueError, naming `what` it is of, with the nearest name."""
     if str(name) not in DTYPES:
-        raise unknown_name("dtype", str(name), DTYPES)
+        raise unknown_name(what, str(name), DTYPES)
     return getattr(torch, str(name))
 
 

@@ -41,13 +41,18 @@ class Precision:
     @property
     def name(self) -> str:
         """As the command line and records say it."""
-        name = str(self.products).removeprefix("torch.")
+        name = dtype_name(self.products)
         return name if self.kept == self.products else MIXED + name
 
     @property
     def is_exact(self) -> bool:
         """Whether products round as float32 does, or finer: then they are kept from TF32 as well."""
         return self.products in (torch.float32, torch.float64)
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """As records say it."""
+    return str(dtype).removeprefix("torch.")
 
 
 def resolve_precision(name: str, device: torch.device, evaluated_in: str = FLOAT32) -> Precision:

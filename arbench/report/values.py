@@ -358,6 +358,8 @@ def _identity(record: Record) -> str:
     named = [source[key] for key in ("experiment", "row", "again") if key in source]
     deciding = ("method", "model", "tokenizer", "sampling", "num_images", "labels")
     parts = [named, [record[name] for name in deciding], protocol_key(record), record["hardware"].get("dtype")]
+    decoded_in = record["hardware"].get("decode_dtype", "float32")
+    parts += [] if decoded_in == "float32" else [decoded_in]
     parts += [protocol_key(record, extractor) for extractor in sorted(record["other_extractors"])]
     if not named:  # the seeds of one experiment row may each have been trained anew, and run on any machine
         parts += [record["weights"], timing_key(record)]

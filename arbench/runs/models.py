@@ -9,13 +9,23 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from arbench.generators.common.tokens import patch_side
 from arbench.generators.methods import get_method, get_preset, method_by_module, method_names, presets
 from arbench.generators.spec import Method, Preset
 from arbench.images import imagenet
 from arbench.machine.files import file_sha256
-from arbench.machine.precision import AUTO, Precision, precision_of, resolve_precision, set_precision
+from arbench.machine.hardware import resolve_dtype
+from arbench.machine.precision import (
+    AUTO,
+    FLOAT32,
+    Precision,
+    dtype_name,
+    precision_of,
+    resolve_precision,
+    set_precision,
+)
 from arbench.protocols import Generator, Tokenizer
 from arbench.registry import unknown_name
 from arbench.settings import Guidance, resolve_settings, warn_of_last_timesteps
@@ -80,6 +90,17 @@ class Parts:
         return precision_of(self.generator)
 
     @property
+    def decode_dtype(self) -> torch.dtype:
+        """What the tokenizer decodes in; float32 for one that is no torch module."""
+        tokenizer: object = self.tokenizer
+        return precision_of(tokenizer).kept if isinstance(tokenizer, nn.Module) else torch.float32
+
+    @property
+    def coarsest(self) -> torch.dtype:
+        """The coarser of what generator and tokenizer compute in."""
+        return max(self.precision.products, self.decode_dtype, key=lambda dtype: torch.finfo(dtype).eps)
+
+    @property
     def sampling(self) -> dict[str, Any]:
         """The settings by name, as records hold them."""
         return dataclasses.asdict(self.settings)
@@ -134,21 +155,24 @@ def load_parts(
     which: str = "ema",
     device: torch.device,
     dtype: str = AUTO,
+    decode_dtype: str = FLOAT32,
     config: Mapping[str, Any] | None = None,
     tokenizer_config: Mapping[str, Any] | None = None,
     sampling: Mapping[str, Any] | None = None,
 ) -> Parts:
     """Load both models, resolve the sampling settings (given, else the preset's, else the defaults) and check the fit.
 
-    `dtype` is the generator's precision by name, "auto" that which its release is evaluated in. The tokenizer decodes
-    in float32 unless it is float64: half precision shows in the images and saves little.
+    `dtype` is the generator's precision by name, "auto" that which its release is evaluated in; `decode_dtype` the
+    tokenizer's, at least float32 as well where the generator is in float64. Half precision shows in the images.
     Raises ValueError or OSError for unknown names, missing or broken files, settings out of range and a tokenizer that
     does not fit the generator.
     """
     chosen = choose_files(method, model, tokenizer, weights, tokenizer_weights, dict(tokenizer_config or {}))
     precision = resolve_precision(dtype, device, chosen.method.evaluated_in(chosen.preset))
+    decoded_in = resolve_dtype(decode_dtype, "decode dtype")
     stamps = {file: file_stamp(file) for file in chosen.files}
     generator, decoder = _load_both(chosen, which, device, precision, config or {})
+    decoder = in_dtype(chosen.tokenizer, decoder, decoded_in)
     # The settings of the run become the generator's own, so that they hold, and are warned of once.
     settings = resolve_settings(generator, sampling or {})
     warn_of_last_timesteps(generator, settings)
@@ -258,6 +282,21 @@ def _load_both(
         file = None if chosen.tokenizer_weights is None else Path(chosen.tokenizer_weights)
         require_tokenizer(chosen.told, describe_tokenizer(name, decoder, file, settings))
     return generator, decoder
+
+
+def in_dtype(name: str, tokenizer: Tokenizer, dtype: torch.dtype) -> Tokenizer:
+    """`tokenizer` in `dtype`, in place; ValueError where that is half precision and it is no torch module.
+
+    What computes in float64 for its generator stays so where float32 is asked for.
+    """
+    if dtype == torch.float32:
+        return tokenizer
+    if not isinstance(tokenizer, nn.Module):
+        raise ValueError(
+            f"tokenizer {name!r} is no torch module and decodes in no {dtype_name(dtype)}; "
+            "expected --decode-dtype float32"
+        )
+    return tokenizer.to(dtype=dtype)
 
 
 def check_fit(model: str, generator: Generator, tokenizer_name: str, tokenizer: Tokenizer) -> int:

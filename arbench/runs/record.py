@@ -13,6 +13,7 @@ from arbench.evaluation.extractors import names_of
 from arbench.evaluation.features import BATCH_SIZE, CachedExtractor
 from arbench.evaluation.metrics import evaluate, load_networks
 from arbench.machine.hardware import describe_hardware, versions
+from arbench.machine.precision import dtype_name
 from arbench.machine.progress import image_progress
 from arbench.registry import EXTRACTORS, GENERATORS, TOKENIZERS
 from arbench.report.record import PHASES, Record, load_record, new_record
@@ -118,6 +119,7 @@ def make_record(job: PreparedRun, folder: RunFolder, scores: dict[str, Any]) -> 
         hardware={
             **describe_hardware(parts.device, job.mine.count),
             "dtype": images["dtype"],
+            "decode_dtype": dtype_name(parts.decode_dtype),
             "engine": engine_name(job.request.engine, parts.generator),
         },
         versions={**versions(), **plug_in_versions(job, folder)},
@@ -128,7 +130,7 @@ def make_record(job: PreparedRun, folder: RunFolder, scores: dict[str, Any]) -> 
 def tier_of(parts: Parts) -> str:
     """How far the images may be from those of the preset's own settings in float32."""
     own = parts.preset.sampling if parts.preset else {}
-    return find_tier(parts.sampling, parts.generator.sampling_type, own, parts.precision.products)
+    return find_tier(parts.sampling, parts.generator.sampling_type, own, parts.coarsest)
 
 
 def plug_in_versions(job: PreparedRun, folder: RunFolder) -> dict[str, str]:

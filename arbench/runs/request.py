@@ -18,6 +18,7 @@ from arbench.generators.methods import all_settings
 from arbench.generators.spec import DIGITS, Preset
 from arbench.machine.distributed import Processes, processes
 from arbench.machine.hardware import resolve_device
+from arbench.machine.precision import FLOAT32
 from arbench.report.logs import log_names
 from arbench.runs.labels import make_labels
 from arbench.runs.models import Parts, load_parts
@@ -59,6 +60,7 @@ class RunRequest:
     batch_size: BatchSize = AUTO
     device: str = AUTO
     dtype: str = AUTO  # a name of `arbench.machine.precision`
+    decode_dtype: str = FLOAT32
     engine: str = AUTO  # how it is computed, not what: no part of the folder's name
     resume: bool | str = False
     evaluate: bool = True
@@ -116,6 +118,7 @@ def prepare(request: RunRequest) -> PreparedRun:
         which=request.which,
         device=resolve_device(request.device, mine.local_rank),
         dtype=request.dtype,
+        decode_dtype=request.decode_dtype,
         config=request.config,
         tokenizer_config=request.tokenizer_config,
         sampling=request.sampling,
@@ -156,6 +159,7 @@ def image_settings(request: RunRequest, parts: Parts) -> dict[str, Any]:
         "labels": request.label_mode if request.labels is None else list(request.labels),
         "dtype": parts.precision.name,
         "image_size": parts.image_size,
+        **({} if request.decode_dtype == FLOAT32 else {"decode_dtype": request.decode_dtype}),
     }
 
 
