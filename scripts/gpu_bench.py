@@ -154,9 +154,8 @@ def main() -> None:
             write_whole(path, json.dumps(record, indent=1) + "\n")
         records.append(record)
         print("\n".join(table([record]).splitlines()[2:]), flush=True)
-    print(
-        f"\n{shared['gpu']}, {given.dtype}, decoded in {given.decode_dtype}, {time.perf_counter() - begun:.0f} s\n\n{table(records)}"
-    )
+    took = time.perf_counter() - begun
+    print(f"\n{shared['gpu']}, {given.dtype}, decoded in {given.decode_dtype}, {took:.0f} s\n\n{table(records)}")
 
 
 if __name__ == "__main__":
