@@ -12,7 +12,7 @@ from conftest import make_generator, make_tokens
 from torch import nn
 
 from arbench.generators.recipe import Augmentation, TrainConfig
-from arbench.machine import sharded
+from arbench.machine import saving
 from arbench.machine.files import file_sha256
 from arbench.machine.sharded import FACTS, SEAL, read_all, sealed
 from arbench.training.augment import augment
@@ -180,7 +180,7 @@ def test_what_a_killed_training_left_half_written_goes_at_the_next_start(tmp_pat
 
 def test_a_save_that_breaks_off_loses_nothing(tmp_path, monkeypatch):
     whole = train(TinyTask, tiny_config(), tmp_path / "whole")
-    saved, done = sharded.file_sha256, []
+    saved, done = saving.file_sha256, []
 
     def breaking(path):
         done.append(path)
@@ -188,7 +188,7 @@ def test_a_save_that_breaks_off_loses_nothing(tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
         return saved(path)
 
-    monkeypatch.setattr(sharded, "file_sha256", breaking)
+    monkeypatch.setattr(saving, "file_sha256", breaking)
     with pytest.raises(OSError, match="No space left"):
         train(TinyTask, tiny_config(), tmp_path / "cut")
     assert read_checkpoint_facts(find_checkpoint(tmp_path / "cut"))["step"] == 4

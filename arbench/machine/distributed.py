@@ -1,7 +1,7 @@
 """Several processes: who am I, telling all of them one value, and the collectives of training.
 
-Beside training and `sharded` the only file that imports `torch.distributed`. Sampling uses no collective at all:
-processes share a run folder and claim shards there, so a dead process never holds the others up.
+Beside training, `sharded` and `saving` the only file that imports `torch.distributed`. Sampling uses no collective at
+all: processes share a run folder and claim shards there, so a dead process never holds the others up.
 """
 
 from __future__ import annotations
@@ -150,6 +150,30 @@ def gathered(value: Any, mine: Processes) -> list[Any]:
     store, key = _store(), _next_key(mine)
     store.set(f"{key}/{mine.rank}", json.dumps(value))
     return [json.loads(store.get(f"{key}/{rank}")) for rank in range(mine.count)]
+
+
+class SideGroup:
+    """All processes on their CPUs once more, for what a thread beside that of the steps tells; one thread uses it.
+
+    torchrun's store will not do there: whoever waits at it holds up all else that its process asks of it.
+    """
+
+    def __init__(self, mine: Processes) -> None:
+        """All processes make it together, inside `process_group`."""
+        self._mine = mine
+        self.group: torch.distributed.ProcessGroup | None = None
+        if mine.count > 1:
+            made = torch.distributed.new_group(backend="gloo", timeout=SHARE_TIMEOUT)
+            assert isinstance(made, torch.distributed.ProcessGroup)
+            self.group = made
+
+    def gathered(self, value: Any) -> list[Any]:
+        """`value` of every process, in the order of their ranks; plain containers."""
+        if self._mine.count == 1:
+            return [value]
+        answers: list[Any] = [None] * self._mine.count
+        torch.distributed.all_gather_object(answers, value, group=self.group)
+        return answers
 
 
 class Agreement:

@@ -1,7 +1,8 @@
 """Tensors by name in a folder: PyTorch's distributed checkpoints, where each process writes what it holds.
 
-A folder appears whole or not at all, with facts as JSON and the SHA-256 of every file. It is read by any number of
-processes, and nothing in it is executed: PyTorch's own reader unpickles the table of contents, ours takes plain tables.
+A folder appears whole or not at all (`saving`), with facts as JSON and the SHA-256 of every file. It is read by any
+number of processes, and nothing in it is executed: PyTorch's own reader unpickles the table of contents, ours takes
+plain tables.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-import os
 import pickle
 import shutil
 import warnings
@@ -23,8 +23,8 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
 
-from arbench.machine.distributed import Processes, gathered, meet
-from arbench.machine.files import PARTIAL, file_sha256, one_line, write_whole
+from arbench.machine.distributed import Processes, gathered
+from arbench.machine.files import PARTIAL, file_sha256, one_line
 
 FACTS = "facts.json"
 SEAL = "sha256"  # of all else in that file
@@ -35,31 +35,6 @@ TABLE_NAMES = {
     *(("pathlib", "PosixPath"), ("pathlib", "WindowsPath"), ("pathlib", "PurePosixPath")),
 }
 BROKEN = (RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, pickle.UnpicklingError)
-
-
-def save_tensors(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], mine: Processes) -> None:
-    """Write `tensors`, of which each process holds all or its share, and plain `facts`; all processes call it.
-
-    A crash leaves what was there before, and a folder that `remove_partial_folders` takes away. Raises OSError where
-    nothing can be written.
-    """
-    partial = folder.with_name(f".{folder.name}{PARTIAL}")
-    if mine.is_first:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    meet(mine)
-    with _without_warnings():
-        dcp.save(dict(tensors), storage_writer=dcp.FileSystemWriter(partial), no_dist=mine.count == 1)
-    written = [file for file in partial.iterdir() if file.name.startswith(f"__{mine.rank}_")]
-    sums = gathered({file.name: file_sha256(file) for file in written}, mine)
-    if mine.is_first:
-        files = {name: value for part in sums for name, value in part.items()}
-        files[CONTENTS] = file_sha256(partial / CONTENTS)
-        write_whole(partial / FACTS, sealed({**facts, "files": dict(sorted(files.items()))}))
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(partial, folder)
-    meet(mine)
 
 
 def sealed(facts: Mapping[str, Any]) -> str:

@@ -12,7 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from arbench.machine.distributed import Processes
-from arbench.machine.sharded import check_files, is_tensor_folder, read_facts, remove_partial_folders, save_tensors
+from arbench.machine.saving import Saver
+from arbench.machine.sharded import check_files, is_tensor_folder, read_facts, remove_partial_folders
 
 FOLDER_NAME = "checkpoints"
 EARLIER_NAME = "checkpoint.pt"  # of versions before the folder
@@ -52,19 +53,22 @@ def has_checkpoint(folder: Path) -> bool:
     return bool(saved_steps(folder))
 
 
-def save_checkpoint(
-    folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], keeping: Keeping, mine: Processes
+def begin_checkpoint(
+    folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], keeping: Keeping, saver: Saver
 ) -> Path:
-    """Write the state after `step` steps below a run's `folder` and let go of what `keeping` does not keep.
+    """Begin to write the state after `step` steps below a run's `folder`; once it is there, let go of what `keeping`
+    does not keep.
 
     All processes call it. A crash at any moment leaves a complete checkpoint, the one before or this one.
     """
-    path = folder / FOLDER_NAME / f"step-{step:07d}"
-    save_tensors(path, tensors, facts, mine)
-    if mine.is_first:
+
+    def let_go() -> None:
         saved = saved_steps(folder)
         for outdated in keeping.outdated(list(saved)):
             shutil.rmtree(saved[outdated])
+
+    path = folder / FOLDER_NAME / f"step-{step:07d}"
+    saver.begin(path, tensors, facts, let_go)
     return path
 
 

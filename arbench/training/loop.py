@@ -13,16 +13,17 @@ from torch import Tensor, nn
 from arbench.generators.recipe import TrainConfig, check_same_run, lengthened
 from arbench.machine.distributed import Agreement, Processes
 from arbench.machine.files import one_line
+from arbench.machine.saving import saving
 from arbench.machine.sharded import load_into, stored_tensors
 from arbench.report.logs import Logs
 from arbench.training.checkpoint import (
     Keeping,
+    begin_checkpoint,
     begin_folder,
     check_intact,
     find_checkpoint,
     read_checkpoint_facts,
     refuse_overwriting,
-    save_checkpoint,
 )
 from arbench.training.data import batch_indices
 from arbench.training.ema import EMA
@@ -223,11 +224,12 @@ def train(
     """Train to `config.steps`, with checkpoints and a log in `folder`; returns the trainer at its end.
 
     `make_task` is called under the run's seed, which decides the weights' start. The caller's global random state is
-    left as it was. Ctrl-C, SIGTERM and SIGUSR1 finish the step and save a checkpoint first. Process `mine` takes its
-    share of every batch in a process group that is there already; the first one writes the log, and `logs`; `between`
-    is done between steps. Raises ValueError where `folder` already holds a run and `resume` is false, or holds none and
-    `resume` is true, or the batch cannot be shared. More steps than the checkpoint was to have lengthen the run; `say`
-    is told what that means for the rate.
+    left as it was. Checkpoints are written in the background, one at a time, and are all there when this ends, however
+    it ends. Ctrl-C, SIGTERM and SIGUSR1 finish the step and save a checkpoint first. Process `mine` takes its share of
+    every batch in a process group that is there already; the first one writes the log, and `logs`; `between` is done
+    between steps. Raises ValueError where `folder` already holds a run and `resume` is false, or holds none and
+    `resume` is true, or the batch cannot be shared, and OSError where a checkpoint cannot be written. More steps than
+    the checkpoint was to have lengthen the run; `say` is told what that means for the rate.
     """
     mine, parts = mine or Processes(), 0
     config = fit_micro_batches(config, mine.count, say)
@@ -263,7 +265,7 @@ def train(
 def _run(trainer: Trainer, folder: Path, report: Reporter, keeping: Keeping, between: Between | None) -> None:
     config, mine = trainer.config, trainer.mine
     stop, stopped = Agreement(mine), False
-    with deferred_signals() as signalled:
+    with deferred_signals() as signalled, saving(mine) as saver:
 
         def is_due() -> bool:
             return between is not None and between.due(trainer.step)
@@ -283,7 +285,7 @@ def _run(trainer: Trainer, folder: Path, report: Reporter, keeping: Keeping, bet
                 report.line(trainer.step)
             if last or is_due() or trainer.step % config.checkpoint_every == 0:
                 report.check(trainer.step)
-                save_checkpoint(folder, trainer.step, trainer.tensors(), trainer.facts(), keeping, mine)
+                begin_checkpoint(folder, trainer.step, trainer.tensors(), trainer.facts(), keeping, saver)
             if is_due() and not stopped:
                 stopped = pause()
         stop.close()
