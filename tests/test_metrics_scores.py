@@ -45,7 +45,11 @@ def test_inception_score_equals_torch_fidelity(logits: np.ndarray) -> None:
     assert score.std == pytest.approx(original["inception_score_std"], rel=1e-9)
 
 
-def test_kid_equals_torch_fidelity(features: tuple[np.ndarray, np.ndarray]) -> None:
+@pytest.mark.parametrize("whole", [scores.WHOLE_KERNEL, 0])
+def test_kid_equals_torch_fidelity(
+    features: tuple[np.ndarray, np.ndarray], whole: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scores, "WHOLE_KERNEL", whole)
     tensors = [torch.from_numpy(part).double() for part in features]
     original = kid_features_to_metric(*tensors, kid_subset_size=100, kid_subsets=7, verbose=False)
     score = scores.kid(*features, subsets=7, subset_size=100)

@@ -70,6 +70,19 @@ def test_the_stratified_mean_weighs_classes_by_their_frequencies() -> None:
     assert np.mean(means) == pytest.approx(expected, abs=4 * np.std(means) / np.sqrt(len(means)))
 
 
+def test_one_kernel_for_all_subsets_gives_what_each_ones_own_does(
+    digits: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features, labels = digits
+    first, second = balanced_halves(labels, np.random.default_rng(0))
+    sides, size = (features[first], features[second]), {"subsets": 5, "subset_size": 90}
+    for classes in ({}, {"classes": labels[first], "reference_classes": labels[second]}):
+        monkeypatch.setattr(scores, "WHOLE_KERNEL", len(features))
+        once = scores.kid(*sides, **size, **classes)
+        monkeypatch.setattr(scores, "WHOLE_KERNEL", 0)
+        assert once == pytest.approx(scores.kid(*sides, **size, **classes), rel=1e-9)  # sums of another order
+
+
 def test_subsets_that_are_the_whole_have_no_spread(digits: tuple[np.ndarray, np.ndarray]) -> None:
     features, labels = digits
     first, second = balanced_halves(labels, np.random.default_rng(0))

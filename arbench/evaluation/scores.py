@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from arbench.evaluation.kernels import cubic
-from arbench.evaluation.strata import Strata
+from arbench.evaluation.strata import Strata, picked
 
 SHUFFLE_SEED = 2020  # torch-fidelity's; the order of files must not decide the Inception Score
 IS_SPLITS = 10  # Salimans et al. 2016: ten blocks, 5,000 images each when there are 50,000
 KID_SUBSETS = 100  # Bińkowski et al. 2018, torch-fidelity
 KID_SUBSET_SIZE = 1000
+WHOLE_KERNEL = 2000  # vectors a side of which the kernel is computed once for all subsets; of more it is too large
 NEIGHBOURS = 3  # Kynkäänniemi et al. 2019
 DENSITY_NEIGHBOURS = 5  # Naeem et al. 2020
 CHUNK_BYTES = 2**28  # of one block of distances
@@ -112,12 +113,23 @@ def kid(
     if size == len(features) == len(reference):  # every subset is the whole
         return Kid(_unbiased_mmd(features, reference, ours, theirs), None)
     random = np.random.RandomState(seed)
-    distances = []
-    for _ in range(subsets):
-        first = random.choice(len(features), size, replace=False)
-        second = random.choice(len(reference), size, replace=False)
-        distances.append(_unbiased_mmd(features[first], reference[second], ours.take(first), theirs.take(second)))
+    draws = [[random.choice(len(side), size, replace=False) for side in (features, reference)] for _ in range(subsets)]
+    if max(len(features), len(reference)) <= WHOLE_KERNEL:
+        distances = _unbiased_mmds(features, reference, ours, theirs, np.array(draws))
+    else:
+        distances = np.array([_unbiased_mmd(features[a], reference[b], ours.take(a), theirs.take(b)) for a, b in draws])
     return Kid(float(np.mean(distances)), float(np.std(distances)))
+
+
+def _unbiased_mmds(
+    features: np.ndarray, reference: np.ndarray, ours: Strata, theirs: Strata, draws: np.ndarray
+) -> np.ndarray:
+    """(S,) of `_unbiased_mmd` of each of the subsets `draws` (S, 2, n), from one kernel of all vectors."""
+    first, second = features.astype(np.float64), reference.astype(np.float64)
+    some, others = picked(draws[:, 0], len(first)), picked(draws[:, 1], len(second))
+    within = ours.means_over_pairs(cubic(first, first), some) + theirs.means_over_pairs(cubic(second, second), others)
+    between = ((some @ cubic(first, second)) * others).sum(axis=1) / draws.shape[2] ** 2
+    return within - 2 * between
 
 
 def _unbiased_mmd(first: np.ndarray, second: np.ndarray, ours: Strata, theirs: Strata) -> float:

@@ -76,3 +76,23 @@ class Strata:
             within = np.where(self.classes[:, None] == self.classes, kernel, 0)
             total += self.surplus @ (within.sum(axis=1) - np.diag(kernel))
         return float(total * self.scale / (size * (size - 1)))
+
+    def means_over_pairs(self, kernel: np.ndarray, subsets: np.ndarray) -> np.ndarray:
+        """(S,) of what `mean_over_pairs` is of each subset, its images those that are 1 in `subsets` (S, N).
+
+        `kernel` (N, N) is of all images; its diagonal is set to 0.
+        """
+        np.fill_diagonal(kernel, 0)
+        totals = ((subsets @ kernel) * subsets).sum(axis=1)
+        if self.classes is not None:
+            kernel *= self.classes[:, None] == self.classes
+            totals += ((subsets @ kernel) * subsets) @ self.surplus
+        sizes = subsets.sum(axis=1)
+        return totals * self.scale / (sizes * (sizes - 1))
+
+
+def picked(subsets: np.ndarray, count: int) -> np.ndarray:
+    """(S, n) numbers of images to (S, count): 1 where an image is in the subset, else 0."""
+    chosen = np.zeros((len(subsets), count))
+    np.put_along_axis(chosen, subsets, 1.0, axis=1)
+    return chosen
