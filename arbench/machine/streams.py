@@ -43,6 +43,7 @@ class Fetched:
 
     def __init__(self, values: Tensor) -> None:
         self._there: torch.cuda.Event | None = None
+        self._source: Tensor | None = values  # its memory is another's only once it was copied
         if values.device.type == "cuda":
             self._host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
             self._host.copy_(values, non_blocking=True)
@@ -55,6 +56,7 @@ class Fetched:
         """The values, once they are there."""
         if self._there is not None:
             self._there.synchronize()
+        self._source = None
         return self._host.numpy()
 
 
