@@ -17,7 +17,10 @@ from arbench.generators.spec import Release
 from arbench.papers.published import COLUMNS
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("arbench/README.md", "experiments/README.md", "arbench/weights/README.md", "tests/parity/README.md")
+PAGES = (
+    *("arbench/README.md", "experiments/README.md", "tests/parity/README.md"),
+    *("arbench/weights/README.md", "arbench/training/README.md"),
+)
 
 
 def text(page):

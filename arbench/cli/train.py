@@ -27,6 +27,8 @@ TRAIN_EXAMPLES = """Examples:
 
   arbench train --model mar-b --data DIR --tokenizer-weights kl16.ckpt --batch-size 256 --accumulate 4 --recompute
 
+  arbench train --model ar-3b --plan 64
+
   arbench train --experiment par/table4 --row a-without --data DIR --tokenizer-weights vq_ds16_c2i.pt
 
   arbench train --config digits --target mar-digits --eval-steps 1000 --log tensorboard
@@ -82,6 +84,9 @@ Resume = Annotated[
     bool, typer.Option("--resume", help="Go on with an interrupted run; --resume auto: where there is one, else begin.")
 ]
 ResumeAuto = Annotated[bool, typer.Option(AUTO, hidden=True, help="As --resume auto.")]
+Plan = Annotated[
+    Optional[int], typer.Option("--plan", min=1, help="Say what training on so many GPUs takes, and train nothing.")
+]
 Views = Annotated[int, typer.Option("--views", min=1, help="Augmented views of each image.")]
 Flip = Annotated[bool, typer.Option("--flip", help="Mirror views at random.")]
 
@@ -152,6 +157,7 @@ def train(
     eval_extractor: evaluating.Extractor = None,
     inception_weights: evaluating.InceptionWeights = None,
     log: options.Log = None,
+    plan: Plan = None,
 ) -> None:
     """Train a tokenizer, the digits classifier or a generator, and write its averaged weights as safetensors.
 
@@ -162,6 +168,7 @@ def train(
     from arbench.report.logs import log_names
     from arbench.training.checkpoint import Keeping
     from arbench.training.engine import Engine
+    from arbench.training.forecast import forecast
     from arbench.training.job import is_job_file
 
     changes = {
@@ -200,14 +207,18 @@ def train(
         "extractor": eval_extractor,
         "inception_weights": inception_weights,
     }
-    how = {
+    how: dict[str, Any] = {
         "engine": Engine(shard=shard, recompute=recompute, compile=compile),
         "keeping": Keeping(last=keep_last, every=keep_every),
         "evaluating": evaluating.asked(jobs, evaluations),
         "logs": log_names(log or ()),
     }
     if accumulate is not None:
-        changes["micro_batches"] = accumulate * processes().count
+        changes["micro_batches"] = accumulate * (plan or processes().count)
+    if plan is not None:
+        for line in forecast(jobs, plan, how["engine"], changes, data=data, say=typer.echo):
+            typer.echo(line)
+        return
     run_jobs(jobs, folder, resume, changes, auto=resume_auto, how=how)
 
 

@@ -7,6 +7,7 @@ from functools import cache
 from arbench.registry import nearest
 
 NUM_CLASSES = 1000
+TRAINING_IMAGES = 1_281_167  # of ILSVRC 2012
 
 
 @cache

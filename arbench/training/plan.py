@@ -48,8 +48,8 @@ class TrainingPlan:
         """Weights, gradients, two moments, average and activations; None where the activations are not known."""
         return None if self.activations is None else 4 * self.weights + self.average + self.activations
 
-    def lines(self, device: torch.device) -> Iterator[str]:
-        """The plan in words; what fits is said of the memory of `device`."""
+    def lines(self, device: torch.device | None) -> Iterator[str]:
+        """The plan in words; what fits is said of the memory of `device`, where it is this machine's."""
         config, each = self.config, self.config.batch_size // self.parts
         images = config.steps * config.batch_size
         yield (
@@ -75,10 +75,10 @@ class TrainingPlan:
         }
         return " + ".join(f"{name} {'-' if size is None else f'{size / GIB:.1f}'}" for name, size in told.items())
 
-    def _fits(self, device: torch.device) -> str:
+    def _fits(self, device: torch.device | None) -> str:
         if self.num_bytes is None:
             return " GiB; activations not known"
-        there = memory_of(device)
+        there = None if device is None else memory_of(device)
         said = f" = {self.num_bytes / GIB:.1f} GiB"
         if there is None:
             return said
