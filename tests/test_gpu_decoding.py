@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import relative_error
-from tiny_runs import TINY_MASKED, images_of, tiny
+from tiny_runs import TINY_MASKED, images_of
 
 from arbench.machine.fused import EngineWarning
 from arbench.machine.precision import Precision, set_precision
@@ -113,6 +113,19 @@ def test_auto_draws_mar_as_its_release_does(engine, decode_dtype):
     assert not np.array_equal(images[0], images[1])
 
 
-def test_a_latent_that_is_not_finite_is_told(tmp_path):
-    with pytest.raises(ValueError, match="not finite"):
-        run(**tiny("mar", num_images=8, device="cuda", temperature=1e38), out=tmp_path)
+@pytest.mark.parametrize(("method", "what"), [("mar", "latents"), ("ar", "what the codes are drawn from")])
+def test_what_is_not_finite_is_told_when_the_images_are_asked_for(method, what):
+    parts = load_parts(method, device=GPU)
+    for parameter in parts.generator.parameters():
+        torch.nn.init.constant_(parameter, torch.nan)
+    pipeline = Pipeline(
+        generator=parts.generator,
+        tokenizer=parts.tokenizer,
+        labels=np.arange(4),
+        settings=parts.settings,
+        seed=0,
+        device=GPU,
+    )
+    drawing = pipeline.start(range(4), PhaseTimer(GPU))
+    with pytest.raises(ValueError, match=f"{what}: .* are not finite"):
+        drawing.images()
