@@ -87,16 +87,14 @@ class Buffers:
     """Tensors that stay where they are, filled with what is given under their names."""
 
     def __init__(self) -> None:
-        self._kept: dict[Hashable, Tensor] = {}
+        self._kept: dict[Hashable, list[Tensor]] = {}
 
-    def fill(self, key: Hashable, given: Tensor | None) -> Tensor | None:
-        """The buffer `key` with the values of `given`."""
-        if given is None:
-            return None
+    def fill(self, key: Hashable, *given: Tensor) -> list[Tensor]:
+        """The buffers `key` with the values of `given`, all of one dtype: one kernel copies them."""
         if key not in self._kept:
-            self._kept[key] = given.clone(memory_format=torch.contiguous_format)
-        elif self._kept[key] is not given:
-            self._kept[key].copy_(given)
+            self._kept[key] = [x.clone(memory_format=torch.contiguous_format) for x in given]
+        else:
+            torch._foreach_copy_(self._kept[key], list(given))
         return self._kept[key]
 
 
@@ -146,8 +144,9 @@ class ReplayedHead:
             self._scale.fill_(scale)
             self._told_scale = scale
         key = ("draw", settings, condition.shape, unconditional is None)
-        given = (condition, unconditional, positions)
-        first, second, places = (self._buffers.fill((*key, index), x) for index, x in enumerate(given))
+        rows = self._buffers.fill(key, *(x for x in (condition, unconditional) if x is not None))
+        first, second = rows[0], rows[1] if len(rows) == 2 else None
+        (places,) = self._buffers.fill((*key, "places"), positions)
         return self._replays(key, lambda: self._head.draw(first, second, self._scale, settings, self._noise, places))
 
 
@@ -176,8 +175,10 @@ class ReplayedGenerator:
 
     def conditions(self, state: Any, step: Step, guided: bool) -> tuple[Tensor, Tensor | None]:
         key = ("conditions", self._generator.step_shape(state, step, guided))
-        positions = self._buffers.fill(key, step.positions)
-        assert positions is not None
+        if self._generator.steps_have_places:
+            positions = state.order[:, step.known : step.known + step.size]
+        else:
+            (positions,) = self._buffers.fill(key, step.positions)
         fixed = replace(step, positions=positions)
         return self._replays(key, lambda: self._generator.conditions(state, fixed, guided))
 

@@ -169,6 +169,8 @@ class ARPG(nn.Module):
         for cache in state.caches or ():
             cache.restart()
 
+    steps_have_places = True  # steps of one `step_shape` are at one place of the order
+
     def step_shape(self, state: ARPGState, step: Step, guided: bool) -> Hashable:
         """What decides the shapes of a step: every iteration has its own. Sets how far the caches are filled."""
         for cache in state.caches or ():

@@ -207,6 +207,11 @@ class CausalBackbone(nn.Module):
             state.cache.restart()
             state.known.zero_()
 
+    @property
+    def steps_have_places(self) -> bool:
+        """Whether steps of one `step_shape` are at one place of the order."""
+        return not self.kv_cache
+
     def step_shape(self, state: CausalState, step: Step, guided: bool) -> Hashable:
         """What decides the shapes of a step on a static state; sets how far its attention looks."""
         length = step.known + step.size

@@ -141,6 +141,8 @@ class MaskedBackbone(nn.Module):
         state.order.copy_(order)
         state.known = 0
 
+    steps_have_places = True  # steps of one `step_shape` are at one place of the order
+
     def step_shape(self, state: MaskedState, step: Step, guided: bool) -> Hashable:
         """What decides the shapes of a step: every iteration has its own."""
         return step.known, step.size, guided
