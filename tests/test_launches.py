@@ -12,7 +12,7 @@ from arbench.bench.baselines import Beside
 from arbench.bench.launches import BFLOAT16, Launches, count_launches, pretend
 from arbench.generators.methods import presets
 from arbench.machine.precision import Precision
-from arbench.sampling.algorithm import draw_steps
+from arbench.sampling.algorithm import NoTimer, draw_steps
 from arbench.sampling.noise import ImageNoise
 from arbench.sampling.schedules import sequential_sizes
 from arbench.settings import resolve_settings
@@ -64,12 +64,28 @@ def test_steps_of_one_shape_are_all_alike(name, head):
     whole = Launches()
     labels = torch.zeros(2, dtype=torch.int64, device="meta")
     pretended = pretend(generator, BFLOAT16)
+    with torch.inference_mode():  # constants are sent once
+        draw_steps(pretended, labels, settings, ImageNoise(0, labels), NoTimer())
     with torch.inference_mode(), whole:
         draw_steps(pretended, labels, settings, ImageNoise(0, labels), whole)
     operations: Counter[str] = Counter()
     for (_, operation), number in whole.ops.items():
         operations[operation] += number
     assert count_launches(generator, settings, 2).operations == operations
+
+
+GRAPHS = [("par-3b-16x", {}, 800)]
+SLOW_GRAPHS = [("mar-b", {"num_iter": 64, "head_steps": 100}, 600), ("ar-b-384", {}, 8_000)]
+
+
+@pytest.mark.parametrize(
+    ("name", "sampling", "bound"), [*GRAPHS, *(pytest.param(*row, marks=pytest.mark.slow) for row in SLOW_GRAPHS)]
+)
+def test_graphs_leave_the_host_a_few_launches(name, sampling, bound):
+    generator = load_generator(name, device="meta")
+    count = count_launches(generator, resolve_settings(generator, sampling), 64, engine="graph")
+    assert (count.copies_in_loop, count.waits) == (0, 0)
+    assert 0 < count.operations["graph replay"] < count.total <= bound
 
 
 def test_copies_and_waits_are_found():

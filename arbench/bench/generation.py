@@ -97,11 +97,12 @@ def bench_generation(
     seed: int = 0,
     compare: bool = False,
     engine: str = "auto",
+    launches: bool = True,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Time `parts` at batch 1 and at `batch_size` ("auto": what fits), as a dict that JSON holds.
 
-    `compare` adds the ratio to the plain way of doing the same, measured alternately. Raises ValueError for a batch
+    `launches` counts them, which takes seconds of a CPU. `compare` adds the ratio to the plain way of doing the same, measured alternately. Raises ValueError for a batch
     that does not fit and for `compare` where the model has no part with a plain counterpart.
     """
     batch = choose_batch(parts, batch_size)
@@ -117,8 +118,8 @@ def bench_generation(
         # A graph is recorded when a shape comes again: the second batch warms up too.
         warm_ups = 2 if chosen == "graph" else 1
         timing = time_batch(make_draw(parts, size, seed, chosen), size, parts.device, repeats, warm_ups)
-        counted = {"launches": describe_launches(parts, size, work, bounds)}
-        measured[size] = {**summary(timing), **bounds.beside(work, timing), **counted}
+        counted = describe_launches(parts, size, work, bounds, chosen) if launches else None
+        measured[size] = {**summary(timing), **bounds.beside(work, timing), "launches": counted}
     return {
         **describe(parts, work, num_passes(parts.generator, settings), bounds, seed),
         "engine": chosen,
@@ -128,13 +129,15 @@ def bench_generation(
     }
 
 
-def describe_launches(parts: Parts, batch_size: int, work: Roofline | None, bounds: Bounds) -> dict[str, Any]:
+def describe_launches(
+    parts: Parts, batch_size: int, work: Roofline | None, bounds: Bounds, engine: str = "eager"
+) -> dict[str, Any]:
     """What a batch launches on a GPU, copies and waits for, decoding left out, and what bounds it there.
 
     `launch_seconds` is the host's, at `LAUNCH_SECONDS` a launch; the forecast holds it against the floor of this device
     and is None on a CPU, which launches nothing, and where the floor is unknown.
     """
-    count = count_launches(parts.generator, parts.settings, batch_size, parts.precision)
+    count = count_launches(parts.generator, parts.settings, batch_size, parts.precision, engine)
     forecast = None
     if parts.device.type == "cuda" and work is not None and bounds.generator is not None:
         floor = work.floor(bounds.generator, bounds.decoder)

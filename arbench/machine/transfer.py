@@ -14,9 +14,10 @@ def constant(
     make: Callable[..., Tensor], *given: Hashable, device: torch.device, dtype: torch.dtype | None = None
 ) -> Tensor:
     """`make(*given)` on `device`, made and sent once: what asks for it again must not write into it."""
-    with torch.inference_mode(False), torch.device("cpu"):
-        made = make(*given)
-    return made.to(device, dtype or made.dtype)
+    with torch.inference_mode(False):  # training may ask for it next
+        with torch.device("cpu"):
+            made = make(*given)
+        return made.to(device, dtype or made.dtype)
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
