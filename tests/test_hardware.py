@@ -92,3 +92,9 @@ def test_images_are_resized_as_floats_before_they_become_bytes():
     expected = to_uint8(resize_bicubic(parts.tokenizer.decode(ids), 24))
     assert expected.shape == (3, 24, 24, 3)
     assert np.array_equal(pipeline.draw(range(3), PhaseTimer(CPU)), expected)
+
+
+def test_constants_asked_for_by_a_generation_may_be_trained_with():
+    with torch.inference_mode():
+        made = constant(torch.arange, 7, device=torch.device("cpu"), dtype=torch.float64)
+    assert not made.is_inference()

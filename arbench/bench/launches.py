@@ -218,9 +218,7 @@ class CountedEngine(Engine):
         return CountedReplays(device, self._count)
 
 
-def draw_counted(
-    engine: str, generator: Generator, labels: Tensor, settings: Guidance, count: Launches
-) -> None:
+def draw_counted(engine: str, generator: Generator, labels: Tensor, settings: Guidance, count: Launches) -> None:
     """Draw a batch under the eye of `count`; of the graph engine one more was drawn before, unseen."""
     if engine == "eager":
         with count:
