@@ -14,6 +14,7 @@ from tiny_runs import TINY_GPT
 from arbench.images.pixels import resize_bicubic, to_uint8
 from arbench.machine import hardware
 from arbench.machine.timing import PhaseTimer
+from arbench.machine.transfer import constant
 from arbench.runs.models import load_parts
 from arbench.runs.pipeline import Pipeline
 from arbench.sampling import algorithm as loop
