@@ -89,7 +89,11 @@ class Buffers:
     def __init__(self) -> None:
         self._kept: dict[Hashable, list[Tensor]] = {}
 
-    def fill(self, key: Hashable, *given: Tensor) -> list[Tensor]:
+    def fill(self, key: Hashable, given: Tensor) -> Tensor:
+        """The buffer `key` with the values of `given`."""
+        return self.fill_all(key, given)[0]
+
+    def fill_all(self, key: Hashable, *given: Tensor) -> list[Tensor]:
         """The buffers `key` with the values of `given`, all of one dtype: one kernel copies them."""
         if key not in self._kept:
             self._kept[key] = [x.clone(memory_format=torch.contiguous_format) for x in given]
@@ -144,9 +148,9 @@ class ReplayedHead:
             self._scale.fill_(scale)
             self._told_scale = scale
         key = ("draw", settings, condition.shape, unconditional is None)
-        rows = self._buffers.fill(key, *(x for x in (condition, unconditional) if x is not None))
+        rows = self._buffers.fill_all(key, *(x for x in (condition, unconditional) if x is not None))
         first, second = rows[0], rows[1] if len(rows) == 2 else None
-        (places,) = self._buffers.fill((*key, "places"), positions)
+        places = self._buffers.fill((*key, "places"), positions)
         return self._replays(key, lambda: self._head.draw(first, second, self._scale, settings, self._noise, places))
 
 
@@ -178,7 +182,7 @@ class ReplayedGenerator:
         if self._generator.steps_have_places:
             positions = state.order[:, step.known : step.known + step.size]
         else:
-            (positions,) = self._buffers.fill(key, step.positions)
+            positions = self._buffers.fill(key, step.positions)
         fixed = replace(step, positions=positions)
         return self._replays(key, lambda: self._generator.conditions(state, fixed, guided))
 
