@@ -118,7 +118,7 @@ def drawn(monkeypatch):
         seen.append(tokens.clone())
         return decode_tokens(tokenizer, tokens)
 
-    monkeypatch.setattr("arbench.runs.pipeline.decode_tokens", decode)
+    monkeypatch.setattr("arbench.runs.decoding.decode_tokens", decode)
     return seen
 
 
