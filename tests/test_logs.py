@@ -8,14 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from test_training import TinyTask, tiny_config
 from tiny_runs import tiny
 
 import arbench
 from arbench.cli import run_command
+from arbench.machine.distributed import Processes
 from arbench.report.logs import Logs, log_names, open_logs, record_scalars
-from arbench.training.log import LOG_NAME, Stopwatch
+from arbench.training.log import LOG_NAME, Reporter, Stopwatch
 from arbench.training.loop import train
 
 STAND_IN = """
@@ -173,3 +175,24 @@ def test_a_pause_is_no_part_of_the_time(monkeypatch):
         now[0] = 50.0
     now[0] = 51.0
     assert watch.read()["seconds"] == 3.0
+
+
+def test_the_log_tells_speed_since_its_last_line_and_mfu(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    device = torch.device("cpu")
+    report = Reporter(tmp_path, Processes(), device, step=10, batch_size=8, epoch=40, share_of_peak=1e-3)
+    for step, seconds in ((11, 1.0), (12, 3.0)):
+        now[0] = seconds
+        report.stepped(step, {"loss": torch.tensor(float(step)), "gradient_norm": 1.0})
+    report.line(12)
+    with report.paused():
+        now[0] = 100.0
+    now[0] = 104.0
+    report.stepped(13, {"loss": 5.0, "gradient_norm": 1.0})
+    report.line(13)
+    first, second = (json.loads(line) for line in (tmp_path / LOG_NAME).read_text().splitlines())
+    assert (first["loss"], first["epoch"], first["images_per_second"]) == (11.5, 2.4, 5.3333)
+    assert (second["loss"], second["epoch"], second["images_per_second"]) == (5.0, 2.6, 2.0)
+    assert second["mfu"] == 2.0e-3
+    assert second["seconds_per_step"] == pytest.approx(7 / 3, abs=1e-5)  # the pause is no part of it

@@ -123,3 +123,22 @@ def test_bars_on_a_terminal(
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     assert run_command(["eval", str(images), "--reference", "digits-heldout", "--metrics", "fid"]) == 0
     assert "scoring: fid" in capsys.readouterr().err
+
+
+def test_a_training_tells_loss_speed_and_the_time_left() -> None:
+    shown, clock = Shown(), Clock()
+    advance = progress.progress_lines("mar", 100, seconds=0, show=shown, clock=clock)
+    advance(10, {"loss": 0.5})
+    clock.now += 60
+    advance(40, {"loss": 0.25, "images_per_second": 16.04})
+    assert shown == [(10, "loss 0.5000"), (40, "loss 0.2500, 16 images/s, 2 min left")]
+
+
+def test_a_bar_rests_while_another_one_moves() -> None:
+    with progress.terminal_bar("training", 10):
+        (outer,) = progress._shown
+        with progress.terminal_bar("scoring", 5):
+            assert not outer.live.is_started
+            assert progress._shown[-1].live.is_started
+        assert outer.live.is_started
+    assert progress._shown == []

@@ -1,12 +1,15 @@
 """The plan of a training: counted parameters and bytes, and the figures that were published."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from conftest import make_generator
 
 from arbench.generators.methods import get_method
 from arbench.training.engine import Engine
 from arbench.training.jobs import method_job, run_job, with_settings
-from arbench.training.plan import GIB, plan_training
+from arbench.training.plan import GIB, image_flops, plan_training, share_of_peak
 
 IMAGENET_IMAGES = 1_281_167
 CPU = torch.device("cpu")
@@ -65,3 +68,16 @@ def test_the_plan_comes_before_anything_is_looked_for(tmp_path):
     few = method_job("mar", "mar-b", data="digits", model_config={"num_classes": 3})
     with pytest.raises(ValueError, match="num_classes 3: digits has 10; expected at least as many"):
         run_job(few, tmp_path)
+
+
+def test_mfu_is_of_the_counted_operations_and_the_data_sheet(monkeypatch):
+    model = make_generator("ar-raster")
+    device, sheet = torch.device("cuda"), {"name": "NVIDIA H100 80GB HBM3"}
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(**sheet))
+    per_image = image_flops("ar", model.config)
+    assert share_of_peak(model, "bfloat16", 4, device) == pytest.approx(per_image / (4 * 989.4e12))
+    assert share_of_peak(model, "float32", 1, device) == pytest.approx(per_image / 494.7e12)
+    assert share_of_peak(model, "bfloat16", 1, CPU) is None
+    assert share_of_peak(torch.nn.Linear(1, 1), "bfloat16", 1, device) is None
+    sheet["name"] = "of a maker that is not in the table"
+    assert share_of_peak(model, "bfloat16", 1, device) is None

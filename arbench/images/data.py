@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -151,13 +152,19 @@ def existing_folder(path: str | Path) -> Path:
     return folder
 
 
-def _open_digits(split: str, size: int) -> ImageData:
-    """One split of UCI's handwritten digits (1,797 images of 8×8 in 10 classes), shown at `size` in grey RGB."""
+@lru_cache(maxsize=1)
+def _stored_digits() -> Any:
+    """scikit-learn's copy, a text file that takes long to read; whoever asks takes copies of what it holds."""
     from sklearn.datasets import load_digits
 
+    return load_digits()
+
+
+def _open_digits(split: str, size: int) -> ImageData:
+    """One split of UCI's handwritten digits (1,797 images of 8×8 in 10 classes), shown at `size` in grey RGB."""
     if split not in DIGITS_SPLITS:
         raise unknown_name("split of digits", split, DIGITS_SPLITS)
-    digits = load_digits()
+    digits = _stored_digits()
     labels = digits.target.astype(np.int64)
     chosen = _stratified(labels)[split]
     names = [str(name) for name in digits.target_names]
