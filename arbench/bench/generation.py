@@ -197,13 +197,15 @@ def compare_rivals(
     return results
 
 
-def compare_seconds(name: str, batch_size: int, ours: Sequence[float], plain: Sequence[float]) -> dict[str, Any]:
+def compare_seconds(
+    name: str, batch_size: int, ours: Sequence[float], plain: Sequence[float], tier: str = "E1"
+) -> dict[str, Any]:
     """Two lists of seconds per batch as medians per image and their ratio, above 1 where ours is faster."""
     fast, slow = statistics.median(ours), statistics.median(plain)
     pairs = [after / before for before, after in zip(ours, plain, strict=True)]
     return {
         "against": name,
-        "tier": "E1",
+        "tier": tier,
         "batch_size": batch_size,
         "pairs": len(pairs),
         "seconds_per_image": fast / batch_size,

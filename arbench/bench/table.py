@@ -34,6 +34,36 @@ def render_tokenizer(result: Mapping[str, Any]) -> str:
     return "\n".join([facts, "", *align(table)])
 
 
+def render_tiers(result: Mapping[str, Any]) -> str:
+    """The lines that a person reads about approximate ways: speed and FID of each beside the exact one."""
+    hardware = result["hardware"]
+    facts = (
+        f"{result['model']} with {result['tokenizer']}: {result['num_images']} images a way, seed {result['seed']}, "
+        f"FID against {result['reference']} by {result['extractor']}; speed at batch {result['batch_size']} on "
+        f"{hardware['name']}, {hardware['dtype']}, {hardware['threads']} threads, "
+        f"{result['ways'][0]['pairs']} rounds in turn"
+    )
+    head = ("", "tier", "s an image", "times as fast", "FID", "95 %", "ΔFID", "95 %", "passes")
+    table = align([head, *(tier_row(way) for way in result["ways"])])
+    changes = [
+        f"{way['name']}: {', '.join(f'{name} {value}' for name, value in way['changes'].items())}"
+        for way in result["ways"]
+        if way["changes"]
+    ]
+    return "\n".join([facts, "", *table, "", *changes, f"passes: {result['gate']}"])
+
+
+def tier_row(way: Mapping[str, Any]) -> tuple[str, ...]:
+    """A way's cells; those that compare it are dashes where it is compared with itself."""
+    speed = (way["name"], way["tier"], number(way["seconds_per_image"]))
+    fid = (f"{way['fid']:.3f}", f"{way['fid_low']:.3f} to {way['fid_high']:.3f}")
+    if not way["changes"]:
+        return (*speed, UNKNOWN, *fid, *(UNKNOWN,) * 3)
+    ratio = f"{way['ratio']:.2f} ({way['ratio_min']:.2f} to {way['ratio_max']:.2f})"
+    span = f"{100 * way['delta_fid_low']:+.1f} to {100 * way['delta_fid_high']:+.1f} %"
+    return (*speed, ratio, *fid, f"{100 * way['delta_fid']:+.1f} %", span, "yes" if way["passes"] else "no")
+
+
 def heading(result: Mapping[str, Any]) -> list[str]:
     """Two lines: model and settings, machine and operations."""
     hardware, settings = result["hardware"], result["sampling"]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from arbench.cli import options
-from arbench.cli.run import parse_batch_size, say
+from arbench.cli.run import InceptionWeights, parse_batch_size, say
 
 if TYPE_CHECKING:
     from arbench.runs.models import Parts
@@ -28,6 +28,8 @@ EXAMPLES = """Examples:
 
   arbench bench --method mar --out speed.json
 
+  arbench bench --method mar --tiers --num-images 1000
+
 The last line is one JSON object where the output is no terminal, or with --json.
 """
 
@@ -36,11 +38,17 @@ TOKENIZER_OPTIONS = (
     *("tokenizer", "tokenizer_weights", "batch_size", "repeats", "device", "dtype", "seed"),
     *("as_json", "out"),
 )
+TIERS_OPTIONS = ("num_images", "reference", "inception_weights", "runs")
+BENCH_OPTIONS = ("batch_size", "repeats", "compare", "tiers", "runs", "as_json", "out")  # and of no run
 
 Repeats = Annotated[int, typer.Option("--repeats", help="Timed batches after the warm-up.")]
 Compare = Annotated[
     bool, typer.Option("--compare", help="Also the ratio to the plain head and to no KV cache, measured alternately.")
 ]
+Tiers = Annotated[
+    bool, typer.Option("--tiers", help="Approximate ways instead: speed and FID of each beside the exact one.")
+]
+Runs = Annotated[Path, typer.Option("--runs", help="With --tiers: where the runs of the ways go.")]
 Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON on a terminal too.")]
 Out = Annotated[Optional[Path], typer.Option("--out", "-o", help="Also write the JSON to this file.")]
 
@@ -62,6 +70,11 @@ def bench(
     batch_size: options.BatchSize = None,
     repeats: Repeats = DEFAULT_REPEATS,
     compare: Compare = False,
+    tiers: Tiers = False,
+    num_images: options.NumImages = None,
+    reference: options.Reference = None,
+    inception_weights: InceptionWeights = None,
+    runs: Runs = Path("runs"),
     as_json: Json = False,
     out: Out = None,
     seed: options.Seed = 0,
@@ -72,12 +85,16 @@ def bench(
 ) -> None:
     """Time generator, head and decoder at batch 1 and at --batch-size; a tokenizer alone with --tokenizer alone.
 
-    Weights that are not on this machine are replaced by random ones.
+    Weights that are not on this machine are replaced by random ones, but for --tiers, which also scores images.
     """
     chosen = options.given_options(ctx)
     from arbench.runs.request import BatchSize
     from arbench.validation import Count, Seed, check
 
+    for name in TIERS_OPTIONS:
+        if name in chosen and not tiers:
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} {chosen[name]}: speed alone scores no images; expected --tiers with it")
     batch = None if batch_size is None else parse_batch_size(batch_size)
     if batch is not None:
         check("batch_size", batch, BatchSize)
@@ -86,7 +103,9 @@ def bench(
     if out is not None:  # a mistake shows before anything is measured
         out.parent.mkdir(parents=True, exist_ok=True)
 
-    if tokenizer is not None and method is None and model is None and weights is None:
+    if tiers:
+        result = weigh_tiers(batch, repeats, chosen)
+    elif tokenizer is not None and method is None and model is None and weights is None:
         result = time_tokenizer(tokenizer, batch, chosen)
     else:
         result = time_generation(batch, repeats, seed, compare, chosen)
@@ -118,6 +137,21 @@ def time_generation(
         parts, batch_size=batch, repeats=repeats, seed=seed, compare=compare, engine=engine, say=say
     )
     print(render(result))
+    return result
+
+
+def weigh_tiers(batch: int | str | None, repeats: int, chosen: dict[str, Any]) -> dict[str, Any]:
+    """Measure the approximate ways beside the exact one, print the table and return what was found."""
+    from arbench.bench.approximate import bench_tiers
+    from arbench.bench.table import render_tiers
+    from arbench.runs.request import RunRequest
+
+    if "compare" in chosen:
+        raise ValueError("--compare and --tiers: two benchmarks; expected one of them")
+    asked = {name: value for name, value in chosen.items() if name not in BENCH_OPTIONS}
+    request = RunRequest.of(**asked, **({"out": chosen["runs"]} if "runs" in chosen else {}))
+    result = bench_tiers(request, batch_size=batch, repeats=repeats, say=say)
+    print(render_tiers(result))
     return result
 
 

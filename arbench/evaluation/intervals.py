@@ -39,7 +39,20 @@ def fid_interval(
 ) -> list[float]:
     """[low, high] of the FID of `images` (the statistics of `features`) against `reference`; never below 0."""
     influences = fid_influences(features, images, reference, parts)
-    return _interval(parts.distance, within_classes(influences, labels), floor=0.0)
+    return score_interval(parts.distance, within_classes(influences, labels))
+
+
+def score_interval(score: float, influences: np.ndarray) -> list[float]:
+    """[low, high] of a score that is never below 0, from the (N,) influences of its images."""
+    return _interval(score, influences, floor=0.0)
+
+
+def difference_interval(difference: float, first: np.ndarray, second: np.ndarray) -> list[float]:
+    """[low, high] of how much two scores differ, from the (N,) influences of images that were asked for in pairs.
+
+    Both of a pair are drawn anew together.
+    """
+    return _interval(difference, first - second, floor=-math.inf)
 
 
 def is_interval(splits: SplitScores, labels: np.ndarray | None = None) -> list[float]:

@@ -111,6 +111,8 @@ class Method:
     cards: tuple[WeightsCard, ...] = ()
     borrows: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # methods whose files fit, where config is
 
+    # Of its settings: what is changed in each faster, approximate way, by its name; half of what shortens if left out.
+    approximations: Callable[[Any], Mapping[str, Mapping[str, Any]]] | None = None
     precision: str = "float32"  # that its release is evaluated in on a GPU (`arbench.machine.precision`)
 
     recipe: TrainConfig | None = None  # the paper's, for one's own data

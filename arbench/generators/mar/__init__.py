@@ -28,6 +28,7 @@ METHOD = Method(
     shorthands={name: (f"encoder_{name}", f"decoder_{name}") for name in ("width", "depth", "heads")},
     release=RELEASE,
     cards=CARDS,
+    approximations=lazy("arbench.generators.mar.approximate:approximations"),
     precision="mixed-float16",  # the release samples under CUDA autocast, which is float16
     recipe=RECIPE,
     digits_recipe=DIGITS_RECIPE,
