@@ -71,7 +71,7 @@ def bench_tiers(
     """
     ways = find_ways(request)
     exact = ways[0].parts
-    evaluation = evaluation_settings(request, exact)
+    evaluation = evaluation_settings(request, exact.preset)
     if evaluation is None:
         raise ValueError(f"reference: none is known for model {exact.model!r}; expected --reference with --tiers")
     check_evaluation(evaluation)
