@@ -1,6 +1,7 @@
 """The token cache: what it stores is what the tokenizer makes, whole shards only, a name for every setting."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -174,16 +175,56 @@ def test_processes_deal_the_shards(data, tmp_path, monkeypatch):
     alone = build(Moments(), data, tmp_path / "alone")
     spec, read = describe_cache(Moments(), data), []
     seen = ImageData("noise", data.labels, data.class_names, lambda i: (read.append(i), data[i][0])[1])
-    monkeypatch.setattr(cache_module, "tell_all", lambda mine, compute: compute())
+    told = []
+
+    def tell_all(mine, compute):
+        """Both hear the same; the second process is the one that computes it, for it runs first here."""
+        if mine.rank:
+            told.append(compute())
+        return told[-1] if mine.rank else told.pop(0)
+
+    monkeypatch.setattr(cache_module, "tell_all", tell_all)
     monkeypatch.setattr(cache_module, "meet", lambda mine: None)
     with pytest.raises(
         ValueError, match="broken token cache"
     ):  # the first shard is the other's, which it does not wait for here
         build_cache(Moments(), seen, spec, tmp_path / "two", mine=Processes(rank=1, count=2))
-    (tmp_path / "two" / spec.folder_name / cache_module.SPEC_NAME).unlink()
     build_cache(Moments(), seen, spec, tmp_path / "two", mine=Processes(rank=0, count=2))
     assert sorted(read) == list(range(10))
     for shard in range(4):
         files = [folder / spec.folder_name / shard_name(shard) for folder in (tmp_path / "alone", tmp_path / "two")]
         assert files[0].read_bytes() == files[1].read_bytes()
     assert len(alone) == len(TokenCache(tmp_path / "two" / spec.folder_name)) == 10
+
+
+def test_random_views_are_functions_of_the_image(data, tmp_path, monkeypatch):
+    """Not of the batch, of the shard, or of how many views there are."""
+    settings = {"augmentation": Augmentation(shift=1, rotation=10, noise=0.1, flip=True)}
+    whole = build(Codes(), data, tmp_path / "whole", views=2, **settings)
+    monkeypatch.setattr(cache_module, "IMAGES_PER_SHARD", 3)
+    cut = build_cache(Codes(), data, describe_cache(Codes(), data, views=1, **settings), tmp_path / "cut", batch_size=2)
+    first, second = (
+        np.concatenate([np.load(cache.folder / shard_name(shard)) for shard in range(count)])
+        for cache, count in ((whole, 1), (cut, 4))
+    )
+    assert np.array_equal(first[:, :1], second)
+    assert not np.array_equal(first[:, 0], first[:, 1])
+
+
+def test_caches_from_before_are_opened(data, tmp_path):
+    """Without a word of shards or of how views were drawn, as they were written."""
+    cache = build(Codes(), data, tmp_path)
+    path = cache.folder / cache_module.SPEC_NAME
+    told = json.loads(path.read_text())
+    del told["images_per_shard"], told["drawn"]
+    path.write_text(json.dumps(told))
+    indices = torch.arange(10)
+    assert torch.equal(
+        TokenCache(cache.folder).tokens(indices, torch.Generator()), cache.tokens(indices, torch.Generator())
+    )
+    assert TokenCache(cache.folder).spec.images_per_shard == 4096
+
+
+@pytest.mark.parametrize(("images", "size"), [(10, 64), (2000, 64), (10_000, 157), (1_281_167, 4096)])
+def test_shards_are_many_enough_to_share(images, size):
+    assert cache_module.shard_size(images) == size

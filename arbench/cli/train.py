@@ -78,6 +78,11 @@ Compile = Annotated[
     typer.Option("--compile/--no-compile", help="torch.compile the blocks; left out, as the recipe says on CUDA."),
 ]
 CacheFolder = Annotated[Optional[str], typer.Option("--cache", help="Folder of token caches that runs share.")]
+Workers = Annotated[
+    Optional[int],
+    typer.Option("--workers", min=0, help="Processes that read images, beside each that computes; 0: none."),
+]
+Relist = Annotated[bool, typer.Option("--relist", help="List the folder of images anew, whatever its index says.")]
 KeepLast = Annotated[int, typer.Option("--keep-last", help="Newest checkpoints that stay.")]
 KeepEvery = Annotated[int, typer.Option("--keep-every", help="Steps between checkpoints that stay for good; 0: none.")]
 Resume = Annotated[
@@ -158,6 +163,8 @@ def train(
     inception_weights: evaluating.InceptionWeights = None,
     log: options.Log = None,
     plan: Plan = None,
+    workers: Workers = None,
+    relist: Relist = False,
 ) -> None:
     """Train a tokenizer, the digits classifier or a generator, and write its averaged weights as safetensors.
 
@@ -186,6 +193,7 @@ def train(
         "tokenizer": tokenizer,
         "tokenizer_weights": tokenizer_weights,
         "cache": cache,
+        "workers": workers,
         "init": init,
         "which": which,
         "device": resolve_device(device),
@@ -212,6 +220,7 @@ def train(
         "keeping": Keeping(last=keep_last, every=keep_every),
         "evaluating": evaluating.asked(jobs, evaluations),
         "logs": log_names(log or ()),
+        "relist": relist,
     }
     if accumulate is not None:
         changes["micro_batches"] = accumulate * (plan or processes().count)
@@ -340,12 +349,17 @@ def cache(
     device: options.Device = "auto",
     out: options.Out = None,
     plan: Annotated[bool, typer.Option("--plan", help="Say bytes and GPU-hours, and encode nothing.")] = False,
+    workers: Workers = None,
+    relist: Relist = False,
 ) -> None:
     """Compute the latents or codes of a data set once; training and later commands find them by their hash."""
+    import torch
+
     from arbench.generators.recipe import Augmentation
     from arbench.images.data import open_data
     from arbench.machine.distributed import processes
     from arbench.training.cache import describe_cache
+    from arbench.training.reading import list_once, usual_workers
     from arbench.training.tokens import (
         CACHE_FOLDER,
         describe_cost,
@@ -361,7 +375,9 @@ def cache(
     say = typer.echo if mine.is_first else lambda line: None
     place = resolve_device(device)
     place = f"cuda:{mine.local_rank}" if place == "cuda" else place
-    images = open_data(data or "digits", size=size)
+    source = data or "digits"
+    list_once(source, mine, again=relist, say=say)
+    images = open_data(source, size=size)
     opened = open_tokenizer(tokenizer, tokenizer_weights, place)
     if plan:
         told = {"views": views, "augmentation": Augmentation(flip=flip), "seed": seed}
@@ -377,6 +393,7 @@ def cache(
         augmentation=Augmentation(flip=flip),
         seed=seed,
         device=place,
+        workers=usual_workers(source, torch.device(place), mine) if workers is None else workers,
         say=say,
         progress=progress_bar if mine.is_first else no_progress,
     )

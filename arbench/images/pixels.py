@@ -74,9 +74,10 @@ def to_levels(images: Tensor) -> Tensor:
     return levels.permute(0, 2, 3, 1).contiguous()
 
 
-def to_float(images: np.ndarray) -> Tensor:
-    """uint8 (B, H, W, 3) to float32 (B, 3, H, W) in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+def to_float(images: np.ndarray | Tensor) -> Tensor:
+    """uint8 (B, H, W, 3) to float32 (B, 3, H, W) in [-1, 1], on the device of a tensor."""
+    levels = images if isinstance(images, Tensor) else torch.from_numpy(np.ascontiguousarray(images))
+    return levels.permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
 def to_pil(images: Tensor | np.ndarray) -> list[Picture]:

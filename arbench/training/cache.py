@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,13 +27,18 @@ from arbench.machine.files import one_line, remove_partials, whole_file, write_w
 from arbench.machine.randomness import on_host
 from arbench.machine.transfer import sent
 from arbench.tokenizer.load import encode_images, scaled, shift_and_scale, unscaled
-from arbench.training.views import count_views, views_of
+from arbench.training.reading import AtSides, image_generator, read_batches
+from arbench.training.views import count_views, crop_sides, views_of
 
 if TYPE_CHECKING:
     from arbench.images.data import ImageData
     from arbench.protocols import Tokenizer
 
-IMAGES_PER_SHARD = 4096
+IMAGES_PER_SHARD = 4096  # at most
+EARLIER_SHARD = 4096  # of caches from before that was told
+MANY_SHARDS = 64  # a small data set is cut into about so many, so that processes get equal shares
+SMALLEST_SHARD = 64
+DRAWN_AN_IMAGE = "image"  # random views are a function of (seed, view, image); before, of (seed, shard)
 SPEC_NAME = "cache.json"  # written last: its presence says that the cache is complete
 LABELS_NAME = "labels.npy"
 
@@ -55,6 +60,8 @@ class CacheSpec:
     scale: float | list[float]  # factor on latents, one for all or one a channel; 1 for codes
     shift: float | list[float] = 0.0  # taken from latents before that
     view_set: str = "random"
+    images_per_shard: int = EARLIER_SHARD
+    drawn: str = ""  # how random views are drawn; empty where nothing is random
 
     @property
     def folder_name(self) -> str:
@@ -64,8 +71,21 @@ class CacheSpec:
             del told["shift"]
         if self.view_set == "random":
             del told["view_set"]
+        if self.images_per_shard == EARLIER_SHARD:
+            del told["images_per_shard"]
+        if not self.drawn:
+            del told["drawn"]
         text = json.dumps(told, sort_keys=True)
         return f"{self.tokenizer.replace(':', '-').replace('/', '-')}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+    @property
+    def num_shards(self) -> int:
+        return -(-self.num_images // self.images_per_shard)
+
+    def indices_of(self, shard: int) -> Tensor:
+        """(n,) int64 images of a shard, in order."""
+        start = shard * self.images_per_shard
+        return torch.arange(start, min(start + self.images_per_shard, self.num_images))
 
     @property
     def num_bytes(self) -> int:
@@ -102,7 +122,14 @@ def describe_cache(
         scale=scale,
         shift=shift,
         view_set=view_set,
+        images_per_shard=shard_size(len(data)),
+        drawn=DRAWN_AN_IMAGE if view_set == "random" and augmentation else "",
     )
+
+
+def shard_size(images: int) -> int:
+    """Images of a shard: a function of their number alone, so that any number of processes writes the same files."""
+    return min(IMAGES_PER_SHARD, max(SMALLEST_SHARD, -(-images // MANY_SHARDS)))
 
 
 def build_cache(
@@ -114,39 +141,34 @@ def build_cache(
     batch_size: int = 64,
     device: torch.device | str = "cpu",
     watch: Callable[[int], None] | None = None,
-    larger: Sequence[ImageData] = (),
+    workers: int = 0,
     mine: Processes | None = None,
 ) -> TokenCache:
     """Encode `data` into `folder / spec.folder_name`, or go on where an earlier call stopped.
 
-    `larger` are the same images at the sides of `crop_sides`; `watch` is called with the number of images done, after
-    every batch. Several processes deal the shards among themselves, and wait for each other at torchrun's store. Raises
+    `watch` is called with the number of images done, after every batch; `workers` processes read images ahead, each
+    once. Several processes deal the shards among themselves, and wait for each other at torchrun's store. What is
+    written is the same for any number of processes and workers. Raises ValueError for an image that cannot be read,
     OSError where nothing can be written.
     """
     mine = mine or Processes()
     target = folder / spec.folder_name
-    if not tell_all(mine, lambda: _begin(target)):
-        starts = list(enumerate(range(0, len(data), IMAGES_PER_SHARD)))
-        for shard, start in starts[mine.rank :: mine.count]:
-            indices = np.arange(start, min(start + IMAGES_PER_SHARD, len(data)))
-            path = target / shard_name(shard)
-            if not path.exists():
-                sized = (data, *larger)
-                _save_array(path, _encode_shard(tokenizer, sized, spec, indices, shard, batch_size, device, watch))
-            if watch is not None:
-                watch(int(indices[-1]) + 1)
+    left = tell_all(mine, lambda: _begin(target, spec))
+    if left is not None:
+        _build_shards(tokenizer, data, spec, target, left[mine.rank :: mine.count], batch_size, device, watch, workers)
         meet(mine)
         tell_all(mine, lambda: _finish(target, data, spec))
     return TokenCache(target)
 
 
-def _begin(target: Path) -> bool:
-    """Whether a cache is complete; if not, its folder is made, or cleared of what was left half-written."""
+def _begin(target: Path, spec: CacheSpec) -> list[int] | None:
+    """The shards that are not there yet, None where the cache is complete; its folder is made, or cleared of what was
+    left half-written."""
     if (target / SPEC_NAME).exists():
-        return True
+        return None
     target.mkdir(parents=True, exist_ok=True)
     remove_partials(target)
-    return False
+    return [number for number in range(spec.num_shards) if not (target / shard_name(number)).exists()]
 
 
 def _finish(target: Path, data: ImageData, spec: CacheSpec) -> None:
@@ -180,7 +202,9 @@ class TokenCache:
         values["augmentation"] = Augmentation(**values["augmentation"])
         values["shape"] = tuple(values["shape"])
         self.spec = spec = CacheSpec(**values)
-        labels, shards = np.load(self.folder / LABELS_NAME), range(-(-spec.num_images // IMAGES_PER_SHARD))
+        if spec.images_per_shard < 1:
+            raise ValueError(f"images_per_shard is {spec.images_per_shard}")
+        labels, shards = np.load(self.folder / LABELS_NAME), range(spec.num_shards)
         self._shards = [np.load(self.folder / shard_name(shard), mmap_mode="r") for shard in shards]
         sizes = {(part.dtype.name, part.shape[1:]) for part in self._shards}
         if labels.dtype != np.int64 or labels.shape != (spec.num_images,):
@@ -198,8 +222,9 @@ class TokenCache:
         Moments become one posterior sample a call, as MAR trains on them.
         """
         views = torch.randint(self.spec.views, (len(indices),), generator=on_host(rng))
+        size = self.spec.images_per_shard
         rows = [
-            self._shards[index // IMAGES_PER_SHARD][index % IMAGES_PER_SHARD, view]
+            self._shards[index // size][index % size, view]
             for index, view in zip(indices.tolist(), views.tolist(), strict=True)
         ]
         stored = np.stack(rows)
@@ -262,27 +287,46 @@ def _encode(tokenizer: Tokenizer, images: Tensor) -> np.ndarray:
     return unscaled(tokenizer, encode_images(tokenizer, images)).cpu().numpy().astype(np.float16)
 
 
-def _encode_shard(
+def _build_shards(
     tokenizer: Tokenizer,
-    data: Sequence[ImageData],
+    data: ImageData,
     spec: CacheSpec,
-    indices: np.ndarray,
-    shard: int,
+    target: Path,
+    shards: Sequence[int],
     batch_size: int,
     device: torch.device | str,
-    watch: Callable[[int], None] | None = None,
-) -> np.ndarray:
-    """(n, views, …) stored tokens; the augmentation is a function of (seed, shard), so a resumed build is the same."""
-    stored = np.empty((len(indices), spec.views, *spec.shape), dtype=spec.dtype)
-    rng = torch.Generator(device=device).manual_seed(spec.seed * 1_000_003 + shard)
-    for start in range(0, len(indices), batch_size):
-        images, *larger = (to_float(sized.images(indices[start : start + batch_size])).to(device) for sized in data)
-        views = views_of(images, larger, spec.view_set, spec.views, spec.augmentation, rng)
-        for number, view in enumerate(views):
-            stored[start : start + batch_size, number] = _encode(tokenizer, view)
-        if watch is not None:
-            watch(int(indices[0]) + min(start + batch_size, len(indices)))
-    return stored
+    watch: Callable[[int], None] | None,
+    workers: int,
+) -> None:
+    """Encode and write `shards`, one after another; what is read ahead goes on from one to the next."""
+    watch = watch or (lambda done: None)
+    batches = [part for shard in shards for part in spec.indices_of(shard).split(batch_size)]
+    sides = crop_sides(spec.view_set, data[0][0].shape[0]) if spec.view_set == "ten-crop" else []
+    coming = ((part, torch.zeros_like(part)) for part in batches)
+    read = read_batches(data, AtSides((None, *sides)), coming, workers=workers, device=device)
+    with contextlib.closing(read):
+        for shard in shards:
+            indices = spec.indices_of(shard)
+            stored = np.empty((len(indices), spec.views, *spec.shape), dtype=spec.dtype)
+            for rows in torch.arange(len(indices)).split(batch_size):
+                pictures = [to_float(picture.to(device, non_blocking=True)) for picture in next(read)]
+                for number, view in enumerate(_views(pictures, spec, indices[rows].tolist())):
+                    stored[rows, number] = _encode(tokenizer, view)
+                watch(int(indices[rows[-1]]) + 1)
+            _save_array(target / shard_name(shard), stored)
+            watch(int(indices[-1]) + 1)
+
+
+def _views(pictures: Sequence[Tensor], spec: CacheSpec, indices: Sequence[int]) -> Iterator[Tensor]:
+    """The views of a batch; random ones are functions of (seed, number of the view, image)."""
+    return views_of(
+        pictures[0],
+        pictures[1:],
+        spec.view_set,
+        spec.views,
+        spec.augmentation,
+        lambda view: [image_generator(spec.seed, view, index) for index in indices],
+    )
 
 
 def _save_array(path: Path, values: np.ndarray) -> None:

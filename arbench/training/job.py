@@ -33,6 +33,7 @@ class Job:
     tokenizer: str | None = None
     tokenizer_weights: str | None = None
     cache: str | None = None  # the folder of token caches; None: below the output folder
+    workers: int | None = None  # processes that read images, of each that trains; None: `usual_workers`
     init: str | None = None
     which: str = "ema"
     device: str = "cpu"

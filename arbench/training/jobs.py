@@ -31,10 +31,10 @@ from arbench.training.job import Job, write_job
 from arbench.training.loop import check_resumable, train
 from arbench.training.parts import fit_micro_batches
 from arbench.training.plan import plan_training
+from arbench.training.reading import list_once, usual_workers
 from arbench.training.recipes import get_recipe
 from arbench.training.tasks import ClassifierTask, GeneratorTask, TokenizerTask
 from arbench.training.tokens import CACHE_FOLDER, Progress, no_progress, open_cache, open_tokenizer
-from arbench.training.views import crop_sides
 from arbench.weights.keys import require_same
 from arbench.weights.load import load_generator
 from arbench.weights.provenance import describe_tokenizer
@@ -147,11 +147,13 @@ def run_job(
     keeping: Keeping | None = None,
     evaluating: Evaluating | None = None,
     logs: Sequence[str] = (),
+    relist: bool = False,
     watch: Watcher | None = None,
     progress: Progress = no_progress,
     say: Callable[[str], None] = no_words,
 ) -> Path:
-    """Train and export; returns the weights file. `progress` is asked for the caching of tokens and for the training.
+    """Train and export; returns the weights file. `progress` is asked for the caching of tokens and for the training;
+    with `relist` a folder of images is listed anew, whatever its index says.
 
     `evaluating` says how often weights are evaluated on the way, `logs` where its numbers go beside log.jsonl. Raises
     ValueError for what a user can have got wrong: unknown names, a tokenizer of the wrong kind, a run that is already
@@ -162,9 +164,11 @@ def run_job(
     refuse_overwriting(folder, resume)
     facts = read_checkpoint_facts(find_checkpoint(folder)) if resume else None
     device = torch.device(job.device, mine.local_rank) if job.device == "cuda" else torch.device(job.device)
+    list_once(job.data, mine, again=relist, say=say)
     data = open_data(job.data, size=job.size)
     config = fit_micro_batches(job.config.for_images(len(data)), mine.count, say)
-    job = dataclasses.replace(job, config=config)
+    workers = usual_workers(job.data, device, mine) if job.workers is None else job.workers
+    job = dataclasses.replace(job, config=config, workers=workers)
     tell_plan(job, data, mine, engine or Engine(), device, say)
     if facts is not None:  # before anything is encoded
         check_resumable(lengthened(config, facts["config"], facts["step"], no_words), job.made_of, facts)
@@ -276,7 +280,7 @@ def _classifier_task(
 ) -> Callable[[], Task]:
     if data.num_classes != NUM_CLASSES:
         raise ValueError(f"{job.data} has {data.num_classes} classes; {job.target} reads {NUM_CLASSES}")
-    batches = ImageBatches(data, job.config.augmentation, device)
+    batches = ImageBatches(data, job.config.augmentation, device, job.workers or 0)
     start = None if job.init is None else read_tensors(job.init).tensors(job.which)
     return lambda: ClassifierTask(started(DigitsCNN().to(device), start, job.init), batches)
 
@@ -284,7 +288,7 @@ def _classifier_task(
 def _tokenizer_task(
     job: Job, data: ImageData, out: Path, device: torch.device, say: Callable[[str], None], progress: Progress
 ) -> Callable[[], Task]:
-    batches = ImageBatches(data, job.config.augmentation, device)
+    batches = ImageBatches(data, job.config.augmentation, device, job.workers or 0)
     start = None if job.init is None else _tokenizer_module(job.target, job.init).state_dict()
     return lambda: TokenizerTask(started(_tokenizer_module(job.target, "random").to(device), start, job.init), batches)
 
@@ -312,9 +316,9 @@ def _generator_task(
         views=config.views,
         augmentation=config.augmentation,
         view_set=config.view_set,
-        larger=[open_data(job.data, size=side) for side in crop_sides(config.view_set, data[0][0].shape[0])],
         seed=config.seed,
         device=device,
+        workers=job.workers or 0,
         say=say,
         progress=progress,
     )

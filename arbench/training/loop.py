@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
 from typing import Any, Protocol
@@ -25,13 +26,14 @@ from arbench.training.checkpoint import (
     read_checkpoint_facts,
     refuse_overwriting,
 )
-from arbench.training.data import batch_indices
+from arbench.training.data import batch_examples, batch_indices
 from arbench.training.ema import EMA
 from arbench.training.engine import Engine, distribute, reducing, whole
 from arbench.training.log import Reporter, Watcher, check_finite
 from arbench.training.optimiser import make_optimiser, optimiser_tensors, prepare_optimiser
 from arbench.training.parts import PART_SEEDS, Part, fit_micro_batches, number_of_parts
 from arbench.training.plan import share_of_peak
+from arbench.training.reading import Examples, ReadsAhead
 from arbench.training.stopping import deferred_signals
 
 MODEL, AVERAGE, OPTIMISER, RANDOMNESS = "model.", "ema.", "optimizer.", "rng."  # of the names in a checkpoint
@@ -123,6 +125,26 @@ class Trainer:
                 loss, logged = self.module(indices, part.rng)
             (loss / len(self.parts)).backward()
         return {"loss": loss.detach(), **logged}
+
+    @contextmanager
+    def reading_ahead(self) -> Iterator[None]:
+        """Within it the task may read what the coming steps ask for."""
+        if not isinstance(self.task, ReadsAhead):
+            yield
+            return
+        self.task.read_ahead(self._coming())
+        try:
+            yield
+        finally:
+            self.task.read_ahead(iter(()))
+
+    def _coming(self) -> Iterator[Examples]:
+        """The examples of all steps that are left, part after part."""
+        config, size = self.config, len(self.task)
+        for step in range(self.step, config.steps):
+            for part in self.parts:
+                shared = {"rank": part.number, "world_size": self.num_parts}
+                yield batch_examples(size, config.batch_size, step, config.seed, **shared)
 
     def _shared_rng(self) -> torch.Generator:
         """Random numbers that all processes have alike, for what is done to the one model of all."""
@@ -265,7 +287,7 @@ def train(
 def _run(trainer: Trainer, folder: Path, report: Reporter, keeping: Keeping, between: Between | None) -> None:
     config, mine = trainer.config, trainer.mine
     stop, stopped = Agreement(mine), False
-    with deferred_signals() as signalled, saving(mine) as saver:
+    with deferred_signals() as signalled, saving(mine) as saver, trainer.reading_ahead():
 
         def is_due() -> bool:
             return between is not None and between.due(trainer.step)

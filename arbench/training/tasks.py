@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import torch
@@ -15,6 +15,7 @@ from arbench.machine.transfer import sent
 from arbench.protocols import Generator
 from arbench.training.cache import TokenCache
 from arbench.training.data import ImageBatches
+from arbench.training.reading import Examples
 from arbench.training.start import set_dropout, start_positions, zero_output
 from arbench.weights.provenance import TokenizerFacts
 
@@ -34,6 +35,10 @@ class ClassifierTask:
 
     def __len__(self) -> int:
         return len(self.batches)
+
+    def read_ahead(self, coming: Iterator[Examples]) -> None:
+        """As `ReadsAhead` has it."""
+        self.batches.read_ahead(coming)
 
     def weights(self) -> dict[str, Tensor]:
         return self.model.state_dict()
@@ -57,6 +62,10 @@ class TokenizerTask:
 
     def __len__(self) -> int:
         return len(self.batches)
+
+    def read_ahead(self, coming: Iterator[Examples]) -> None:
+        """As `ReadsAhead` has it."""
+        self.batches.read_ahead(coming)
 
     def weights(self) -> dict[str, Tensor]:
         return self.model.state_dict()

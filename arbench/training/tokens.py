@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,11 +54,11 @@ def open_cache(
     say: Callable[[str], None],
     progress: Progress = no_progress,
     view_set: str = "random",
-    larger: Sequence[ImageData] = (),
+    workers: int = 0,
 ) -> TokenCache:
     """The token cache of these settings, built where it is not there yet; its size is told first.
 
-    `larger` are the same images at the sides that `crop_sides` tells.
+    `workers` processes read the images.
     """
     spec = describe_cache(
         tokenizer, data, views=views, augmentation=augmentation, seed=seed, device=device, view_set=view_set
@@ -73,7 +73,7 @@ def open_cache(
             folder,
             device=device,
             watch=lambda done: watch(done, {}),
-            larger=larger,
+            workers=workers,
             mine=processes(),
         )
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
 from arbench.generators.recipe import Augmentation
-from arbench.training.augment import augment
+from arbench.training.augment import Randomness, augment
 
 TEN_CROP_SCALES = (1.1, 1.05)  # of the side, before it is cut to size (LlamaGen release)
 CROPS = 10  # four corners and the centre, and the mirror of each
@@ -32,13 +31,14 @@ def views_of(
     view_set: str,
     views: int,
     augmentation: Augmentation,
-    rng: torch.Generator,
+    rng: Callable[[int], Randomness],
 ) -> Iterator[Tensor]:
-    """The views of images (B, 3, H, W) in [-1, 1], each of that shape; `larger` are these at `crop_sides`."""
+    """The views of images (B, 3, H, W) in [-1, 1], each of that shape; `larger` are these at `crop_sides`, `rng(k)`
+    the random numbers of view k."""
     if view_set == "ten-crop":
         for wide in larger:
             yield from transforms.ten_crop(wide, list(images.shape[-2:]))
     elif view_set == "mirror":
         yield from (images, images.flip(-1))
     else:
-        yield from (augment(images, augmentation, rng) for _ in range(views))
+        yield from (augment(images, augmentation, rng(number)) for number in range(views))
