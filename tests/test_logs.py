@@ -129,9 +129,7 @@ def test_a_log_that_fails_is_told_once_and_the_others_go_on(tmp_path, capsys):
         logs.scalars({"loss": 0.5}, step)
     logs.close()
     assert kept.rows == [(1, {"loss": 0.5}), (2, {"loss": 0.5}), "closed"]
-    assert capsys.readouterr().err.splitlines() == [
-        "--log wandb ends here (the server is away); nothing depends on it"
-    ]
+    assert capsys.readouterr().err.splitlines() == ["--log wandb ends here (the server is away); nothing depends on it"]
 
 
 def test_mistakes_are_one_line_before_anything_is_done(tmp_path, monkeypatch, capsys):
@@ -181,7 +179,17 @@ def test_the_log_tells_speed_since_its_last_line_and_mfu(tmp_path, monkeypatch):
     now = [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
     device = torch.device("cpu")
-    report = Reporter(tmp_path, Processes(), device, step=10, batch_size=8, epoch=40, share_of_peak=1e-3)
+    shown: list[tuple[int, float]] = []
+    report = Reporter(
+        tmp_path,
+        Processes(),
+        device,
+        step=10,
+        batch_size=8,
+        epoch=40,
+        share_of_peak=1e-3,
+        watch=lambda step, told: shown.append((step, told["images_per_second"])),
+    )
     for step, seconds in ((11, 1.0), (12, 3.0)):
         now[0] = seconds
         report.stepped(step, {"loss": torch.tensor(float(step)), "gradient_norm": 1.0})
@@ -195,4 +203,5 @@ def test_the_log_tells_speed_since_its_last_line_and_mfu(tmp_path, monkeypatch):
     assert (first["loss"], first["epoch"], first["images_per_second"]) == (11.5, 2.4, 5.3333)
     assert (second["loss"], second["epoch"], second["images_per_second"]) == (5.0, 2.6, 2.0)
     assert second["mfu"] == 2.0e-3
+    assert shown == [(11, 8.0), (12, 16 / 3), (13, 24 / 7)]  # since the training began here
     assert second["seconds_per_step"] == pytest.approx(7 / 3, abs=1e-5)  # the pause is no part of it

@@ -10,6 +10,7 @@ import torch
 from tiny_runs import TINY, images_of, only_run, tiny
 
 from arbench.cli import run_command
+from arbench.cli.screen import tell
 from arbench.evaluation.metrics import evaluate
 from arbench.images.data import open_data
 from arbench.machine import progress
@@ -142,3 +143,10 @@ def test_a_bar_rests_while_another_one_moves() -> None:
             assert progress._shown[-1].live.is_started
         assert outer.live.is_started
     assert progress._shown == []
+
+
+def test_a_line_is_told_beside_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.terminal_bar("training", 10):
+        tell("step 3: FID-20 834.46")
+        assert progress._shown[-1].live.is_started
+    assert capsys.readouterr().out == "step 3: FID-20 834.46\n"

@@ -18,6 +18,8 @@ from tiny_runs import TINY_GPT
 import arbench
 from arbench.cli import run_command
 from arbench.generators.recipe import TrainConfig
+from arbench.machine.log import read_lines
+from arbench.machine.peak import gpu_peak
 from arbench.papers.collect import load_records
 from arbench.report import logs
 from arbench.report.curves import record_curves
@@ -28,6 +30,7 @@ from arbench.training import evaluation
 from arbench.training.evaluation import BEST_NAME, Evaluating, stored_evaluations
 from arbench.training.job import Job, write_job
 from arbench.training.jobs import digits_job, run_job, with_settings
+from arbench.training.log import LOG_NAME
 from arbench.weights.read import read_tensors
 
 STEPS, EVERY, IMAGES = 6, 3, 20
@@ -281,3 +284,20 @@ def test_sharded_weights_are_the_same_with_and_without_evaluation(cache, tmp_pat
     assert list(stored_evaluations(job.folder(tmp_path / "evaluated"))) == [2, 4, 6]
     assert_equal(*(load_file(job.raw_weights_path(tmp_path / name)) for name in ("plain", "evaluated")))
     assert_equal(*(load_file(job.weights_path(tmp_path / name)) for name in ("plain", "evaluated")))
+
+
+@pytest.mark.gpu
+def test_a_training_on_a_gpu_is_evaluated_there(cache, tmp_path):
+    job, device = tiny_job(cache, device="cuda"), torch.device("cuda")
+    run_job(job, tmp_path, evaluating=Evaluating(steps=EVERY, num_images=IMAGES))
+    records = [load_record(file) for file in stored_evaluations(job.folder(tmp_path)).values()]
+    assert [record["source"]["step"] for record in records] == [EVERY, STEPS]
+    assert {record["hardware"]["device"] for record in records} == {"cuda"}
+    told = read_lines(job.folder(tmp_path) / LOG_NAME)[-1]
+    assert told["memory_gib"] > 0
+    peak = gpu_peak(torch.cuda.get_device_properties(device).name, torch.float32)
+    assert ("mfu" in told) == (peak is not None)
+    before = torch.cuda.get_rng_state(device)
+    with evaluation.undisturbed(torch.device("cuda", 0)):
+        torch.randn(3, device=device)
+    assert torch.equal(torch.cuda.get_rng_state(device), before)

@@ -1,4 +1,4 @@
-"""Tables on a terminal that is too narrow for Markdown: the same cells, broken into lines."""
+"""Lines beside a bar, and tables on a terminal that is too narrow for Markdown: the same cells, broken into lines."""
 
 from __future__ import annotations
 
@@ -6,11 +6,21 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import typer
+
+from arbench.machine.progress import resting_bar
+
 if TYPE_CHECKING:
     from rich.table import Table as Frame
     from rich.text import Text
 
     from arbench.report.tables import Cell, Table
+
+
+def tell(line: str) -> None:
+    """Print a line, also while a bar is on the terminal."""
+    with resting_bar():
+        typer.echo(line)
 
 
 def is_wider_than_screen(markdown: str) -> bool:

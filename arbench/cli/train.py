@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperCommand
 
 from arbench.cli import evaluating, options
+from arbench.cli.screen import tell
 from arbench.machine.progress import progress_bar
 from arbench.registry import unknown_name
 
@@ -281,7 +282,7 @@ def run_jobs(
     from arbench.training.recipes import digits_recipes
 
     recipes = digits_recipes()
-    say = typer.echo if processes().is_first else lambda line: None
+    say = tell if processes().is_first else lambda line: None
     begun = [job.target for job in jobs if has_checkpoint(job.folder(folder))]
     for job in jobs:
         job = replace(job, config=with_settings(job.config, scale_rate=job.target not in recipes, say=say, **changes))

@@ -138,6 +138,19 @@ def note(logged: Mapping[str, float], rate: float) -> str:
 
 
 @contextmanager
+def resting_bar() -> Iterator[None]:
+    """Within it the bar that is on the terminal does not move, so that something else can be written there."""
+    moving = _shown[-1:]
+    for bars in moving:
+        bars.stop()
+    try:
+        yield
+    finally:
+        for bars in moving:
+            bars.start()
+
+
+@contextmanager
 def terminal_bar(title: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
     """A bar on the terminal of standard error; gives what changes it: `completed`, and a `note` behind it.
 
@@ -147,18 +160,12 @@ def terminal_bar(title: str, total: int, done: int = 0) -> Iterator[Callable[...
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
-    outer = _shown[-1:]
-    for resting in outer:
-        resting.stop()
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    with resting_bar(), Progress(*columns, console=Console(stderr=True)) as bars:
         _shown.append(bars)
         try:
             yield partial(bars.update, bars.add_task(title, total=total, completed=done, note=""))
         finally:
             _shown.remove(bars)
-            bars.stop()
-            for resting in outer:
-                resting.start()
 
 
 def print_line(title: str, done: float, total: int, rate: float) -> None:

@@ -65,7 +65,6 @@ class Reporter:
         self._first = self._last = step
         self._recent: list[dict[str, Any]] = []
         self._known: dict[str, float] = {}
-        self._speed: dict[str, float] = {}
         self._watch, self._before = Stopwatch(), 0.0
 
     def stepped(self, step: int, row: dict[str, Any]) -> None:
@@ -74,7 +73,8 @@ class Reporter:
         if self._tell is not None:
             if self._device.type == "cpu":
                 self._known = means([row])
-            self._tell(step, {**self._known, **self._speed})
+            rate = (step - self._first) * self._batch_size / max(self._watch.read()["seconds"], 1e-9)
+            self._tell(step, {**self._known, "images_per_second": rate})
 
     def line(self, step: int) -> None:
         """Log the means of all processes, each of which calls it, since the line before."""
@@ -82,11 +82,10 @@ class Reporter:
         check_finite(self._known["gradient_norm"], step)
         taken = self._watch.read()
         a_step = {f"{name}_per_step": value / (step - self._first) for name, value in taken.items()}
-        self._speed = self._measure(step, taken["seconds"])
+        told = {**self._known, **self._measure(step, taken["seconds"])}
         if self._mine.is_first:
-            append_log(self._path, step, {**self._known, **self._speed}, a_step)
-            named = {f"{TRAINING}{name}": value for name, value in {**self._known, **self._speed}.items()}
-            self._logs.scalars(named, step)
+            append_log(self._path, step, told, a_step)
+            self._logs.scalars({f"{TRAINING}{name}": value for name, value in told.items()}, step)
         self._recent, self._last, self._before = [], step, taken["seconds"]
 
     def _measure(self, step: int, seconds: float) -> dict[str, float]:
