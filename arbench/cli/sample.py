@@ -69,6 +69,7 @@ def sample(
     device: options.Device = "auto",
     dtype: options.Precision = "auto",
     decode_dtype: options.DecodeDtype = "float32",
+    few_rows: options.FewRows = False,
     engine: options.Engine = "auto",
     film: Film = None,
     film_pictures: Pictures = DEFAULT_PICTURES,
@@ -128,6 +129,7 @@ def load_asked(asked: Mapping[str, Any], sampling: Mapping[str, Any]) -> Parts:
         device=resolve_device(asked.get("device", "auto")),
         dtype=asked.get("dtype", "auto"),
         decode_dtype=asked.get("decode_dtype", "float32"),
+        few_rows=asked.get("few_rows", False),
         sampling=sampling,
     )
 

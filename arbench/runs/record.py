@@ -121,6 +121,7 @@ def make_record(job: PreparedRun, folder: RunFolder, scores: dict[str, Any]) -> 
             "dtype": images["dtype"],
             "decode_dtype": dtype_name(parts.decode_dtype),
             "engine": engine_name(job.request.engine, parts.generator),
+            **({"few_rows": True} if job.request.few_rows else {}),
         },
         versions={**versions(), **plug_in_versions(job, folder)},
         source=describe_source(job, folder),
