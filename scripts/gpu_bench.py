@@ -88,7 +88,7 @@ def measure(row: Row, device: torch.device, dtype: str, decode_dtype: str, engin
     for engine in engines:
         start = time.perf_counter()
         try:
-            found[engine] = bench_generation(parts, batch_size=BATCH, repeats=REPEATS[engine], engine=engine)
+            found[engine] = bench_generation(parts, batch_size=BATCH, repeats=REPEATS[engine], engine=engine, launches=False)
         except (ValueError, RuntimeError) as error:
             found[engine] = {"error": str(error).strip().partition("\n")[0]}
         found[engine]["took_seconds"] = round(time.perf_counter() - start, 1)
@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few rows")
     parser.add_argument("--rows", default="", help="names of rows, separated by commas")
     parser.add_argument("--engines", default=",".join(ENGINES))
-    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--dtype", default="auto")
     parser.add_argument("--decode-dtype", default="float32")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--budget", type=float, default=1000.0, help="seconds after which no further row is begun")
