@@ -79,6 +79,29 @@ def test_batch_after_batch_is_what_the_eager_engine_draws(name, head, sampling):
     assert len(replays.replayed) >= 2 * len(replays.called)
 
 
+def test_what_a_replay_returned_is_not_read_after_the_next():
+    generator = make("par")
+
+    class Overwriting(Replays):
+        before: tuple = ()
+
+        def __call__(self, key, call):
+            returned = super().__call__(key, call)
+            for tensor in self.before:
+                tensor.fill_(-1 if tensor.dtype == torch.int64 else torch.nan)
+            self.before = tuple(x for x in (returned if isinstance(returned, tuple) else (returned,)) if x is not None)
+            return returned
+
+    class OverwritingEngine(Engine):
+        def make_replays(self, device):
+            return Overwriting(device)
+
+    settings, engine = resolve_settings(generator, {"cfg_scale": 2.0}), OverwritingEngine()
+    for _ in range(2):
+        found = draw_tokens(generator, [1, 2], settings=settings, engine=engine)
+    assert torch.equal(found, draw_tokens(generator, [1, 2], settings=settings))
+
+
 def test_causal_steps_share_a_few_recordings():
     generator, engine = make("ar-raster"), Watched()
     settings = resolve_settings(generator, {"cfg_scale": 2.0})

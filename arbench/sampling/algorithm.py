@@ -137,7 +137,7 @@ def draw_steps(
     noise: Noise,
     timer: Timer,
     observe: Observer | None = None,
-) -> tuple[Tensor, list[Tensor | None]]:
+) -> tuple[Tensor, list[Tensor]]:
     """The algorithm: tokens for labels (B,), and the last conditions with and without class.
 
     Between the labels and the tokens nothing waits for the device.
@@ -151,22 +151,22 @@ def draw_steps(
     # The unconditional rows run as long as a step to come reads them, and not a step longer.
     last_guided = max((index for index, scale in enumerate(scales) if scale != 1), default=-1)
     state = generator.begin(labels, last_guided >= 0, schedule.order)
-    last_seen: list[Tensor | None] = []
+    last_seen: list[Tensor] = []
     for index, (step, scale) in enumerate(zip(schedule, scales, strict=True)):
         with timer.phase("generator"):
             conditional, unconditional = generator.conditions(state, step, index <= last_guided)
+        if index in (last_guided, len(schedule) - 1):  # copies: the draw may use their memory again
+            last_seen += (seen.clone() for seen in (conditional, unconditional) if seen is not None)
         with timer.phase("head"):
             others = None if scale == 1 else unconditional
             step, tokens = schedule.draw(step, head, conditional, others, scale, drawing[index], noise)
         generator.reveal(state, step, tokens)
         if observe is not None:
             observe(step, tokens)
-        if index in (last_guided, len(schedule) - 1):
-            last_seen += (conditional, unconditional)
     return generator.result(state), last_seen
 
 
-def note_finite(checks: FiniteChecks, head: Head, *conditions: Tensor | None) -> None:
+def note_finite(checks: FiniteChecks, head: Head, *conditions: Tensor) -> None:
     """Let `checks` look at what codes were drawn from; the codes themselves do not tell whether it was finite.
 
     What is not finite once stays so, for every later token sees the earlier ones: a look at the last step, and at the
@@ -174,5 +174,4 @@ def note_finite(checks: FiniteChecks, head: Head, *conditions: Tensor | None) ->
     """
     parameters = head.parameters() if isinstance(head, nn.Module) else ()
     for condition in (*conditions, *parameters):
-        if condition is not None:
-            checks.add(condition, "what the codes are drawn from")
+        checks.add(condition, "what the codes are drawn from")

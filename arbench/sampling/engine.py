@@ -24,7 +24,10 @@ from arbench.settings import Guidance
 
 
 class Replays:
-    """Functions of static buffers by the shape of what they do: called, recorded, then replayed, in one memory pool."""
+    """Functions of static buffers by the shape of what they do: called, recorded, then replayed, in one memory pool.
+
+    What a replay returns lies in the pool, where the next replay of another function may write over it.
+    """
 
     def __init__(self, device: torch.device, backend: str | None = None) -> None:
         """`backend` of the compiler that makes few kernels of the regions; None: the usual one on a GPU, else none."""
