@@ -90,7 +90,8 @@ def measure(row: Row, device: torch.device, dtype: str, decode_dtype: str, engin
     for engine in engines:
         start = time.perf_counter()
         try:
-            found[engine] = bench_generation(parts, batch_size=BATCH, repeats=REPEATS[engine], engine=engine, launches=False)
+            given: dict[str, Any] = {"batch_size": BATCH, "repeats": REPEATS[engine], "engine": engine}
+            found[engine] = bench_generation(parts, **given, launches=False)
         except (ValueError, RuntimeError) as error:
             found[engine] = {"error": str(error).strip().partition("\n")[0]}
         found[engine]["took_seconds"] = round(time.perf_counter() - start, 1)
