@@ -176,12 +176,18 @@ def test_a_failed_evaluation_costs_one_line(cache, tmp_path, plain, monkeypatch)
     real, said = evaluation.sample, []
     monkeypatch.setattr(evaluation, "sample", broken)
     job = tiny_job(cache)
+    damaged = job.folder(tmp_path) / "evaluations/step-0000001/run/record.json"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_text("{")
     weights = trained(job, tmp_path, evaluating=Evaluating(steps=EVERY, num_images=IMAGES), say=said.append)
     assert_equal(weights, plain)
     (line,) = [line for line in said if line.startswith("evaluation at step")]
     assert line.startswith("evaluation at step 3 failed, training goes on: CUDA error: an")
     assert "\n" not in line
-    assert list(stored_evaluations(job.folder(tmp_path))) == [STEPS]
+    assert list(stored_evaluations(job.folder(tmp_path))) == [1, STEPS]
+    assert not (job.folder(tmp_path) / "evaluations/step-0000003").exists()
+    assert [line for line in said if line.startswith(f"not compared with others: {damaged}: not valid JSON")]
+    assert (job.folder(tmp_path) / BEST_NAME).is_file()
 
 
 def test_a_signal_ends_an_evaluation_which_the_resumed_training_does_again(cache, tmp_path, plain, monkeypatch):

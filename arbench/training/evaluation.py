@@ -102,14 +102,15 @@ class Evaluation:
 
     def __call__(self, trainer: Trainer, signalled: Event) -> bool:
         step = trainer.step
-        if tell_all(self._mine, lambda: self._is_done(step)):
-            return False
         try:
+            if tell_all(self._mine, lambda: self._is_done(step)):
+                return False
             with undisturbed(trainer.device):
                 self._evaluate(trainer, signalled)
         except (ValueError, OSError) as error:
             if not signalled.is_set():
                 self._say(f"evaluation at step {step} failed, training goes on: {one_line(error)}")
+                self._clear(step)
         if trainer.device.type == "cuda":
             torch.cuda.empty_cache()
         if self._mine.is_first:
@@ -163,7 +164,7 @@ class Evaluation:
 
     def _settle_best(self) -> int | None:
         """Let the weights of the best record become `best.safetensors` where they are there; returns its step."""
-        records = {step: load_record(file) for step, file in stored_evaluations(self._folder).items()}
+        records = self._records()
         if not records:
             return None
         protocol = protocol_key(records[max(records)])  # an earlier protocol's scores are not compared
@@ -176,6 +177,21 @@ class Evaluation:
         if best is not None and self._weights(best).is_file():
             os.replace(self._weights(best), self._folder / BEST_NAME)
         return best
+
+    def _records(self) -> dict[int, Record]:
+        """The records of the evaluations so far, without one that cannot be read, which is told."""
+        found = {}
+        for step, file in stored_evaluations(self._folder).items():
+            try:
+                found[step] = load_record(file)
+            except (ValueError, OSError) as error:
+                self._say(f"not compared with others: {one_line(error)}")
+        return found
+
+    def _clear(self, step: int) -> None:
+        """Let go of the images of an evaluation that has failed, which nobody does again."""
+        if self._mine.is_first and step not in stored_evaluations(self._folder):
+            shutil.rmtree(self._folder / FOLDER_NAME / step_name(step), ignore_errors=True)
 
     def _is_done(self, step: int) -> bool:
         """Whether the record of `step` is there; what a killed process left undone after writing it is done now."""
