@@ -1,5 +1,6 @@
 """Several processes train one model: DDP, FSDP2 and accumulation are one process with the whole batch."""
 
+import os
 import subprocess
 import sys
 
@@ -42,12 +43,12 @@ with process_group(mine, torch.device("cpu")):
 """
 
 
-def torchrun(out, count, *names):
-    (out / "script.py").write_text(SCRIPT)
+def torchrun(out, count, *words, script=SCRIPT, restarts=0):
+    (out / "script.py").write_text(script)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
-    command += [str(out / "script.py"), str(out), *names]
-    environment = {**__import__("os").environ, "PYTHONPATH": "tests", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    command += [f"--max-restarts={restarts}", str(out / "script.py"), str(out), *words]
+    environment = {**os.environ, "PYTHONPATH": "tests", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300 * (1 + restarts), env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -103,3 +104,55 @@ def test_what_two_have_saved_three_go_on_with(tmp_path):
     torchrun(tmp_path, 3, "longer:fsdp")
     alone = result(run(tmp_path / "alone", Processes(), "ar-raster", steps=STEPS + 4))
     assert_same(load_file(tmp_path / "longer.safetensors"), alone)
+
+
+KILLS = 10
+KILLED = """
+import os, random, signal, sys, threading
+from pathlib import Path
+import torch
+from safetensors.torch import save_file
+from arbench.machine.distributed import process_group, processes
+from arbench.training.checkpoint import has_checkpoint
+from training_cases import result, run
+
+torch.set_num_threads(1)
+out, kills, mine = Path(sys.argv[1]), int(sys.argv[2]), processes()
+chance = random.Random(mine.restarts)
+dying = mine.restarts < kills and chance.randrange(2) == mine.rank
+steps, moment = chance.randint(0, 4), chance.uniform(0, 0.1)
+
+def die():
+    with open(out / "kills.txt", "a") as file:
+        file.write(f"{mine.rank}\\n")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+began = []
+def watch(step, logged):
+    began.append(step)
+    if dying and len(began) == steps:  # so many steps and a moment later: in a step, in a save, or between
+        threading.Timer(moment, die).start()
+
+if dying and not steps:
+    threading.Timer(moment, die).start()
+with process_group(mine, torch.device("cpu")):
+    again = has_checkpoint(out / "run")
+    trainer = run(out / "run", mine, "mar", steps=200, checkpoint_every=2, watch=watch, resume=again)
+    tensors = result(trainer)
+    if mine.is_first:
+        save_file(tensors, out / "end.safetensors")
+"""
+
+
+@pytest.mark.slow
+def test_ten_random_kills_end_at_the_undisturbed_weights(tmp_path):
+    """One of two processes is killed; torchrun begins both anew, which go on from what was saved, by themselves."""
+    ends = []
+    for kills in (0, KILLS):
+        out = tmp_path / str(kills)
+        out.mkdir()
+        torchrun(out, 2, str(kills), script=KILLED, restarts=kills)
+        ends.append(load_file(out / "end.safetensors"))
+    assert len((tmp_path / str(KILLS) / "kills.txt").read_text().split()) == KILLS
+    assert_same(*ends, error=0)
+    assert [path.name for path in (out / "run" / "checkpoints").iterdir()] == ["step-0000200"]

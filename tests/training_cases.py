@@ -14,7 +14,7 @@ from torch.nn import functional
 from arbench.generators.recipe import TrainConfig
 from arbench.machine.distributed import Processes
 from arbench.training.engine import Engine, whole
-from arbench.training.loop import Trainer, train
+from arbench.training.loop import Trainer, Watcher, train
 
 STEPS = 20
 CASES: dict[str, dict[str, Any]] = {
@@ -61,18 +61,20 @@ def run(
     steps: int = STEPS,
     stop_at: int = 0,
     resume: bool = False,
+    checkpoint_every: int = 100,
+    watch: Watcher | None = None,
 ) -> Trainer:
-    """Train; `stop_at` is the step at which the last process alone is told to stop."""
+    """Train; `stop_at` is the step at which the last process alone is told to stop, where there is no other `watch`."""
     config = TrainConfig(
         steps=steps, batch_size=12, learning_rate=1e-3, warmup_steps=2, schedule="constant", weight_decay=0.02,
-        clip_norm=1.0, ema_rate=0.9, micro_batches=parts, checkpoint_every=100,
+        clip_norm=1.0, ema_rate=0.9, micro_batches=parts, checkpoint_every=checkpoint_every,
     )  # fmt: skip
 
-    def watch(done: int, logged: dict[str, float]) -> None:
+    def stop(done: int, logged: dict[str, float]) -> None:
         if done == stop_at and mine.rank == mine.count - 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    return train(lambda: Case(name), config, folder, mine=mine, engine=engine, watch=watch, resume=resume)
+    return train(lambda: Case(name), config, folder, mine=mine, engine=engine, watch=watch or stop, resume=resume)
 
 
 def result(trainer: Trainer) -> dict[str, torch.Tensor]:
