@@ -29,7 +29,8 @@ BACKWARD = 2  # operations of the backward pass for one of the forward pass
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingPlan:
-    """The figures of one training; bytes are those of one process, `activations` None where the method tells none."""
+    """The figures of one training; bytes are those of the process that holds most, `activations` None where
+    the method tells none."""
 
     model: str
     parameters: int
@@ -99,7 +100,7 @@ def plan_training(
     assert isinstance(generator, nn.Module)
     parameters = sum(weight.numel() for weight in generator.parameters())
     sharded = processes > 1 and to_be_sharded(generator, engine)
-    weights = FLOAT * math.ceil(parameters / (processes if sharded else 1))
+    weights = FLOAT * fullest_share(generator, processes if sharded else 1)
     parts = number_of_parts(config, processes)
     hours, hours_of = published_hours(generator, config, processes)
     return TrainingPlan(
@@ -115,6 +116,12 @@ def plan_training(
         hours=hours,
         hours_of=hours_of,
     )
+
+
+def fullest_share(model: nn.Module, processes: int) -> int:
+    """Weights of the first process, which has most: FSDP2 deals the rows of every tensor, of which some have few."""
+    sizes = (weight.shape for weight in model.parameters())
+    return sum(math.ceil(rows / processes) * math.prod(rest) for rows, *rest in sizes)
 
 
 def activation_bytes(generator: Generator, config: TrainConfig, engine: Engine, images: int) -> int | None:
