@@ -6,7 +6,7 @@ import pytest
 
 from arbench.generators.cards import weights_home
 from arbench.generators.methods import presets
-from arbench.registry import tokenizer_entry_points
+from arbench.registry import EXTRACTORS, tokenizer_entry_points
 from arbench.weights.cards import all_cards, cards_for, find_weights, get_card, how_to_get
 from arbench.weights.keys import families
 
@@ -23,8 +23,9 @@ def test_every_released_file_has_a_card_under_the_name_that_loads_it() -> None:
 
 def test_cards_name_what_exists() -> None:
     for card in all_cards().values():
-        assert card.family in families()
-        assert all(name in presets() or name in tokenizer_entry_points() for name in card.loads), card.name
+        assert card.family in (*families(), "extractor")
+        known = (*presets(), *tokenizer_entry_points(), *EXTRACTORS.installed())
+        assert all(name in known for name in card.loads), card.name
         assert card.source.startswith("https://")
         assert card.licence
         assert card.sha256 is None or len(card.sha256) == 64
@@ -39,7 +40,7 @@ def test_a_preset_and_its_card_are_of_one_method() -> None:
 def test_par_has_no_licence_and_the_card_says_so() -> None:
     licences = {card.licence for card in all_cards().values() if card.family == "par"}
     assert licences == {"none stated (all rights reserved)"}
-    assert {card.licence for card in all_cards().values() if card.family != "par"} == {"MIT"}
+    assert {card.licence for card in all_cards().values() if card.family not in ("par", "extractor")} == {"MIT"}
 
 
 def test_addresses_follow_the_hub_and_its_mirror(monkeypatch: pytest.MonkeyPatch) -> None:

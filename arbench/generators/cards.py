@@ -23,8 +23,9 @@ class WeightsCard:
     """One released file.
 
     `file` is where it lies under the weights folder; `source` is the page a person reads; `hub` is the Hugging Face
-    repository that serves it under its file name, or None where it has to be fetched by hand. `loads` names the
-    presets or tokenizers that it is weights of, `size` is in bytes.
+    repository that serves it under its file name, `url` its only address where that is another; without either it has
+    to be fetched by hand. `loads` names the presets, tokenizers or extractors that it is weights of, `size` is in
+    bytes.
     """
 
     name: str
@@ -37,10 +38,13 @@ class WeightsCard:
     size: int | None = None
     sha256: str | None = None
     note: str = ""
+    url: str | None = None
 
     @property
     def urls(self) -> tuple[str, ...]:
         """Where to download from, first choice first; empty for a file to fetch by hand."""
+        if self.url is not None:
+            return (self.url,)
         if self.hub is None:
             return ()
         endpoints = (hub_endpoint(), *HUB_MIRRORS)

@@ -1,4 +1,4 @@
-"""All weights cards by name: those of the methods, then those of the tokenizers; and which files are here."""
+"""All weights cards by name: of the methods, the tokenizers and the extractors; and which files are here."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 
+from arbench.evaluation.network_cards import NETWORK_CARDS
 from arbench.generators.cards import MIT, WeightsCard, hand_card, hub_card
 from arbench.generators.methods import get_method, known_methods, known_presets, method_names, methods, presets
 from arbench.generators.spec import Method, Preset
@@ -28,7 +29,7 @@ def all_cards() -> dict[str, WeightsCard]:
 
 def _cards(of: Iterable[Method]) -> dict[str, WeightsCard]:
     cards: dict[str, WeightsCard] = {}
-    for card in (*(card for method in of for card in method.cards), *TOKENIZER_CARDS):
+    for card in (*(card for method in of for card in method.cards), *TOKENIZER_CARDS, *NETWORK_CARDS):
         cards.setdefault(card.name, card)
     return cards
 
