@@ -7,7 +7,7 @@ import torch
 from conftest import make_generator, relative_error
 from tiny_runs import TINY
 
-from arbench.bench.baselines import PlainHeadGenerator, Uncached, find_rivals
+from arbench.bench.baselines import PlainHeadGenerator, Uncached
 from arbench.bench.generation import (
     Bounds,
     bench_generation,
@@ -18,6 +18,8 @@ from arbench.bench.generation import (
     weights_or_random,
 )
 from arbench.bench.measure import Timing, summary, time_alternately, time_batch
+from arbench.bench.originals import ReleasedCausal, ReleasedMasked
+from arbench.bench.rivals import RELEASED, find_rivals
 from arbench.bench.table import quantity, render
 from arbench.machine.work import Peak, Work
 from arbench.runs.models import RANDOM, load_parts
@@ -61,6 +63,25 @@ def test_recomputing_everything_draws_the_same_codes(name, guidance):
     assert torch.equal(ours, generate(Uncached(generator), [0, 3], seed=1, **guidance))
 
 
+@pytest.mark.parametrize("name", ["ar-raster", "ar-random", "par"])
+@pytest.mark.parametrize(
+    "sampling", [{}, {"cfg_scale": 2.0, "top_k": 5}, {"cfg_scale": 2.0, "cfg_interval": 3}, {"temperature": 0.0}]
+)
+def test_the_releases_way_draws_the_same_codes(name, sampling):
+    generator = make_generator(name).double()
+    ours = generate(generator, [0, 3], seed=1, **sampling)
+    assert torch.equal(ours, generate(ReleasedCausal(generator), [0, 3], seed=1, **sampling))
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddpm-trimmed", "disa"])
+@pytest.mark.parametrize("changes", [{}, {"cfg_scale": 2.5, "temperature": 0.9, "cfg_interval": 1}])
+def test_the_releases_way_draws_the_same_tokens(sampler, changes):
+    generator = make_generator("mar", "diffusion").double()
+    sampling = {"seed": 1, "num_iter": 4, "head_steps": 8, "head_sampler": sampler, **changes}
+    ours, theirs = (generate(one, [0, 3], **sampling) for one in (generator, ReleasedMasked(generator)))
+    assert relative_error(ours, theirs) < 1e-6  # float64: sums in another order, grown by guided steps to 1e-8
+
+
 def test_a_generator_configured_without_a_cache_draws_the_same_codes():
     cached, uncached = make_generator("par").double(), make_generator("par", kv_cache=False).double()
     uncached.load_state_dict(cached.state_dict())
@@ -81,8 +102,11 @@ def test_rivals_are_those_that_a_model_has():
         for head in ("categorical", "diffusion")
     }
     assert names["mar", "categorical"] == []
-    assert names["mar", "diffusion"] == ["the plain diffusion head"]
-    assert names["par", "categorical"] == ["no KV cache"]
+    assert names["mar", "diffusion"] == ["the plain diffusion head", RELEASED]
+    assert names["par", "categorical"] == ["no KV cache", RELEASED]
+    assert [rival.name for rival in find_rivals(make_generator("mar", "diffusion"), "ddim")] != names[
+        "mar", "diffusion"
+    ]
     assert len(names["par", "diffusion"]) == 2
 
 
@@ -148,8 +172,8 @@ def test_a_result_is_complete_and_json(method):
     assert set(result["throughput"]["phases"]) == {"generator", "head", "decode"}
     assert sum(result["flops_per_image_by_phase"].values()) == result["flops_per_image"] > 0
     assert result["throughput"]["share_of_floor"] > 0
-    assert [entry["tier"] for entry in result["compare"]] == ["E1"]
-    assert len(said) == 3
+    assert [entry["tier"] for entry in result["compare"]] == ["E1", "E1"]
+    assert len(said) == 4
 
 
 def test_the_table_has_a_column_a_batch_size():

@@ -6,13 +6,11 @@ causal generator without its KV cache.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from arbench.generators.common.causal import CausalBackbone
 from arbench.heads.diffusion import DiffusionHead, make_solver
 from arbench.heads.solvers import run_solver
 from arbench.protocols import Generator, Noise
@@ -74,21 +72,3 @@ class Uncached(Beside):
         state = self._generator.begin(labels, guided, reveal_order)
         state.cache = None
         return state
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rival:
-    """A plain way of drawing the same tokens."""
-
-    name: str
-    generator: Any
-
-
-def find_rivals(generator: Generator) -> list[Rival]:
-    """What `generator` can be measured against; empty where none of its parts has a plain counterpart here."""
-    rivals = []
-    if isinstance(generator.draw_head(), DiffusionHead):
-        rivals.append(Rival(name="the plain diffusion head", generator=PlainHeadGenerator(generator)))
-    if isinstance(generator, CausalBackbone) and generator.kv_cache:
-        rivals.append(Rival(name="no KV cache", generator=Uncached(generator)))
-    return rivals

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from arbench.bench.baselines import find_rivals
 from arbench.bench.launches import count_launches
 from arbench.bench.measure import Timing, summary, time_alternately, time_batch
+from arbench.bench.rivals import find_rivals
 from arbench.generators.methods import presets
 from arbench.machine.hardware import describe_hardware, versions
 from arbench.machine.peak import device_peak
@@ -189,7 +189,7 @@ def compare_rivals(
 ) -> list[dict[str, Any]]:
     """Our generation beside each plain one, without decoding: medians of alternate runs, and their ratio."""
     results = []
-    for rival in find_rivals(parts.generator):
+    for rival in find_rivals(parts.generator, parts.sampling.get("head_sampler")):
         say(f"{rival.name}: {repeats} alternate pairs at batch {batch_size}")
         ways = [make_generation(parts, generator, batch_size, seed) for generator in (parts.generator, rival.generator)]
         ours, plain = time_alternately(ways, parts.device, repeats)
