@@ -88,14 +88,14 @@ def test_the_gate_wants_two_per_cent_and_the_intervals(value, spread, expected):
 
 
 def test_the_command_sets_speed_beside_quality(cli, tmp_path):  # noqa: F811
-    asked = ("--method", "mar", "--num-iter", 1, "--head-steps", 4, "--num-images", 12, "--batch-size", 2)
+    asked = ("--method", "mar", "--num-iter", 1, "--head-steps", 64, "--num-images", 12, "--batch-size", 2)
     output = cli("--tiers", *asked, "--runs", tmp_path / "runs", *QUICK)
     result = json.loads(output.splitlines()[-1])
     assert output.startswith(render_tiers(result))
     exact, *ways = result["ways"]
     assert [way["changes"] for way in ways] == [
-        {"head_steps": 1},
-        {"head_steps": 2, "head_sampler": "disa"},
+        {"head_steps": 16},
+        {"head_steps": 32, "head_sampler": "disa"},
     ]
     assert exact["passes"]
     assert (exact["delta_fid"], exact["ratio"], {way["tier"] for way in ways}) == (0.0, 1.0, {"A1"})

@@ -93,7 +93,7 @@ def bench_tiers(
         folder = execute(way.request, say=say)[0]
         score = scorer.score(folder)
         first = score if first is None else first
-        speed = compare_seconds(EXACT, batch, taken, seconds[0], tier=tier_of(way.parts))
+        speed = compare_seconds(EXACT, batch, taken, seconds[0], tier=tier_of(way, exact))
         results.append({**described(way), "folder": str(folder), **speed, **quality(score, first)})
     return {**describe(request, exact, evaluation, batch, engine), "ways": results}
 
@@ -116,10 +116,12 @@ def find_ways(request: RunRequest) -> list[Way]:
     return ways
 
 
-def tier_of(parts: Parts) -> str:
-    """How far a way may change the result of the preset's own settings."""
-    own = parts.preset.sampling if parts.preset else {}
-    return find_tier(parts.sampling, parts.generator.sampling_type, own, parts.precision.products)
+def tier_of(way: Way, exact: Parts) -> str:
+    """How far a way may change the result of the exact one; of that itself, how far the preset's own settings'."""
+    own: Mapping[str, Any] = exact.sampling
+    if not way.changes:
+        own = exact.preset.sampling if exact.preset else {}
+    return find_tier(way.parts.sampling, exact.generator.sampling_type, own, exact.precision.products)
 
 
 def quality(score: FidScore, exact: FidScore) -> dict[str, Any]:
