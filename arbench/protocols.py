@@ -78,7 +78,7 @@ class Schedule:
         condition: Tensor,
         unconditional: Tensor | None,
         scale: float,
-        settings: Any,
+        settings: object,
         noise: Noise,
     ) -> tuple[Step, Tensor]:
         """The step as it is revealed, and its tokens; `condition` and what follows are the arguments of `head.draw`."""
@@ -137,6 +137,13 @@ class Head(Protocol[Sampling]):
         `condition` is (B, n, D), `unconditional` likewise where guidance of `scale` is asked for, else None; `settings`
         is an object of the generator's `sampling_type`. All randomness comes from `noise`.
         """
+
+
+class PreparableHead(Head[Sampling], Protocol[Sampling]):
+    """A head that computes beforehand what all draws of a generation share; another head draws then."""
+
+    def prepare(self, *settings: Sampling) -> Head[Sampling]:
+        """What draws under each of `settings`, called once a generation."""
 
 
 class ConfidentHead(Head[Sampling], Protocol[Sampling]):

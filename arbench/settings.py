@@ -250,7 +250,7 @@ class MaskedCategoricalSampling(MaskedSampling, CategoricalSampling):
     cfg_schedule: str = CFG_SCHEDULE.field("linear")
 
 
-def as_option(name: str, value: Any) -> str:
+def as_option(name: str, value: object) -> str:
     """A setting as the command line takes it: by its own option, or by `--set` where a plug-in brings it."""
     return f"--{name.replace('_', '-')} {value}" if name in SETTINGS else f"--set {name}={value}"
 

@@ -18,7 +18,18 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from types import UnionType
-from typing import Annotated, Any, ClassVar, NamedTuple, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    NamedTuple,
+    TypeGuard,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
 from arbench.registry import unknown_name
 
@@ -81,11 +92,11 @@ class Limits:
     meaning: str = ""
     called: str = ""
 
-    def hold(self, value: Any) -> bool:
+    def hold(self, value: object) -> bool:
         """Whether a value of the right kind lies within; NaN and infinity never do."""
         if isinstance(value, str):
             return not self.choices or value in self.choices
-        if not _is(value, numbers.Real):
+        if not _is_number(value):
             return True
         within = -LARGEST <= value <= LARGEST or self.most is not None or self.below is not None
         return within and not any(self._missed(value, *BOUNDS))
@@ -94,10 +105,10 @@ class Limits:
         """What a value of `kind`, in words, may be; where it is too large, how large."""
         if self.meaning or self.choices:
             return self.meaning or " or ".join(map(repr, self.choices))
-        over = next(self._missed(value, "most", "below"), None) if _is(value, numbers.Real) else None
+        over = next(self._missed(value, "most", "below"), None) if _is_number(value) else None
         return over or " ".join([kind, *self._missed(-math.inf, "least", "above")])
 
-    def _missed(self, value: Any, *bounds: str) -> Iterator[str]:
+    def _missed(self, value: float, *bounds: str) -> Iterator[str]:
         """Those of the bounds, in words, that a number does not keep."""
         for name in bounds:
             bound, (keeps, word) = getattr(self, name), BOUNDS[name]
@@ -199,3 +210,7 @@ def hints_of(shape: type) -> dict[str, Any]:
 def _is(value: object, kind: type) -> bool:
     """`isinstance`, for which true and false are no numbers."""
     return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return _is(value, numbers.Real)

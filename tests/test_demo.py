@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 
 from arbench import cli
-from arbench.demo import app, choices
-from arbench.demo.app import HOST, OwnMachineOnly, open_port, press
+from arbench.demo import choices, serving
 from arbench.demo.choices import MOST_IMAGES, Wish, classes_of, models_here, settings_for
 from arbench.demo.drawing import COLD, draw
 from arbench.demo.page import duration, gallery, protocol
-from arbench.demo.studio import FILM_SECONDS, Studio, paced
+from arbench.demo.serving import HOST, OwnMachineOnly, open_port
+from arbench.demo.studio import FILM_SECONDS, Studio, paced, press
 from arbench.report.record import validate
 from arbench.runs.models import load_parts
 from arbench.runs.samples import sample_rows
@@ -204,7 +204,7 @@ def test_slow_motion_gives_each_step_its_share(frames, monkeypatch):
 
 def test_without_the_extra_one_line_says_how_to_get_it(monkeypatch, capsys):
     monkeypatch.setattr(cli, "COMMAND_MODULES", ("sample", "demo"))
-    monkeypatch.setattr(app, "GRADIO", "gradio_that_is_not_there")
+    monkeypatch.setattr(serving, "GRADIO", "gradio_that_is_not_there")
     assert cli.run_command(["demo"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "pip install 'arbench[demo]'" in line

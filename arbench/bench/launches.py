@@ -8,14 +8,15 @@ are counted once and added as often as they come.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -23,7 +24,7 @@ from arbench.bench.baselines import Beside
 from arbench.generators.methods import get_method
 from arbench.heads.diffusion import PreparedHead
 from arbench.machine.precision import Precision, set_precision
-from arbench.protocols import Generator, Step, Timer
+from arbench.protocols import Generator, Head, PreparableHead, Step, Timer
 from arbench.sampling.algorithm import NoTimer, draw_steps
 from arbench.sampling.engine import Engine, Replays
 from arbench.sampling.noise import ImageNoise
@@ -42,7 +43,7 @@ BFLOAT16 = Precision.of("bfloat16")
 
 
 @cache
-def traits(func: Any) -> tuple[str, bool, bool]:
+def traits(func: OpOverload) -> tuple[str, bool, bool]:
     """Of an operation: its name, whether it is a view or puts nothing on the device, whether it may be a copy."""
     name = str(func)
     is_copy = name.startswith(COPIES)
@@ -62,7 +63,9 @@ class Launches(TorchDispatchMode):
         self.copies: Counter[tuple[str, str]] = Counter()
         self._phase = "outside"
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: OpOverload, types: object, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
         out, (name, is_free, is_copy) = func(*args, **(kwargs or {})), traits(func)
         made = next((x for x in pytree.tree_leaves(out) if isinstance(x, Tensor)), None)
         if made is None or is_free:
@@ -117,7 +120,7 @@ class Once:
 class OnceMethod:
     """`whole` with calls of one method, on tensors of one shape, counted once."""
 
-    def __init__(self, whole: Any, method: str, once: Once) -> None:
+    def __init__(self, whole: object, method: str, once: Once) -> None:
         self._whole, self._method, self._once = whole, method, once
 
     def __getattr__(self, name: str) -> Any:
@@ -135,15 +138,15 @@ class OnceMethod:
 class OnceHead:
     """A head whose draws of one shape are counted once, and of a diffusion head's denoising steps one."""
 
-    def __init__(self, head: Any, once: Once) -> None:
+    def __init__(self, head: Head, once: Once) -> None:
         self._head, self._once, self._is_first = head, once, True
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._head, name)
         return self._prepare if name == "prepare" else value
 
-    def _prepare(self, *settings: Any) -> OnceHead:
-        prepared = self._head.prepare(*settings)
+    def _prepare(self, *settings: Guidance) -> OnceHead:
+        prepared = cast(PreparableHead, self._head).prepare(*settings)
         if isinstance(prepared, PreparedHead):
             prepared.net = OnceMethod(prepared.net, "denoise", self._once)
             for plan in prepared.plans.values():
@@ -167,7 +170,7 @@ class OnceGenerator(Beside):
     def draw_head(self) -> OnceHead:
         return OnceHead(self._generator.draw_head(), self._once)
 
-    def conditions(self, state: Any, step: Step, guided: bool) -> tuple[Tensor, Tensor | None]:
+    def conditions(self, state: object, step: Step, guided: bool) -> tuple[Tensor, Tensor | None]:
         key = ("conditions", step.size, self._before, guided)
         self._before = step.size
         return self._once(key, lambda: self._generator.conditions(state, step, guided))

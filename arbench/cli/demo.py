@@ -25,10 +25,11 @@ def register(app: typer.Typer) -> None:
 
 def demo(port: Port = None, device: options.Device = "auto", dtype: options.Precision = "auto") -> None:
     """Open a page on 127.0.0.1 that draws with every model whose weights are here; pip install 'arbench[demo]'."""
-    from arbench.demo.app import HOST, build_server, open_port, require_gradio, serve
+    from arbench.demo.serving import HOST, open_port, require_gradio
 
     require_gradio()
 
+    from arbench.demo.app import build_server, serve
     from arbench.demo.studio import Studio
     from arbench.machine.hardware import resolve_device
 

@@ -135,15 +135,16 @@ def report(
     film: Films = None,
 ) -> None:
     """Write one self-contained page: tables, curves, sample grids, films and protocols."""
+    from arbench.evaluation.stored_run import GRID
     from arbench.papers.collect import RUNS, record_files
     from arbench.report.films import FILM_FILE
-    from arbench.report.html import GRID_FILE, Entry, write_report
+    from arbench.report.html import Entry, write_report
     from arbench.report.record import load_record
 
     files = [file for path in (runs or [str(RUNS)]) for file in record_files(Path(path))]
     entries = []
     for file in files:
-        grid, own = (path if path.is_file() else None for path in (file.parent / GRID_FILE, file.parent / FILM_FILE))
+        grid, own = (path if path.is_file() else None for path in (file.parent / GRID, file.parent / FILM_FILE))
         entries.append(Entry(record=load_record(file), grid=grid, film=own))
     from arbench.runs.compare import floor_of
 

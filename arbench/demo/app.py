@@ -1,31 +1,25 @@
-"""The page itself: Gradio's controls around the studio, served to this machine alone."""
+"""The page itself: Gradio's controls around the studio. Imported where the extra "demo" is installed."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import socket
-from collections.abc import Iterator, MutableMapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
-from arbench.demo.choices import MOST_IMAGES, Wish
+import gradio as gr
+import uvicorn
+from fastapi import FastAPI
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from arbench.demo.choices import MOST_IMAGES
 from arbench.demo.page import STYLE
-from arbench.settings import CFG_SCALE, NUM_ITER, TEMPERATURE, Setting
+from arbench.demo.serving import HOST, Application, OwnMachineOnly
+from arbench.demo.studio import Studio, press
 
-if TYPE_CHECKING:
-    from arbench.demo.studio import Studio
-
-GRADIO = "gradio"  # of the extra "demo", so imported where it is needed
-HOST = "127.0.0.1"
-FIRST_PORT, PORTS = 7860, 100  # where a free one is looked for
 OWN = "own"
 WELCOME = (
     '<div class="arbench"><p class="quiet">Choose, and press Draw. Steps, guidance and temperature that are left empty '
     "are each model's own; AR and PAR have no steps to choose.</p></div>"
-)
-# The browser fetches nothing from elsewhere, whatever the page's parts would like to.
-POLICY = (
-    "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'"
 )
 LAYOUT = """
 footer { display: none !important; }
@@ -42,20 +36,13 @@ footer { display: none !important; }
 """
 
 
-def require_gradio() -> None:
-    """Raise ValueError where the extra is not installed, with the way to install it."""
-    if importlib.util.find_spec(GRADIO) is None:
-        raise ValueError("arbench demo needs Gradio, which is not installed; expected: pip install 'arbench[demo]'")
-
-
 def build_page(studio: Studio) -> Any:
     """The `gradio.Blocks` of the page."""
-    gr: Any = importlib.import_module(GRADIO)
     with gr.Blocks(title="arbench", analytics_enabled=False) as page:
         gr.Markdown("## arbench\nToken by token: what is revealed so far, decoded as it comes; grey is not yet drawn.")
         with gr.Row(elem_id="columns"):
             with gr.Column(scale=1, min_width=280):
-                inputs = _controls(gr, studio)
+                inputs = _controls(studio)
             with gr.Column(scale=3, min_width=320):
                 with gr.Row():
                     start = gr.Button("Draw", variant="primary", elem_id="draw", min_width=100)
@@ -76,7 +63,7 @@ def build_page(studio: Studio) -> Any:
     return page
 
 
-def _controls(gr: Any, studio: Studio) -> list[Any]:
+def _controls(studio: Studio) -> list[Any]:
     """The controls, in the order in which `press` takes their values."""
     first = next(iter(studio.models))
     kinds = gr.Radio(list(studio.models), value=first, label="Data", visible=len(studio.models) > 1, elem_id="data")
@@ -106,77 +93,8 @@ def _controls(gr: Any, studio: Studio) -> list[Any]:
     return [kinds, models, classes, per_class, seed, steps, guidance, temperature, slowly]
 
 
-def press(
-    studio: Studio,
-    data: str,
-    models: list[str],
-    classes: list[int],
-    per_class: int | None,
-    seed: int | None,
-    steps: str,
-    guidance: str,
-    temperature: str,
-    slowly: bool,
-) -> Iterator[tuple[str, str]]:
-    """What the button does with the values of the controls; an empty text is the model's own setting.
-
-    Raises ValueError as `Studio.show` does, and where a text is no number.
-    """
-    wish = Wish(
-        labels=classes,
-        per_class=1 if per_class is None else per_class,
-        seed=0 if seed is None else seed,
-        steps=_read(NUM_ITER, steps),
-        cfg_scale=_read(CFG_SCALE, guidance),
-        temperature=_read(TEMPERATURE, temperature),
-    )
-    yield from studio.show(data, models, wish, slowly=slowly)
-
-
-def _read(setting: Setting, text: str) -> Any:
-    return setting.read(text.strip()) if text.strip() else None
-
-
-def open_port(port: int | None = None) -> socket.socket:
-    """A listening socket on this machine's own address; without `port` the first free one from 7860 on.
-
-    Raises ValueError where the port is taken.
-    """
-    for number in range(FIRST_PORT, FIRST_PORT + PORTS) if port is None else (port,):
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((HOST, number))
-            listener.listen()  # who comes before the server is up waits for it
-        except (OSError, OverflowError):
-            listener.close()
-        else:
-            return listener
-    wanted = f"ports {FIRST_PORT} to {FIRST_PORT + PORTS - 1} are" if port is None else f"port {port} is"
-    raise ValueError(f"{wanted} not free on {HOST}; expected another --port")
-
-
-class OwnMachineOnly:
-    """An ASGI application whose answers forbid the browser to fetch anything from elsewhere."""
-
-    def __init__(self, app: Any) -> None:
-        self.app = app
-
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
-        async def send_with_policy(message: MutableMapping[str, Any]) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), (b"content-security-policy", POLICY.encode())]
-            await send(message)
-
-        await self.app(scope, receive, send_with_policy)
-
-
-def build_server(studio: Studio) -> Any:
+def build_server(studio: Studio) -> Application:
     """The page as an ASGI application that answers to this machine's own names alone."""
-    gr: Any = importlib.import_module(GRADIO)
-    from fastapi import FastAPI
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
-
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])  # no other site's name leads here
     fonts = ["system-ui", "sans-serif"]
@@ -200,9 +118,7 @@ def build_server(studio: Studio) -> Any:
     return OwnMachineOnly(app)
 
 
-def serve(server: Any, listener: socket.socket) -> None:
+def serve(server: Application, listener: socket.socket) -> None:
     """Serve what `build_server` gave until Ctrl-C. Nothing is sent anywhere, and only this machine is answered."""
-    import uvicorn
-
     config = uvicorn.Config(server, log_level="warning", timeout_graceful_shutdown=1)
     uvicorn.Server(config).run(sockets=[listener])

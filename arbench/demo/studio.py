@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 
@@ -14,6 +15,7 @@ from arbench.generators.methods import get_preset
 from arbench.images import imagenet
 from arbench.machine.precision import AUTO
 from arbench.runs.models import Parts, load_parts
+from arbench.settings import CFG_SCALE, NUM_ITER, TEMPERATURE, Setting
 
 FILM_SECONDS = 2.5  # how long a drawing in slow motion takes at least
 IMAGENET_CLASSES = (207, 360, 388, 113, 355, 980, 323, 979)  # MAR's and LlamaGen's demos
@@ -88,3 +90,34 @@ def paced(frames: Iterator[Frame], slowly: bool) -> Iterator[Frame]:
             time.sleep(max(0.0, last + FILM_SECONDS / frame.steps - time.monotonic()))
         last = time.monotonic()
         yield frame
+
+
+def press(
+    studio: Studio,
+    data: str,
+    models: list[str],
+    classes: list[int],
+    per_class: int | None,
+    seed: int | None,
+    steps: str,
+    guidance: str,
+    temperature: str,
+    slowly: bool,
+) -> Iterator[tuple[str, str]]:
+    """What the button does with the values of the controls; an empty text is the model's own setting.
+
+    Raises ValueError as `Studio.show` does, and where a text is no number.
+    """
+    wish = Wish(
+        labels=classes,
+        per_class=1 if per_class is None else per_class,
+        seed=0 if seed is None else seed,
+        steps=_read(NUM_ITER, steps),
+        cfg_scale=_read(CFG_SCALE, guidance),
+        temperature=_read(TEMPERATURE, temperature),
+    )
+    yield from studio.show(data, models, wish, slowly=slowly)
+
+
+def _read(setting: Setting, text: str) -> Any:
+    return setting.read(text.strip()) if text.strip() else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,42 +64,45 @@ def evaluate(
     networks = load_networks(extractor, inception_weights, device)
     labels = source.labels if labels is None else np.asarray(labels)
     tasks = make_plan(metrics, networks, against, labels, source.count)
-
     folder = Path(cache) if cache else None
-    phase("features", source.count)
-    found = collect(
-        source, [_collector(t.network, source, t.needs(SPATIAL), True, batch_size, folder) for t in tasks], progress
-    )
+    found = _image_features(tasks, source, batch_size, folder, progress, phase)
     real = _reference_features(tasks, against, batch_size, folder, progress, phase)
     results = {}
     for task, ours, theirs in zip(tasks, found, real, strict=True):
-        pair = Compared.of(
-            ours, against, theirs, labels, source.label_mode, is_standardised(task.network), torch.device(device)
-        )
-        values, spans = _scores(task, pair, phase)
-        protocol = describe_protocol(pair, source, against, theirs, task.network, batch_size)
-        protocol["warnings"] = questions(pair, source, against, task.network, reconstructions, "kid" in values)
-        protocol["measured"] = _measured(ours, spans, source, labels, against)
-        results[task.network.name] = {"metrics": values, "metric_protocol": protocol}
-    first = results.pop(networks[0].name)
-    flat = {**first["metrics"], "duplicates": found[0].duplicates, "metric_protocol": first["metric_protocol"]}
-    return {**flat, "other_extractors": results} if results else flat
+        standardised, at = is_standardised(task.network), torch.device(device)
+        pair = Compared.of(ours, against, theirs, labels, source.label_mode, standardised, at)
+        results[task.network.name] = _result(task, pair, theirs, source, against, batch_size, reconstructions, phase)
+    return _flat(results, networks[0].name, found[0].duplicates)
 
 
-def _measured(
-    found: Features,
-    spans: dict[str, list[float]],
+def _result(
+    task: Task,
+    pair: Compared,
+    real: Features | None,
     source: ImageSource,
-    labels: np.ndarray | None,
     reference: Reference,
+    batch_size: int,
+    reconstructions: bool,
+    phase: Phase,
 ) -> dict[str, Any]:
-    """What a protocol tells of this set of images alone."""
-    return {
+    """`metrics` and `metric_protocol` of one extractor; `real` as `describe_protocol` takes it."""
+    values, spans = _scores(task, pair, phase)
+    protocol = describe_protocol(pair, source, reference, real, task.network, batch_size)
+    protocol["warnings"] = questions(pair, source, reference, task.network, reconstructions, "kid" in values)
+    protocol["measured"] = {  # what is of this set of images alone
         "intervals": spans,
         "interval_method": intervals.METHOD,
-        "images_sha256": found.sha256,
-        "notes": notes(found, source, labels, reference),
+        "images_sha256": pair.found.sha256,
+        "notes": notes(pair.found, source, pair.labels, reference),
     }
+    return {"metrics": values, "metric_protocol": protocol}
+
+
+def _flat(results: Mapping[str, dict[str, Any]], first: str, duplicates: int) -> dict[str, Any]:
+    """The result of the extractor `first`, with those of the others inside."""
+    flat = {**results[first]["metrics"], "duplicates": duplicates, "metric_protocol": results[first]["metric_protocol"]}
+    others = {name: result for name, result in results.items() if name != first}
+    return {**flat, "other_extractors": others} if others else flat
 
 
 def load_networks(
@@ -128,6 +131,20 @@ def _collector(
 ) -> FeatureCollector:
     extractor = CachedExtractor(network, spatial=spatial, folder=cache)
     return FeatureCollector(extractor, count=source.count, batch_size=batch_size, keep=keep)
+
+
+def _image_features(
+    tasks: Sequence[Task],
+    source: ImageSource,
+    batch_size: int,
+    cache: Path | None,
+    progress: Callable[[int], None] | None,
+    phase: Phase,
+) -> list[Features]:
+    """What each task sees of the images; one pass for all."""
+    phase("features", source.count)
+    collectors = [_collector(t.network, source, t.needs(SPATIAL), True, batch_size, cache) for t in tasks]
+    return collect(source, collectors, progress)
 
 
 def _reference_features(

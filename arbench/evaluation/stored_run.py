@@ -13,7 +13,7 @@ from typing import Any
 from arbench.machine.files import checksum_line, checksum_path
 from arbench.machine.yaml_file import read_yaml
 
-SHARDS, LABELS, CONFIG = "shards", "labels.npy", "config.yaml"
+SHARDS, LABELS, CONFIG, GRID = "shards", "labels.npy", "config.yaml", "grid.png"
 HASH_DIGITS = 10
 HASH = "hash"  # of `images` and LAYOUT, in config.yaml
 LAYOUT = ("shard_size", "batch_size")  # how images are stored and computed; the folder's name leaves them out

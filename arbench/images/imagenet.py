@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import TYPE_CHECKING
 
 from arbench.registry import nearest
+
+if TYPE_CHECKING:
+    from timm.data import ImageNetInfo
 
 NUM_CLASSES = 1000
 TRAINING_IMAGES = 1_281_167  # of ILSVRC 2012
 
 
+def _table() -> ImageNetInfo:
+    from timm.data import ImageNetInfo  # takes seconds, and few want a name
+
+    return ImageNetInfo("imagenet-1k")
+
+
 @cache
 def class_names() -> tuple[str, ...]:
     """The 1,000 descriptions in index order, e.g. 'monarch, monarch butterfly, milkweed butterfly, ...'."""
-    from timm.data import ImageNetInfo
-
-    info = ImageNetInfo("imagenet-1k")
-    return tuple(info.index_to_description(index) for index in range(NUM_CLASSES))
+    return tuple(_table().index_to_description(index) for index in range(NUM_CLASSES))
 
 
 @cache
 def synsets() -> tuple[str, ...]:
     """The 1,000 WordNet ids in index order, e.g. 'n02099601' for the golden retriever."""
-    from timm.data import ImageNetInfo
-
-    return tuple(ImageNetInfo("imagenet-1k").label_names())
+    return tuple(_table().label_names())
 
 
 @cache

@@ -143,7 +143,7 @@ def meet(mine: Processes) -> None:
         gathered(None, mine)
 
 
-def gathered(value: Any, mine: Processes) -> list[Any]:
+def gathered(value: object, mine: Processes) -> list[Any]:
     """`value` of every process, in the order of their ranks; plain containers."""
     if mine.count == 1:
         return [value]

@@ -8,7 +8,7 @@ import unicodedata
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, TextIO
+    from typing import BinaryIO, TextIO
 
 MARK = "\N{REPLACEMENT CHARACTER}"
 KEPT = "\n\t"
@@ -58,7 +58,7 @@ def in_ascii(error: UnicodeError) -> tuple[str, int]:
 class PlainStream(io.TextIOWrapper):
     """A text stream that writes what is printable; as ASCII it calls itself UTF-8, or Click would go round it."""
 
-    def __init__(self, buffer: Any, encoding: str, line_buffering: bool) -> None:
+    def __init__(self, buffer: BinaryIO, encoding: str, line_buffering: bool) -> None:
         self._is_ascii = codecs.lookup(encoding).name == "ascii"
         known_as = "utf-8" if self._is_ascii else encoding
         super().__init__(buffer, encoding=known_as, errors=ERRORS, line_buffering=line_buffering)

@@ -156,11 +156,11 @@ def terminal_bar(title: str, total: int, done: int = 0) -> Iterator[Callable[...
 
     One that is there already rests until this one has ended.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich import console, progress  # only where there is a terminal
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
-    with resting_bar(), Progress(*columns, console=Console(stderr=True)) as bars:
+    description, note = progress.TextColumn("{task.description}"), progress.TextColumn("{task.fields[note]}")
+    columns = (description, progress.BarColumn(), progress.MofNCompleteColumn(), note)
+    with resting_bar(), progress.Progress(*columns, console=console.Console(stderr=True)) as bars:
         _shown.append(bars)
         try:
             yield partial(bars.update, bars.add_task(title, total=total, completed=done, note=""))

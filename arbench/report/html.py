@@ -27,7 +27,6 @@ CURVES = (("seconds_per_image", "fid"), ("seconds_per_image", "is_mean"), ("seco
 LEFT_OUT = ("tokenizer", "weights", "run", "parameters (M)")
 COSTS = ("time (", "peak memory (")
 AT_A_GLANCE = CURVES[0]
-GRID_FILE = "grid.png"
 
 
 @dataclass(frozen=True, kw_only=True)

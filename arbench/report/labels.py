@@ -5,15 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.text import Annotation
-    from matplotlib.transforms import Bbox
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation
+from matplotlib.transforms import Bbox
 
 FONT_SIZE = 8  # points
 DARKER = 0.7  # labels are darker than their curves: small letters need more contrast than markers
@@ -70,8 +69,6 @@ def place_labels(
     `lines` are polylines in data coordinates. Everything else has to be drawn already: the layout decides the pixels
     that are compared.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
     renderer = FigureCanvasAgg(figure).get_renderer()
     figure.draw_without_rendering()
     scale = figure.dpi / 72  # pixels a point
@@ -97,8 +94,6 @@ def place_labels(
 
 def _write(axes: Axes, label: Label) -> Annotation:
     """The label as an annotation that takes no part in the layout, on a ground of white."""
-    from matplotlib.colors import to_rgb
-
     written = axes.annotate(
         label.text,
         (label.x, label.y),

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from arbench.evaluation.stored_run import GRID
 from arbench.report.formats import table_element
-from arbench.report.html import GRID_FILE
 from arbench.report.tables import records_table
 
 
@@ -30,7 +30,7 @@ class RunRecord(dict[str, Any]):
         parts = [table_element(records_table([dict(self)]))]
         if self.folder is not None:
             parts.append(f"<p><code>{html.escape(str(self.folder))}</code></p>")
-            grid = self.folder / GRID_FILE
+            grid = self.folder / GRID
             if grid.is_file():
                 data = base64.b64encode(grid.read_bytes()).decode()
                 parts.append(f'<img alt="sample grid" src="data:image/png;base64,{data}">')

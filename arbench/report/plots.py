@@ -8,7 +8,13 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import matplotlib
+import matplotlib.style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from arbench.generators.methods import methods
 from arbench.machine.files import whole_file
@@ -20,10 +26,6 @@ from arbench.report.labels import Label, place_labels
 from arbench.report.protocols import SCORE, TIME, Marks
 from arbench.report.record import Record
 from arbench.report.values import OF_TRAINING, TIMED, SeedGroup, group_seeds, is_score, quantity
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 SUFFIXES = (".png", ".svg", ".pdf")
 # Okabe and Ito's colours, told apart by colour-blind readers (their yellow is lost on paper), each with its marker, so
@@ -119,10 +121,6 @@ def draw_curves(
         raise unknown_name("picture suffix", target.suffix, SUFFIXES)
     if not any(curve.points for curve in curves):
         raise ValueError(f"nothing to draw: no record has both {x_head!r} and {y_head!r}")
-    import matplotlib
-    import matplotlib.style
-    from matplotlib.figure import Figure
-
     curves = [replace(curve, name=printable(curve.name)) for curve in curves]
     with (
         matplotlib.style.context("default"),  # whatever the reader's matplotlibrc says
@@ -214,8 +212,6 @@ def _looks(curves: Sequence[Curve]) -> dict[str, tuple[str, str]]:
 
 def _scale_axes(axes: Axes, curves: Sequence[Curve], log_x: bool | None) -> None:
     """Logarithmic where positive values span more than `LOG_SPAN` (`log_x` decides its axis), with plain numbers."""
-    from matplotlib.ticker import FuncFormatter, LogLocator
-
     for name, values in (
         ("x", [p.x for c in curves for p in c.points]),
         ("y", [p.y for c in curves for p in c.points]),

@@ -212,11 +212,6 @@ class SeedGroup:
         """The records whose times are pooled."""
         return tuple(record for record in self.records if _times_key(record) == _times_key(self.first))
 
-    def common(self, *path: str) -> Any:
-        """What all records hold under `path` (`"weights", "sha256"`), None where they do not agree or lack it."""
-        found = [_at(record, path) for record in self.records]
-        return found[0] if all(value == found[0] for value in found) else None
-
     def mean(self, name: str) -> Any:
         """The mean over seeds of a number, the common value of anything else, None where any record lacks it."""
         values = self._values(name)

@@ -117,7 +117,7 @@ class Probe:
         steps: list[Step] = []
         reveal = model.reveal
 
-        def noted(state: Any, step: Step, tokens: Tensor) -> None:
+        def noted(state: object, step: Step, tokens: Tensor) -> None:
             steps.append(step)  # what a schedule that looks has chosen is known only now
             reveal(state, step, tokens)
 

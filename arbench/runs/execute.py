@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from arbench.evaluation.stored_run import LAYOUT
+from arbench.evaluation.stored_run import GRID, LAYOUT
 from arbench.machine.distributed import by_first, tell_all
 from arbench.machine.files import FULL, NoSpaceError
 from arbench.machine.hardware import peak_memory_gib, reset_peak_memory
@@ -183,7 +183,7 @@ def finish(job: PreparedRun, folder: RunFolder) -> Record:
             folder.shards.export_npz(folder.path / "samples.npz")
     if folder.is_finished and is_scored(folder):
         return load_record(folder.path)
-    save_grid(folder.path / GRID_FILE, class_rows(folder.shards, job.labels, class_names(job.parts)))
+    save_grid(folder.path / GRID, class_rows(folder.shards, job.labels, class_names(job.parts)))
     record = make_record(job, folder, score(job, folder))
     write_record(record, folder.path)
     shutil.rmtree(folder.path / FEATURES, ignore_errors=True)

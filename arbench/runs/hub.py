@@ -11,15 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 
-from arbench.evaluation.stored_run import CONFIG, LABELS, SHARDS, read_config
+from arbench.evaluation.stored_run import CONFIG, GRID, LABELS, SHARDS, read_config
 from arbench.machine.files import CHECKSUM_SUFFIX, PARTIAL, is_intact, one_line
 from arbench.report.record import load_record
 from arbench.runs.folder import EVENTS_FILE, RECORD_FILE
 from arbench.runs.shards import Shards
 
-GRID = "grid.png"
 RECORD_FILES = (RECORD_FILE, CONFIG, LABELS, GRID, EVENTS_FILE)  # of which a run must have the first two
 SHARD = re.compile(r"[0-9]{6}\.npy(" + re.escape(CHECKSUM_SUFFIX) + ")?")
 RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")
@@ -57,13 +57,12 @@ def push(run: Path, repo: str, *, images: bool = False, public: bool = False) ->
 
     Raises ValueError for a folder that is no finished run, OSError where the Hub refuses or cannot be reached.
     """
-    from huggingface_hub import CommitOperationAdd, HfApi
-
     files, name = files_of_run(run, images=images), check_run(run.resolve().name)
-    api = HfApi()
+    api = huggingface_hub.HfApi()
     with told_with(check_repo(repo)):
         api.create_repo(repo, repo_type=KIND, private=not public, exist_ok=True)
-        added = [CommitOperationAdd(path_in_repo=f"{name}/{file}", path_or_fileobj=str(run / file)) for file in files]
+        add = huggingface_hub.CommitOperationAdd
+        added = [add(path_in_repo=f"{name}/{file}", path_or_fileobj=str(run / file)) for file in files]
         commit = api.create_commit(repo, added, commit_message=f"Run {name}", repo_type=KIND)
     return str(commit.commit_url)
 
@@ -80,9 +79,7 @@ def list_runs(repo: str, *, images: bool = False) -> tuple[str, dict[str, Sizes]
 
     Files that belong to no run folder are passed over, whatever they are called.
     """
-    from huggingface_hub import HfApi
-
-    api = HfApi()
+    api = huggingface_hub.HfApi()
     with told_with(check_repo(repo)):
         commit = str(api.repo_info(repo, repo_type=KIND).sha)
         tree: list[Any] = list(api.list_repo_tree(repo, recursive=True, repo_type=KIND, revision=commit))
@@ -139,11 +136,9 @@ def check_sizes(repo: str, files: Sizes, out: Path) -> None:
 
 def fetch(repo: str, path: str, size: int, folder: Path, commit: str) -> None:
     """One file into `folder`, under its own path. Raises ValueError where it is not the file that was listed."""
-    from huggingface_hub import hf_hub_download
-
     assert ".." not in PurePosixPath(path).parts
     with told_with(repo):
-        hf_hub_download(repo, path, repo_type=KIND, revision=commit, local_dir=str(folder))
+        huggingface_hub.hf_hub_download(repo, path, repo_type=KIND, revision=commit, local_dir=str(folder))
     file = folder / path
     if file.is_symlink() or not file.is_file() or file.stat().st_size != size:
         raise ValueError(f"{repo}: {path} did not come as a file of {size:,} bytes, as it was listed")

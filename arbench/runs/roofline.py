@@ -41,10 +41,6 @@ class Roofline:
         """Operations of one phase, per image."""
         return sum(work.flops * work.repeats for work in self.phases[name]) / self.batch_size
 
-    def phase_bytes(self, name: str) -> float:
-        """Compulsory bytes of one phase, per image."""
-        return sum(work.bytes * work.repeats for work in self.phases[name]) / self.batch_size
-
     def floor(self, peak: Peak, decode_peak: Peak | None = None) -> dict[str, float]:
         """Fewest seconds per image by phase; the decoder may have a peak of its own, for it runs in its own dtype."""
         peaks = {"decode": decode_peak or peak}

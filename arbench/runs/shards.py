@@ -7,6 +7,7 @@ line, a comment to `sha256sum`, binds the shard to its run and place.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import zipfile
@@ -199,8 +200,6 @@ class Claims:
 
     def take(self, index: int) -> bool:
         """Claim shard `index`; False where a living process has it. Raises OSError where locks are not supported."""
-        import fcntl
-
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, index)
         except (BlockingIOError, PermissionError):  # the two answers POSIX allows for "held by another process"
@@ -208,8 +207,6 @@ class Claims:
         return True
 
     def release(self, index: int) -> None:
-        import fcntl
-
         fcntl.lockf(self._file, fcntl.LOCK_UN, 1, index)
 
     def close(self, *, remove: bool = False) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import cast
 
 from torch import Tensor
 
@@ -38,7 +38,7 @@ class LookingSchedule(Schedule):
         condition: Tensor,
         unconditional: Tensor | None,
         scale: float,
-        settings: Any,
+        settings: object,
         noise: Noise,
     ) -> tuple[Step, Tensor]:
         """The step with the places that were chosen (B, size), and their tokens."""

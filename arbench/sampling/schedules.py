@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +16,15 @@ from arbench.registry import unknown_name
 from arbench.settings import DiffusionSampling, Guidance, MaskedSampling
 
 HiddenShare = Callable[[int, int], float]  # (step, num_iter) -> share of the tokens that is hidden after that step
+
+
+class AlongCurve(Protocol):
+    """Sampling settings that name the curve along which tokens are revealed."""
+
+    @property
+    def num_iter(self) -> int: ...
+
+    def hidden_share(self, step: int, num_iter: int) -> float: ...
 
 
 def sequential_sizes(num_tokens: int, singles: int, parallel: int) -> list[int]:
@@ -74,7 +83,7 @@ def masked(generator: Generator, settings: MaskedSampling, noise: Noise, labels:
     return Schedule(order=order, sizes=sizes, clocks=list(range(-1, len(sizes) - 1)))
 
 
-def randomised(generator: Generator, settings: Any, noise: Noise, labels: Tensor) -> Schedule:
+def randomised(generator: Generator, settings: AlongCurve, noise: Noise, labels: Tensor) -> Schedule:
     """A random order for each image, revealed along the curve that the settings name (ARPG release)."""
     total = math.prod(generator.grid)
     sizes = masked_sizes(total, settings.num_iter, settings.hidden_share)

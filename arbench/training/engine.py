@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ from arbench.generators.common.masked import MaskedBackbone
 from arbench.generators.recipe import TrainConfig
 from arbench.heads.diffusion import DiffusionHead
 from arbench.machine.distributed import Processes
+
+if TYPE_CHECKING:
+    from arbench.training.loop import Task
 
 SHARDED_FROM = 1_000_000_000  # parameters: 20 bytes each with moments and an average are beyond a small GPU
 
@@ -45,7 +48,7 @@ class Engine:
 class LossModule(nn.Module):
     """The loss of a batch as a module's forward, which is what DDP and FSDP2 know."""
 
-    def __init__(self, task: Any) -> None:
+    def __init__(self, task: Task) -> None:
         super().__init__()
         self.model: nn.Module = task.model
         self._loss = task.loss
@@ -54,7 +57,7 @@ class LossModule(nn.Module):
         return self._loss(indices, rng)
 
 
-def distribute(task: Any, config: TrainConfig, mine: Processes, engine: Engine) -> nn.Module:
+def distribute(task: Task, config: TrainConfig, mine: Processes, engine: Engine) -> nn.Module:
     """The module that computes a task's loss and averages gradients over all processes.
 
     Shards the task's model in place where that is asked for, so the optimiser has to be made afterwards.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -159,7 +159,7 @@ def empty_generator(method: str, config: dict[str, Any]) -> Generator:
 
 @lru_cache
 @torch.no_grad()
-def image_flops(method: str, config: Any) -> float:
+def image_flops(method: str, config: Hashable) -> float:
     """Operations of a training step an image, two a multiply-add, counted on a model without memory."""
     with without_memory():
         generator = get_method(method).model(config)
