@@ -142,8 +142,8 @@ class ReplayedHead:
         condition: Tensor,
         unconditional: Tensor | None,
         scale: float,
-        settings: Any,
-        noise: Any,
+        settings: object,
+        noise: object,
         positions: Tensor,
     ) -> Tensor:
         """As the head's own."""
@@ -180,7 +180,7 @@ class ReplayedGenerator:
             self._generator.restart(self._state, labels, reveal_order)
         return self._state
 
-    def conditions(self, state: Any, step: Step, guided: bool) -> tuple[Tensor, Tensor | None]:
+    def conditions(self, state: object, step: Step, guided: bool) -> tuple[Tensor, Tensor | None]:
         key = ("conditions", self._generator.step_shape(state, step, guided))
         if self._generator.steps_have_places:
             positions = state.order[:, step.known : step.known + step.size]
@@ -189,7 +189,7 @@ class ReplayedGenerator:
         fixed = replace(step, positions=positions)
         return self._replays(key, lambda: self._generator.conditions(state, fixed, guided))
 
-    def result(self, state: Any) -> Tensor:
+    def result(self, state: object) -> Tensor:
         return self._generator.result(state).clone()  # the state's tensors are the next batch's
 
 
@@ -203,7 +203,7 @@ class Engine:
         self.replays: Replays | None = None
 
     def static(
-        self, generator: Any, image_ids: Tensor, settings: Guidance, seed: int
+        self, generator: Generator, image_ids: Tensor, settings: Guidance, seed: int
     ) -> tuple[ReplayedGenerator, StaticNoise]:
         """`generator` and the noise of the images (B,) as `draw_steps` takes them."""
         weights = tuple((value.data_ptr(), value.dtype) for value in generator.parameters())
