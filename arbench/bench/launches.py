@@ -153,7 +153,9 @@ class OnceHead:
                 plan.solver = OnceMethod(plan.solver, "step", self._once)
         return OnceHead(prepared, self._once)
 
-    def draw(self, condition: Tensor, unconditional: Tensor | None, scale: Any, settings: Any, *rest: Any) -> Tensor:
+    def draw(
+        self, condition: Tensor, unconditional: Tensor | None, scale: float, settings: Hashable, *rest: Any
+    ) -> Tensor:
         # The first draws numbers for all.
         key = ("draw", settings, condition.shape, unconditional is None, self._is_first)
         self._is_first = False

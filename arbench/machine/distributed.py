@@ -167,7 +167,7 @@ class SideGroup:
             assert isinstance(made, torch.distributed.ProcessGroup)
             self.group = made
 
-    def gathered(self, value: Any) -> list[Any]:
+    def gathered(self, value: object) -> list[Any]:
         """`value` of every process, in the order of their ranks; plain containers."""
         if self._mine.count == 1:
             return [value]

@@ -13,7 +13,6 @@ from arbench.machine.files import FULL, NoSpaceError
 from arbench.machine.hardware import peak_memory_gib, reset_peak_memory
 from arbench.machine.progress import image_progress
 from arbench.machine.timing import PhaseTimer
-from arbench.report.html import GRID_FILE
 from arbench.report.logs import EVALUATION, open_logs, record_scalars
 from arbench.report.notebook import RunRecord
 from arbench.report.record import Record, load_record, write_record
@@ -196,5 +195,5 @@ def log_record(job: PreparedRun, folder: RunFolder, record: Record) -> None:
     """The numbers and the grid of a record, in the logs that were asked for; ValueError where one cannot be opened."""
     logs = open_logs(job.request.log, folder.path, title=folder.path.name, facts=job.settings["images"])
     logs.scalars(record_scalars(record), 0)
-    logs.picture(f"{EVALUATION}images", folder.path / GRID_FILE, 0)
+    logs.picture(f"{EVALUATION}images", folder.path / GRID, 0)
     logs.close()

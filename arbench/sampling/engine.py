@@ -180,7 +180,7 @@ class ReplayedGenerator:
             self._generator.restart(self._state, labels, reveal_order)
         return self._state
 
-    def conditions(self, state: object, step: Step, guided: bool) -> tuple[Tensor, Tensor | None]:
+    def conditions(self, state: Any, step: Step, guided: bool) -> tuple[Tensor, Tensor | None]:
         key = ("conditions", self._generator.step_shape(state, step, guided))
         if self._generator.steps_have_places:
             positions = state.order[:, step.known : step.known + step.size]

@@ -22,13 +22,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from arbench.evaluation.stored_run import SHARDS
+from arbench.evaluation.stored_run import GRID, SHARDS
 from arbench.generators.methods import get_preset
 from arbench.generators.recipe import TrainConfig
 from arbench.generators.spec import DIGITS
 from arbench.machine.distributed import Processes, gathered, tell_all
 from arbench.machine.files import one_line
-from arbench.report.html import GRID_FILE
 from arbench.report.logs import EVALUATION, Logs, record_scalars
 from arbench.report.record import RECORD_FILE, Record, load_record
 from arbench.report.values import fid_name, protocol_key
@@ -160,7 +159,7 @@ class Evaluation:
         praise = ", the best so far" if best == step else ""
         self._say(f"step {step}, epoch {self._epoch(step):g}: {scored}{praise}; {path}")
         self.logs.scalars(record_scalars(record), step)
-        self.logs.picture(f"{EVALUATION}images", path / GRID_FILE, step)
+        self.logs.picture(f"{EVALUATION}images", path / GRID, step)
 
     def _settle_best(self) -> int | None:
         """Let the weights of the best record become `best.safetensors` where they are there; returns its step."""
