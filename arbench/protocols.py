@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from torch import Tensor, nn
+
+    from arbench.tokenizer.recipe import TokenizerRecipe
 
 State = TypeVar("State")  # of a generation under way, the generator's own
 Sampling = TypeVar("Sampling", contravariant=True)  # the sampling settings that a head reads
@@ -216,6 +218,7 @@ GENERATOR_MEMBERS = (
     *("method", "kind", "grid", "num_classes", "config", "sampling_type"),
     *("draw_head", "begin", "conditions", "reveal", "result", "loss"),
 )
+TRAINING_MEMBERS = ("recipe", "last_layer", "training_pass", "release_tensors")
 TOKENIZER_MEMBERS = ("name", "kind", "downsample", "channels", "vocab_size", "scale", "encode", "decode")
 EXTRACTOR_MEMBERS = ("name", "sha256", "resize", "width", "features")
 KINDS = ("continuous", "discrete")
@@ -247,6 +250,44 @@ class Tokenizer(Protocol):
 
     def decode(self, tokens: Tensor) -> Tensor:
         """Tokens -> images (B, 3, H, W), about [-1, 1]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerPass:
+    """Images through a tokenizer and back, with gradients: what the terms of its loss are computed from.
+
+    A continuous one has `mean` and `deviation` of the posterior, each (B, C, h, w). A discrete one has `latents` and
+    their `codes` (B, D, h, w), as they are compared, `ids` (B, h, w), and the whole codebook `all_codes` (V, D); its
+    reconstruction passes gradients straight through to the latents.
+    """
+
+    reconstruction: Tensor  # (B, 3, H, W)
+    mean: Tensor | None = None
+    deviation: Tensor | None = None
+    latents: Tensor | None = None
+    codes: Tensor | None = None
+    ids: Tensor | None = None
+    all_codes: Tensor | None = None
+
+
+class TrainableTokenizer(Tokenizer, Protocol):
+    """A tokenizer that is a torch module and learns by `arbench train`.
+
+    A continuous one also has `set_scale(scale)`, which stores what brings its latents to unit deviation; a discrete one
+    `codebook`, the parameter (V, D) of its codes.
+    """
+
+    recipe: ClassVar[TokenizerRecipe]
+
+    @property
+    def last_layer(self) -> Tensor:
+        """The weight of the decoder's last layer, where gradients of two losses are compared."""
+
+    def training_pass(self, images: Tensor, rng: torch.Generator) -> TokenizerPass:
+        """Images (B, 3, H, W) in [-1, 1] there and back; all randomness comes from `rng`."""
+
+    def release_tensors(self) -> dict[str, Tensor]:
+        """The state dict under the names of the tokenizer's files."""
 
 
 class Extractor(Protocol):

@@ -19,7 +19,7 @@ from arbench.generators.par.model import PAR
 from arbench.heads.categorical import CategoricalHead
 from arbench.heads.diffusion import DiffusionHead
 from arbench.machine.timing import PhaseTimer
-from arbench.protocols import Generator, Head, Noise, Timer, Tokenizer
+from arbench.protocols import Generator, Head, Noise, Timer, Tokenizer, TrainableTokenizer
 from arbench.runs.pipeline import StepTimer
 from arbench.sampling.algorithm import NoTimer
 from arbench.sampling.noise import FixedNoise, ImageNoise
@@ -31,5 +31,6 @@ HEADS: tuple[type[Head], ...] = (CategoricalHead, DiffusionHead, JointHead, Plai
 NOISES: tuple[type[Noise], ...] = (ImageNoise, FixedNoise)
 TIMERS: tuple[type[Timer], ...] = (PhaseTimer, StepTimer, NoTimer)
 TOKENIZERS: tuple[type[Tokenizer], ...] = (KL16, VQ16, LlamaGenVQ, DigitsKL, DigitsVQ, DiffusersVAE)
+LEARNERS: tuple[type[TrainableTokenizer], ...] = (KL16, VQ16, LlamaGenVQ, DigitsKL, DigitsVQ)
 SCALED: tuple[type[Scaled], ...] = (KL16, CacheSpec)
 NETWORKS: tuple[type[Network], ...] = (Inception, Digits, PlainNetwork)

@@ -11,7 +11,8 @@ from arbench.training.cache import build_cache, describe_cache
 from arbench.training.data import ImageBatches
 from arbench.training.loop import train
 from arbench.training.start import TABLE_DEVIATION, start_positions
-from arbench.training.tasks import GeneratorTask, TokenizerTask
+from arbench.training.tasks import GeneratorTask
+from arbench.training.tokenizer_task import TokenizerTask
 
 TINY = {"width": 16, "depth": 1, "heads": 1, "head_width": 16, "head_depth": 1, "buffer_size": 2}
 
@@ -21,7 +22,8 @@ def test_dead_codes_are_moved_onto_latents():
     pixels = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
     data = ImageData("noise", np.zeros(12), ["noise"], lambda i: pixels[i])
     tokenizer = arbench.load_tokenizer("digits-vq", weights="random")
-    task = TokenizerTask(tokenizer, ImageBatches(data, Augmentation(), torch.device("cpu")))
+    batches = ImageBatches(data, Augmentation(), torch.device("cpu"))
+    task = TokenizerTask(tokenizer, batches, tokenizer.recipe.losses)
     config = TrainConfig(steps=100, batch_size=4, learning_rate=1e-3)
     images = task.batches.images(torch.arange(12), torch.Generator())
     before = len(tokenizer.encode(images).unique())

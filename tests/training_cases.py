@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,12 @@ from torch.nn import functional
 
 from arbench.generators.recipe import TrainConfig
 from arbench.machine.distributed import Processes
+from arbench.tokenizer.load import load_tokenizer
+from arbench.tokenizer.recipe import TokenizerLosses
 from arbench.training.engine import Engine, whole
-from arbench.training.loop import Trainer, Watcher, train
+from arbench.training.loop import Task, Trainer, Watcher, train
+from arbench.training.reading import Examples
+from arbench.training.tokenizer_task import TokenizerTask
 
 STEPS = 20
 CASES: dict[str, dict[str, Any]] = {
@@ -23,7 +28,11 @@ CASES: dict[str, dict[str, Any]] = {
     "accumulated": {"name": "ar-raster", "parts": 6},
     "mar": {"name": "mar"},
     "mar-fsdp": {"name": "mar", "engine": Engine(shard=True, recompute=True)},
+    "tokenizer": {"name": "tokenizer"},
 }
+ADVERSARIAL = TokenizerLosses(
+    discriminator_weight=0.5, discriminator_start=4, discriminator_layers=1, adaptive_weight=True, unit_codes=True
+)
 
 
 class Case:
@@ -51,6 +60,33 @@ class Case:
         pass
 
 
+class Noise:
+    """Twelve images of 8 pixels a side."""
+
+    def __init__(self) -> None:
+        self.held = torch.rand(12, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+    def __len__(self) -> int:
+        return len(self.held)
+
+    def images(self, indices: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+        return self.held[indices]
+
+    def read_ahead(self, coming: Iterator[Examples]) -> None:
+        pass
+
+
+def tiny_tokenizer(losses: TokenizerLosses = ADVERSARIAL) -> TokenizerTask:
+    """LlamaGen's tokenizer made small, with a discriminator from the fourth step."""
+    config = {"base_channels": 8, "channel_multipliers": (1,), "num_res_blocks": 1, "channels": 8}
+    tokenizer: Any = load_tokenizer("llamagen-vq", weights="random", vocab_size=16, codebook_dim=4, **config)
+    return TokenizerTask(tokenizer, Noise(), losses)
+
+
+def make_task(name: str) -> Task:
+    return tiny_tokenizer() if name == "tokenizer" else Case(name)
+
+
 def run(
     folder: Path,
     mine: Processes,
@@ -74,7 +110,7 @@ def run(
         if done == stop_at and mine.rank == mine.count - 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    return train(lambda: Case(name), config, folder, mine=mine, engine=engine, watch=watch or stop, resume=resume)
+    return train(lambda: make_task(name), config, folder, mine=mine, engine=engine, watch=watch or stop, resume=resume)
 
 
 def result(trainer: Trainer) -> dict[str, torch.Tensor]:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 from typer.core import TyperCommand
 
-from arbench.cli import evaluating, options
+from arbench.cli import evaluating, learning, options
 from arbench.cli.screen import tell
 from arbench.machine.progress import progress_bar
-from arbench.registry import unknown_name
+from arbench.registry import TOKENIZERS, unknown_name
 
 if TYPE_CHECKING:
     from arbench.training.jobs import Job
@@ -29,6 +29,8 @@ TRAIN_EXAMPLES = """Examples:
   arbench train --model mar-b --data DIR --tokenizer-weights kl16.ckpt --batch-size 256 --accumulate 4 --recompute
 
   arbench train --model ar-3b --plan 64
+
+  arbench train --tokenizer llamagen-vq --data DIR
 
   arbench train --experiment par/table4 --row a-without --data DIR --tokenizer-weights vq_ds16_c2i.pt
 
@@ -166,10 +168,14 @@ def train(
     plan: Plan = None,
     workers: Workers = None,
     relist: Relist = False,
+    perceptual_weight: learning.PerceptualWeight = None,
+    discriminator_weight: learning.DiscriminatorWeight = None,
+    discriminator_start: learning.DiscriminatorStart = None,
 ) -> None:
     """Train a tokenizer, the digits classifier or a generator, and write its averaged weights as safetensors.
 
-    A generator takes channels, codes and grid from the tokenizer. config.yaml beside the weights repeats the training.
+    A generator takes channels, codes and grid from the tokenizer; --tokenizer with no generator is trained itself.
+    config.yaml beside the weights repeats the training.
     """
     from arbench.machine.distributed import processes
     from arbench.papers.experiment import load_experiment
@@ -188,7 +194,7 @@ def train(
         "dtype": dtype,
         "seed": seed,
     }
-    shared = {
+    shared: dict[str, Any] = {
         "data": data or "digits",
         "size": size,
         "tokenizer": tokenizer,
@@ -199,6 +205,7 @@ def train(
         "which": which,
         "device": resolve_device(device),
     }
+    shared["losses"] = learning.losses(perceptual_weight, discriminator_weight, discriminator_start)
     folder = out or DEFAULT_OUT
     if is_job_file(config):
         jobs = [repeated_job(str(config), (experiment, row, target, method, model), {**shared, "data": data})]
@@ -240,7 +247,8 @@ def repeated_job(config: str, others: tuple[str | None, ...], shared: dict[str, 
         raise ValueError(
             f"--config {config} says what is trained; expected no --experiment, --row, --target, --method or --model"
         )
-    return read_job(Path(config), **shared)
+    losses = shared.pop("losses", None) or {}
+    return learning.with_losses(read_job(Path(config), **shared), losses)
 
 
 def row_job(experiment: str | None, row: str | None, others: tuple[str | None, ...], shared: dict[str, Any]) -> Job:
@@ -315,9 +323,14 @@ def plan_jobs(
     recipes = digits_recipes()
     if config is not None and config not in CONFIGS:
         raise unknown_name("training config", config, CONFIGS)
+    if target in (None, *TOKENIZERS.installed()) and target not in recipes and method is None and model is None:
+        name = target or shared["tokenizer"]
+        if name is not None:
+            return [learning.tokenizer_job(name, shared)]
     if target is None:
         if method is None and model is None:
-            raise ValueError(f"nothing to train: give --target ({', '.join(recipes)} or all), or --method and --model")
+            targets = f"--target ({', '.join(recipes)} or all)"
+            raise ValueError(f"nothing to train: give {targets}, --tokenizer NAME, or --method and --model")
         target = model = choose_model(method, model)
     if target == "all":
         return [digits_job(name, **_fresh_tokenizer(name, shared, out)) for name in recipes]

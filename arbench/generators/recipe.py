@@ -69,6 +69,7 @@ class TrainConfig:
     view_set: Annotated[str, Limits(choices=VIEW_SETS, called="training view_set")] = "random"
     views: Count = 1  # augmented views of an image in the token cache of a generator, where `view_set` is "random"
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
+    crop_share: Annotated[float, Limits(least=0, most=1)] = 0.0  # tokenizers: `training.crops`; 0: centre crops
     sinusoidal_positions: bool = False  # masked generators: `start_positions`
     micro_batches: NotNegativeInt = 0  # parts of a step's batch, over all processes; 0: one a process
     zero_output: bool = False  # a generator's output layer starts at zero
@@ -130,6 +131,7 @@ OPTIONAL = (
         "dropout",
         "view_set",
         "zero_output",
+        "crop_share",
         "micro_batches",
         "compiled",
     ),

@@ -13,9 +13,10 @@ from torch import Tensor
 from arbench.generators.recipe import TrainConfig
 from arbench.generators.spec import Release
 from arbench.machine.files import whole_file
-from arbench.protocols import Generator, Tokenizer
+from arbench.protocols import Generator
 from arbench.training.job import Job
 from arbench.training.loop import Task
+from arbench.training.tokenizer_task import TokenizerTask
 from arbench.weights.convert import LAYOUTS
 from arbench.weights.provenance import describe_tokenizer, entries, tokenizer_entries, writer_entries
 from arbench.weights.write import write_safetensors
@@ -55,6 +56,6 @@ def origin_of(job: Job, task: Task) -> dict[str, str]:
     """What a file of the weights of `task` says of itself."""
     if job.kind == "generator":
         return entries(job.target, cast("Generator", task.model), getattr(task, "tokenizer", None))
-    if job.kind == "tokenizer":
-        return tokenizer_entries(describe_tokenizer(job.target, cast("Tokenizer", task.model), None, {}))
+    if isinstance(task, TokenizerTask):
+        return tokenizer_entries(describe_tokenizer(job.target, task.tokenizer, None, job.model_config))
     return writer_entries()

@@ -39,11 +39,12 @@ class Job:
     device: str = "cpu"
     model_config: dict[str, Any] = field(default_factory=dict)
     tokenizer_config: dict[str, Any] = field(default_factory=dict)
+    losses: dict[str, Any] = field(default_factory=dict)  # of a tokenizer: `TokenizerLosses`, all of it
 
     @property
     def made_of(self) -> dict[str, Any]:
         """What a checkpoint is of beside its recipe; plain containers, as a file holds them."""
-        names = ("target", "tokenizer", "model_config", "tokenizer_config")
+        names = ("target", "tokenizer", "model_config", "tokenizer_config", "losses")
         return json.loads(json.dumps({name: getattr(self, name) for name in names}))
 
     def folder(self, out: Path) -> Path:
@@ -106,3 +107,10 @@ def _checked(kind: type, values: dict[str, Any], **parts: Any) -> Any:
             **parts,
         }
     )
+
+
+def checked_size(size: int | None) -> int | None:
+    """`size`; ValueError for less than a pixel."""
+    if size is not None and size < 1:
+        raise ValueError(f"image size is {size}; expected at least 1 pixel")
+    return size

@@ -20,20 +20,22 @@ from arbench.images.pixels import to_float
 from arbench.machine.distributed import by_first, process_group, processes
 from arbench.report.logs import Logs, log_names, open_logs
 from arbench.runs.models import RANDOM, find_tokenizer_weights
-from arbench.tokenizer.load import load_tokenizer
 from arbench.training.checkpoint import begin_folder, find_checkpoint, read_checkpoint_facts, refuse_overwriting
 from arbench.training.data import ImageBatches
 from arbench.training.engine import Engine, is_sharded, whole
 from arbench.training.evaluation import Evaluating, Evaluation
 from arbench.training.export import export_release, export_weights, origin_of
 from arbench.training.fit import fitted_config
-from arbench.training.job import Job, write_job
+from arbench.training.job import Job, checked_size, write_job
 from arbench.training.loop import check_resumable, train
 from arbench.training.parts import fit_micro_batches
 from arbench.training.plan import plan_training
 from arbench.training.reading import list_once, usual_workers
-from arbench.training.recipes import get_recipe
-from arbench.training.tasks import ClassifierTask, GeneratorTask, TokenizerTask
+from arbench.training.recipes import TOKENIZERS, get_recipe
+from arbench.training.tasks import ClassifierTask, GeneratorTask
+from arbench.training.tokenizer_job import check_sides, tokenizer_job, tokenizer_task
+from arbench.training.tokenizer_plan import plan_tokenizer
+from arbench.training.tokenizer_task import TokenizerTask
 from arbench.training.tokens import CACHE_FOLDER, Progress, no_progress, open_cache, open_tokenizer
 from arbench.weights.keys import require_same
 from arbench.weights.load import load_generator
@@ -56,18 +58,22 @@ def no_words(line: str) -> None:
     """Nothing is said."""
 
 
-def _checked(size: int | None) -> int | None:
-    if size is not None and size < 1:
-        raise ValueError(f"image size is {size}; expected at least 1 pixel")
-    return size
-
-
 def digits_job(target: str, *, size: int | None = None, tokenizer: str | None = None, **options: Any) -> Job:
     """The job of a digits recipe, also on other data; ValueError where there is no such target."""
     recipe = get_recipe(target)
+    if recipe.kind == "tokenizer":
+        return tokenizer_job(target, size=size, tokenizer=tokenizer, **options)
+    _refuse_losses(target, options.pop("losses", None))
     options.setdefault("config", recipe.config)
     tokenizer = tokenizer or recipe.tokenizer
-    return Job(target=target, kind=recipe.kind, size=_checked(size) or DIGITS_SIZE, tokenizer=tokenizer, **options)
+    return Job(target=target, kind=recipe.kind, size=checked_size(size) or DIGITS_SIZE, tokenizer=tokenizer, **options)
+
+
+def _refuse_losses(target: str, losses: Mapping[str, Any] | None) -> None:
+    """Raise ValueError where terms of a tokenizer's loss are given for something else."""
+    if losses:
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in losses)
+        raise ValueError(f"{named} is for tokenizers; {target!r} is none")
 
 
 def method_job(
@@ -84,12 +90,15 @@ def method_job(
     `given` are settings that take the place of a recipe. Raises ValueError where method and model disagree, and where
     neither the method nor `given` says how to train.
     """
+    _refuse_losses(model, options.pop("losses", None))
     check_method(method, model)
     preset, spec = get_preset(model), get_method(method)
     recipe = spec.digits_recipe if preset.data == DIGITS else spec.recipe
     options.setdefault("config", recipe or plain_recipe(method, given or {}))
     tokenizer = tokenizer or preset.tokenizer
-    return Job(target=model, kind="generator", size=_checked(size) or preset.image_size, tokenizer=tokenizer, **options)
+    return Job(
+        target=model, kind="generator", size=checked_size(size) or preset.image_size, tokenizer=tokenizer, **options
+    )
 
 
 def plain_recipe(method: str, given: Mapping[str, Any]) -> TrainConfig:
@@ -217,7 +226,17 @@ def opened(job: Job, folder: Path, names: Sequence[str], step: int, mine: Proces
 def tell_plan(
     job: Job, data: ImageData, mine: Processes, engine: Engine, device: torch.device, say: Callable[[str], None]
 ) -> None:
-    """Say what training a paper's generator will take. Raises ValueError where it has fewer classes than the data."""
+    """Say what training a paper's generator or tokenizer will take.
+
+    Raises ValueError where a generator has fewer classes than the data has, or a tokenizer is to be sharded.
+    """
+    if job.kind == "tokenizer":
+        if engine.shard:
+            raise ValueError(f"--shard is for generators; {job.target!r} is small enough for DDP: expected --no-shard")
+        check_sides(job, data)
+        if job.target not in TOKENIZERS:
+            for line in plan_tokenizer(job, mine.count).lines(device):
+                say(line)
     if job.kind != "generator":
         return
     classes = job.model_config.get("num_classes", data.num_classes)
@@ -252,11 +271,12 @@ def _export(
     of, and the file of the method's release."""
     written: dict[str, dict[str, torch.Tensor]] = {}
     for which, state in states.items():
-        weights = {name: state[name] for name in task.weights()}
-        if not is_sharded(task.model):
+        if is_sharded(task.model):
+            weights = {name: state[name] for name in task.weights()}
+        else:
             task.model.load_state_dict(state)
-            if job.kind == "tokenizer":
-                _measure_scale(task.model, data, device)
+            if isinstance(task, TokenizerTask):
+                _measure_scale(task.tokenizer, data, device)
             weights = task.weights()
         path = job.weights_path(out) if which == "ema" else job.raw_weights_path(out)
         export_weights(path, weights, target=job.target, config=job.config, origin=origin_of(job, task))
@@ -283,20 +303,6 @@ def _classifier_task(
     batches = ImageBatches(data, job.config.augmentation, device, job.workers or 0)
     start = None if job.init is None else read_tensors(job.init).tensors(job.which)
     return lambda: ClassifierTask(started(DigitsCNN().to(device), start, job.init), batches)
-
-
-def _tokenizer_task(
-    job: Job, data: ImageData, out: Path, device: torch.device, say: Callable[[str], None], progress: Progress
-) -> Callable[[], Task]:
-    batches = ImageBatches(data, job.config.augmentation, device, job.workers or 0)
-    start = None if job.init is None else _tokenizer_module(job.target, job.init).state_dict()
-    return lambda: TokenizerTask(started(_tokenizer_module(job.target, "random").to(device), start, job.init), batches)
-
-
-def _tokenizer_module(name: str, weights: str | Path) -> torch.nn.Module:
-    tokenizer = load_tokenizer(name, weights=weights)
-    assert isinstance(tokenizer, torch.nn.Module)
-    return tokenizer
 
 
 def _generator_task(
@@ -350,6 +356,12 @@ def started(model: Model, start: Mapping[str, torch.Tensor] | None, where: str |
         require_same(shapes[0], shapes[1], str(where))
         model.load_state_dict(start)
     return model
+
+
+def _tokenizer_task(
+    job: Job, data: ImageData, out: Path, device: torch.device, say: Callable[[str], None], progress: Progress
+) -> Callable[[], Task]:
+    return tokenizer_task(job, data, device)
 
 
 TASKS = {"classifier": _classifier_task, "tokenizer": _tokenizer_task, "generator": _generator_task}

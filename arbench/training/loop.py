@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +67,17 @@ class Between(Protocol):
         """Do it; returns, alike on all processes, whether a signal that ends the training came meanwhile."""
 
 
+@runtime_checkable
+class SeveralNetworks(Protocol):
+    """A task that trains networks against each other."""
+
+    def before_step(self, step: int) -> None:
+        """Called before optimiser step `step` (0-based), also the first one of a resumed run."""
+
+    def networks(self) -> list[list[nn.Parameter]]:
+        """The weights of each network, whose gradients are clipped by themselves."""
+
+
 class Trainer:
     """State of one run: model, average, optimiser, randomness and the step; saved and restored as a whole."""
 
@@ -101,9 +112,11 @@ class Trainer:
         rate = config.learning_rate_at(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        if isinstance(self.task, SeveralNetworks):
+            self.task.before_step(self.step)
         self.optimizer.zero_grad(set_to_none=True)
         rows = [self._backward(part, last=part is self.parts[-1]) for part in self.parts]
-        norm = whole(nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm))
+        norm = self._clip()
         if self.device.type == "cpu":  # elsewhere it is looked at when it is logged: a step waits for nothing
             check_finite(norm.item(), self.step)
         self.optimizer.step()
@@ -112,6 +125,13 @@ class Trainer:
         self.step += 1
         logged = rows[0] if len(rows) == 1 else {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
         return {**logged, "gradient_norm": norm, "learning_rate": rate}
+
+    def _clip(self) -> Tensor:
+        """Shorten gradients that are too long, each network's by themselves; returns the length of all."""
+        task, most = self.task, self.config.clip_norm
+        networks = task.networks() if isinstance(task, SeveralNetworks) else [list(task.model.parameters())]
+        norms = [whole(nn.utils.clip_grad_norm_(weights, most)) for weights in networks]
+        return norms[0] if len(norms) == 1 else torch.stack(norms).norm()
 
     def _backward(self, part: Part, *, last: bool) -> dict[str, Any]:
         """Add the gradients of one part of the batch; returns its loss and what the task logs."""

@@ -7,7 +7,7 @@ import os
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -24,6 +24,7 @@ from arbench.weights.load import without_memory
 
 GIB = 2**30
 FLOAT = 4  # bytes of a weight, a gradient, an average, and each of Adam's two moments
+REMEDIES = "--recompute keeps fewer activations, --accumulate makes smaller micro-batches"
 BACKWARD = 2  # operations of the backward pass for one of the forward pass
 
 
@@ -31,6 +32,8 @@ BACKWARD = 2  # operations of the backward pass for one of the forward pass
 class TrainingPlan:
     """The figures of one training; bytes are those of the process that holds most, `activations` None where
     the method tells none."""
+
+    more_remedies: ClassVar[str] = ", --shard shares weights among processes"
 
     model: str
     parameters: int
@@ -85,10 +88,7 @@ class TrainingPlan:
             return said
         if self.num_bytes <= there:
             return f"{said}: fits into {there / GIB:.0f} GiB"
-        return (
-            f"{said}: does not fit into {there / GIB:.0f} GiB; --recompute keeps fewer activations, --accumulate makes "
-            "smaller micro-batches, --shard shares weights among processes"
-        )
+        return f"{said}: does not fit into {there / GIB:.0f} GiB; {REMEDIES}{self.more_remedies}"
 
 
 def plan_training(

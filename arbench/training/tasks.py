@@ -1,4 +1,4 @@
-"""The three things that are trained: a classifier and a tokenizer on images, a generator on cached tokens."""
+"""What is trained: a classifier on images, a generator on cached tokens; a tokenizer is `tokenizer_task`'s."""
 
 from __future__ import annotations
 
@@ -18,11 +18,6 @@ from arbench.training.data import ImageBatches
 from arbench.training.reading import Examples
 from arbench.training.start import set_dropout, start_positions, zero_output
 from arbench.weights.provenance import TokenizerFacts
-
-REVIVE_UNTIL = 0.6  # share of a run during which dead codes are re-seeded; the rest settles what there is
-REVIVE_EVERY = 50  # steps
-REVIVE_IMAGES = 256  # a code that none of their tokens chooses is dead
-
 
 Logged = Mapping[str, "float | Tensor"]  # scalars; tensors may lie on a device, where nobody waits for them yet
 
@@ -51,34 +46,6 @@ class ClassifierTask:
 
     def after_step(self, step: int, config: TrainConfig, rng: torch.Generator) -> None:
         """Nothing to do."""
-
-
-class TokenizerTask:
-    """A tokenizer's own training loss; the dead codes of a discrete one are re-seeded during the first part."""
-
-    def __init__(self, model: nn.Module, batches: ImageBatches) -> None:
-        self.model: Any = model
-        self.batches = batches
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def read_ahead(self, coming: Iterator[Examples]) -> None:
-        """As `ReadsAhead` has it."""
-        self.batches.read_ahead(coming)
-
-    def weights(self) -> dict[str, Tensor]:
-        return self.model.state_dict()
-
-    def loss(self, indices: Tensor, rng: torch.Generator) -> tuple[Tensor, Logged]:
-        return self.model.training_loss(self.batches.images(indices, rng), rng)
-
-    def after_step(self, step: int, config: TrainConfig, rng: torch.Generator) -> None:
-        """Every `REVIVE_EVERY` steps of the first part, move codes that nothing chose onto present latents."""
-        if not hasattr(self.model, "revive_codes") or step % REVIVE_EVERY or step > REVIVE_UNTIL * config.steps:
-            return
-        chosen = torch.randint(len(self), (REVIVE_IMAGES,), generator=rng, device=rng.device).cpu()
-        self.model.revive_codes(self.batches.images(chosen, rng), rng)
 
 
 class GeneratorTask:

@@ -9,6 +9,8 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
+from arbench.protocols import TokenizerPass
+from arbench.tokenizer.recipe import TokenizerRecipe
 from arbench.weights.keys import require_same
 from arbench_tokenizers.autoencoder import Decoder, Encoder
 from arbench_tokenizers.config import AutoencoderConfig, KLConfig, VQConfig, make_config, merge_config, read_config
@@ -34,6 +36,7 @@ class ConvTokenizer(nn.Module):
     name: ClassVar[str]
     family: ClassVar[str]
     default: ClassVar[AutoencoderConfig]
+    recipe: ClassVar[TokenizerRecipe]
     kind: str
     channels: int
     downsample: int
@@ -74,6 +77,7 @@ class ConvTokenizer(nn.Module):
         merged = merge_config(cls.name, cls.default, told, config, str(path))
         with torch.device("meta"):
             tokenizer = cls(**vars(merged))
+        tokenizer.make_room(tensors)
         require_same(shapes, {name: tuple(value.shape) for name, value in tokenizer.state_dict().items()}, str(path))
         tokenizer.load_state_dict(tensors, assign=True)
         return tokenizer.to(memory_format=torch.channels_last)
@@ -82,6 +86,18 @@ class ConvTokenizer(nn.Module):
     def told_besides(cls, tensors: dict[str, Tensor]) -> dict[str, Any]:
         """Settings that a family's files hold beside the autoencoder's shapes."""
         return {}
+
+    def make_room(self, tensors: dict[str, Tensor]) -> None:
+        """Prepare for what a file holds and a new tokenizer does not."""
+
+    def release_tensors(self) -> dict[str, Tensor]:
+        """The state dict under the names of the family's files."""
+        return self.state_dict()
+
+    @property
+    def last_layer(self) -> Tensor:
+        """The weight of the decoder's last convolution (3, channels, 3, 3)."""
+        return self.decoder.conv_out.weight
 
     @property
     def scale(self) -> float:
@@ -114,11 +130,43 @@ class ConvTokenizer(nn.Module):
 
 
 class KLTokenizer(ConvTokenizer):
-    """Continuous latents with a Gaussian posterior; tokens are latents multiplied by `scale`."""
+    """Continuous latents with a Gaussian posterior; tokens are latents multiplied by `scale`.
+
+    The scale of one that was trained here was measured and travels with its weights as `latent_scale`.
+    """
 
     family = "kl16"
     kind = "continuous"
     config: KLConfig
+    latent_scale: Tensor | None
+
+    def __init__(self, **config: Any) -> None:
+        super().__init__(**config)
+        self.register_buffer("latent_scale", None)
+
+    @classmethod
+    def told_besides(cls, tensors: dict[str, Tensor]) -> dict[str, Any]:
+        return {"scale": tensors["latent_scale"].item()} if "latent_scale" in tensors else {}
+
+    def make_room(self, tensors: dict[str, Tensor]) -> None:
+        if "latent_scale" in tensors:
+            self.latent_scale = torch.empty((), device="meta")
+
+    @property
+    def scale(self) -> float:
+        """Factor that brings the latents to unit deviation."""
+        return self.config.scale if self.latent_scale is None else float(self.latent_scale)
+
+    def set_scale(self, scale: float) -> None:
+        """Store the factor, usually 1 / standard deviation of the training set's latents."""
+        self.latent_scale = torch.tensor(scale, device=self.post_quant_conv.weight.device)
+
+    def training_pass(self, images: Tensor, rng: torch.Generator) -> TokenizerPass:
+        """Images (B, 3, H, W) in [-1, 1] through a posterior sample and back, with gradients."""
+        mean, std = split_moments(self.encode_raw(images))
+        return TokenizerPass(
+            reconstruction=self.decode_raw(mean + std * normal_like(mean, rng)), mean=mean, deviation=std
+        )
 
     @torch.no_grad()
     def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -155,6 +203,23 @@ class VQTokenizer(ConvTokenizer):
         self.kind = self.config.kind
         self.vocab_size = self.config.vocab_size
         self.quantize = VectorQuantizer(self.vocab_size, self.config.codebook_dim, unit_norm=self.unit_norm)
+
+    @property
+    def codebook(self) -> Tensor:
+        """The codes (V, D) as they are stored, not normalised."""
+        return self.quantize.embedding.weight
+
+    def training_pass(self, images: Tensor, rng: torch.Generator) -> TokenizerPass:
+        """Images (B, 3, H, W) in [-1, 1] through their codes and back, with gradients; `rng` is not drawn from.
+
+        Gradients pass the quantiser straight through.
+        """
+        latents = self.quantize.normalize(self.encode_raw(images))
+        ids = self.quantize(latents)
+        codes = self.quantize.lookup(ids)
+        reconstruction = self.decode_raw(latents + (codes - latents).detach())
+        every = self.quantize.codebook()
+        return TokenizerPass(reconstruction=reconstruction, latents=latents, codes=codes, ids=ids, all_codes=every)
 
     @torch.no_grad()
     def latents(self, images: Tensor) -> Tensor:

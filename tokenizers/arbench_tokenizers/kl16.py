@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from arbench_tokenizers import recipes
 from arbench_tokenizers.base import KLTokenizer
 from arbench_tokenizers.config import KLConfig
 
@@ -13,3 +14,4 @@ class KL16(KLTokenizer):
 
     name = "kl16"
     default = KLConfig(decoder_attention=False, scale=KL16_SCALE)
+    recipe = recipes.KL16

@@ -53,3 +53,22 @@ def _ldm_name(name: str, last: int) -> str:
     if match := re.fullmatch(r"(encoder|decoder)\.mid\.([012])\.(.+)", name):
         return f"{match[1]}.mid.{LLAMAGEN_MIDDLE[match[2]]}.{match[3]}"
     return name
+
+
+def llamagen_names(names: Iterable[str]) -> dict[str, str]:
+    """Map LDM's names to LlamaGen's, the inverse of `ldm_names`."""
+    names = list(names)
+    levels = [int(match[1]) for name in names if (match := re.match(r"decoder\.up\.(\d+)\.", name))]
+    last = max(levels, default=0)
+    return {name: _llamagen_name(name, last) for name in names}
+
+
+def _llamagen_name(name: str, last: int) -> str:
+    if match := re.fullmatch(r"(encoder\.down|decoder\.up)\.(\d+)\.(.+)", name):
+        part, index, rest = match[1], int(match[2]), re.sub(r"^block\.", "res.", match[3])
+        level = index if part == "encoder.down" else last - index
+        return f"{part.partition('.')[0]}.conv_blocks.{level}.{rest}"
+    if match := re.fullmatch(r"(encoder|decoder)\.mid\.(block_1|attn_1|block_2)\.(.+)", name):
+        place = next(place for place, own in LLAMAGEN_MIDDLE.items() if own == match[2])
+        return f"{match[1]}.mid.{place}.{match[3]}"
+    return name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from arbench_tokenizers import recipes
 from arbench_tokenizers.base import VQTokenizer
 from arbench_tokenizers.config import VQConfig
 
@@ -11,3 +12,4 @@ class VQ16(VQTokenizer):
 
     name = "vq16"
     default = VQConfig()
+    recipe = recipes.VQ16
