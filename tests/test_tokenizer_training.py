@@ -26,6 +26,8 @@ from arbench.training.checkpoint import find_checkpoint
 from arbench.training.crops import CroppedBatches, random_crop
 from arbench.training.data import batch_indices
 from arbench.training.discriminator import hinge_discriminator_loss
+from arbench.training.engine import Engine
+from arbench.training.forecast import forecast
 from arbench.training.job import SETTINGS_NAME, read_job
 from arbench.training.jobs import run_job, tokenizer_job
 from arbench.training.loop import Trainer, train
@@ -225,6 +227,12 @@ def test_the_plan_counts_what_there_is():
     assert 3 * (138 + 248) < plan.flops / 1e9 < 3 * (138 + 248) * 1.3
 
 
+def test_a_forecast_needs_no_images():
+    (first, *_, last) = forecast([tokenizer_job("llamagen-vq")], 8, Engine(), {"epochs": 2}, data=None)
+    assert "20,018 steps of 128" in first
+    assert "0.5 hinge" in last
+
+
 SHARED = {"data": "digits", "size": None, "tokenizer": None, "tokenizer_weights": None, "losses": None}
 
 
@@ -238,7 +246,6 @@ def test_the_command_line_trains_the_tokenizer_that_it_names(tmp_path):
     (job,) = plan_jobs(None, "digits-kl", None, None, SHARED, tmp_path)
     assert (job.size, job.losses) == (32, TokenizerLosses(kl_weight=4e-6).as_dict())
     for given, told in (
-        ({"tokenizer": "kl16"}, "images of 256 px; expected --data DIR"),
         ({"tokenizer": "diffusers"}, "'diffusers' cannot be trained: it lacks recipe"),
         ({"tokenizer": "kl61"}, "did you mean 'kl16'"),
         ({"tokenizer": "kl16", "tokenizer_weights": "file"}, "expected --init FILE"),
@@ -255,6 +262,8 @@ def test_images_that_do_not_fit_are_refused(tmp_path):
         folder.mkdir(parents=True)
         Image.fromarray(picture(side, side)).save(folder / "0.png")
     plain = {"perceptual_weight": 0}
+    with pytest.raises(ValueError, match="images of 256 px; expected --data DIR"):
+        run_job(tokenizer_job("vq16", losses=plain), tmp_path / "out")
     for size, told in ((40, "--size 40: expected a multiple of 16"), (16, "judges images of 24 px or more")):
         job = tokenizer_job("vq16", size=size, losses=plain, data=str(tmp_path / "24"), config=config_of(steps=1))
         with pytest.raises(ValueError, match=told):

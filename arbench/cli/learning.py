@@ -1,9 +1,10 @@
-"""What `arbench train` asks for a tokenizer that is trained itself."""
+"""What `arbench train` asks for a tokenizer that is trained itself, and for a training that is repeated."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
@@ -32,6 +33,18 @@ def losses(perceptual_weight: float | None, discriminator_weight: float | None, 
     return {name: value for name, value in given.items() if value is not None} or None
 
 
+def repeated_job(config: str, others: tuple[str | None, ...], shared: dict[str, Any]) -> Job:
+    """The job of a config.yaml. Raises ValueError where something else is asked for as well."""
+    from arbench.training.job import read_job
+
+    if any(other is not None for other in others):
+        raise ValueError(
+            f"--config {config} says what is trained; expected no --experiment, --row, --target, --method or --model"
+        )
+    losses = shared.pop("losses", None) or {}
+    return with_losses(read_job(Path(config), **shared), losses)
+
+
 def with_losses(job: Job, losses: Mapping[str, float]) -> Job:
     """`job` with those terms of its loss. Raises ValueError where it has none."""
     if losses and job.kind != "tokenizer":
@@ -40,15 +53,11 @@ def with_losses(job: Job, losses: Mapping[str, float]) -> Job:
 
 
 def tokenizer_job(name: str, shared: Mapping[str, Any]) -> Job:
-    """The job that trains the tokenizer `name` itself. Raises ValueError where it needs images that nobody gave."""
-    from arbench.images.data import DIGITS, DIGITS_SIZE
+    """The job that trains the tokenizer `name` itself. Raises ValueError where weights are given as if it were used."""
     from arbench.training import tokenizer_job as recipes
 
     if shared["tokenizer_weights"] is not None:
         raise ValueError(
             f"--tokenizer-weights: {name!r} is what is trained; expected --init FILE to start from weights"
         )
-    job = recipes.tokenizer_job(name, **{option: value for option, value in shared.items() if option != "tokenizer"})
-    if job.data == DIGITS and job.size != DIGITS_SIZE:
-        raise ValueError(f"{name!r} is trained on images of {job.size} px; expected --data DIR with a folder a class")
-    return job
+    return recipes.tokenizer_job(name, **{option: value for option, value in shared.items() if option != "tokenizer"})

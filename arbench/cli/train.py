@@ -208,7 +208,7 @@ def train(
     shared["losses"] = learning.losses(perceptual_weight, discriminator_weight, discriminator_start)
     folder = out or DEFAULT_OUT
     if is_job_file(config):
-        jobs = [repeated_job(str(config), (experiment, row, target, method, model), {**shared, "data": data})]
+        jobs = [learning.repeated_job(str(config), (experiment, row, target, method, model), {**shared, "data": data})]
     elif experiment is not None or row is not None:
         jobs = [row_job(experiment, row, (config, target, method, model), {**shared, "data": data})]
         # The rows of a table share their models' names; `row_job` has found both.
@@ -237,18 +237,6 @@ def train(
             typer.echo(line)
         return
     run_jobs(jobs, folder, resume, changes, auto=resume_auto, how=how)
-
-
-def repeated_job(config: str, others: tuple[str | None, ...], shared: dict[str, Any]) -> Job:
-    """The job of a config.yaml. Raises ValueError where something else is asked for as well."""
-    from arbench.training.job import read_job
-
-    if any(other is not None for other in others):
-        raise ValueError(
-            f"--config {config} says what is trained; expected no --experiment, --row, --target, --method or --model"
-        )
-    losses = shared.pop("losses", None) or {}
-    return learning.with_losses(read_job(Path(config), **shared), losses)
 
 
 def row_job(experiment: str | None, row: str | None, others: tuple[str | None, ...], shared: dict[str, Any]) -> Job:

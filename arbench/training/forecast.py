@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from arbench.generators.methods import get_preset
@@ -14,6 +15,8 @@ from arbench.training.job import Job
 from arbench.training.jobs import with_settings
 from arbench.training.parts import fit_micro_batches
 from arbench.training.plan import plan_training
+from arbench.training.recipes import TOKENIZERS
+from arbench.training.tokenizer_plan import plan_tokenizer
 
 
 def forecast(
@@ -25,17 +28,21 @@ def forecast(
     data: str | None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Iterator[str]:
-    """The plans of those `jobs` that train generators, with the recipes' settings changed, on `gpus` GPUs.
+    """The plans of those `jobs` that train generators or tokenizers, their settings changed, on `gpus` GPUs.
 
     A model of ImageNet is planned for ImageNet's images where no `data` are named. Raises ValueError where the batch
     cannot be shared by so many, or nothing of `jobs` has a plan.
     """
-    planned = [job for job in jobs if job.kind == "generator"]
+    planned = [job for job in jobs if job.kind != "classifier"]
     if not planned:
-        raise ValueError(f"{jobs[0].target} is a {jobs[0].kind}; expected a generator to plan the training of")
+        raise ValueError(f"{jobs[0].target} is a {jobs[0].kind}; expected a generator or a tokenizer to plan")
     for job in planned:
-        is_digits = get_preset(job.target).data == DIGITS
+        of_images = job.kind == "tokenizer"
+        is_digits = job.target in TOKENIZERS if of_images else get_preset(job.target).data == DIGITS
         images = TRAINING_IMAGES if data is None and not is_digits else len(open_data(job.data, size=job.size))
         config = with_settings(job.config, scale_rate=not is_digits, say=say, **changes).for_images(images)
-        plan = plan_training(job.target, fit_micro_batches(config, gpus, say), gpus, engine, job.model_config)
-        yield from plan.lines(None)
+        fitted = fit_micro_batches(config, gpus, say)
+        if of_images:
+            yield from plan_tokenizer(replace(job, config=fitted), gpus).lines(None)
+        else:
+            yield from plan_training(job.target, fitted, gpus, engine, job.model_config).lines(None)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from arbench.images.data import open_data
+from arbench.images.data import DIGITS, DIGITS_SIZE, open_data
 from arbench.tokenizer.load import find_tokenizer, load_tokenizer
 from arbench.tokenizer.recipe import TokenizerLosses, trainable
 from arbench.training.crops import CroppedBatches
@@ -62,7 +62,9 @@ def tokenizer_task(job: Job, data: ImageData, device: torch.device) -> Callable[
 
 
 def check_sides(job: Job, data: ImageData) -> None:
-    """Raise ValueError where images are no whole number of tokens, or too small for a discriminator."""
+    """Raise ValueError where images are missing, no whole number of tokens, or too small for a discriminator."""
+    if job.data == DIGITS and (job.size or 0) > DIGITS_SIZE:
+        raise ValueError(f"{job.target!r} is trained on images of {job.size} px; expected --data DIR, a folder a class")
     losses, sides = TokenizerLosses(**job.losses), (job.size,) if job.size else data[0][0].shape[:2]
     unit = empty_tokenizer(job).downsample
     least = smallest_side(losses.discriminator_layers) if losses.discriminator_weight else 1

@@ -34,7 +34,7 @@ class TokenizerPlan(TrainingPlan):
     rivals: int  # parameters of the discriminator
     flops: float | None
 
-    def lines(self, device: torch.device) -> Iterator[str]:
+    def lines(self, device: torch.device | None) -> Iterator[str]:
         yield from super().lines(device)
         flops = "" if self.flops is None else f"; {self.flops / 1e12:.2f} TFLOP an image"
         yield f"plan: loss {' + '.join(self._terms())}{flops}"
