@@ -144,7 +144,8 @@ def test_what_was_trained_loads_and_says_where_it_comes_from(tmp_path, name):
         assert tokenizer.scale != 0.2325
         assert latents.std().item() == pytest.approx(1, abs=0.05)
     again = read_job(path.parent / SETTINGS_NAME)
-    assert again == replace(job, config=again.config, model_config=again.model_config)
+    told = {"config": again.config, "model_config": again.model_config, "workers": again.workers}
+    assert again == replace(job, **told)
     assert again.losses["discriminator_start"] == 2
     other = replace(job, losses={**job.losses, "discriminator_start": 3}, config=replace(job.config, steps=4))
     with pytest.raises(ValueError, match="cannot resume with losses"):
