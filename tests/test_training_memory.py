@@ -138,3 +138,11 @@ def test_activations_of_large_models_by_counting(name, blocks, apart):
     whole, inputs = (bytes_kept(name, 2, again) - bytes_kept(name, 1, again) for again in (False, True))
     assert whole / MIB == pytest.approx(told(generator, True, False) / MIB, rel=apart)
     assert (inputs + whole / blocks) / MIB == pytest.approx(told(generator, True, True) / MIB, rel=0.3)
+
+
+def test_on_cuda_the_optimiser_is_one_kernel():
+    """Tensors without memory say that they lie on a GPU."""
+    config = recipe_of("ar-l")
+    with FakeTensorMode():
+        for device, fused in (("cuda", True), ("cpu", None)):
+            assert make_optimiser(torch.nn.Linear(2, 2, device=device), config).defaults["fused"] is fused
