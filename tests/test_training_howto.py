@@ -62,8 +62,8 @@ def test_a_plan_takes_what_is_changed_and_trains_nothing(capsys, tmp_path, monke
     told = capsys.readouterr().out
     assert "2 x 4 micro-batches of 32 images" in told
     assert "learning rate follows" in told
-    assert run_command(["train", "--target", "digits-kl", "--plan", "2"]) == 2
-    assert "digits-kl is a tokenizer" in capsys.readouterr().err
+    assert run_command(["train", "--target", "digits-cnn", "--plan", "2"]) == 2
+    assert "digits-cnn is a classifier" in capsys.readouterr().err
     assert run_command(["train", "--model", "ar-b", "--plan", "3"]) == 2
     assert "cannot be shared by 3 processes" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
