@@ -32,6 +32,8 @@ TRAIN_EXAMPLES = """Examples:
 
   arbench train --tokenizer llamagen-vq --data DIR
 
+  arbench train --model mar-l --data DIR --tokenizer-weights kl16.ckpt --no-cache --workers 8
+
   arbench train --experiment par/table4 --row a-without --data DIR --tokenizer-weights vq_ds16_c2i.pt
 
   arbench train --config digits --target mar-digits --eval-steps 1000 --log tensorboard
@@ -81,6 +83,9 @@ Compile = Annotated[
     typer.Option("--compile/--no-compile", help="torch.compile the blocks; left out, as the recipe says on CUDA."),
 ]
 CacheFolder = Annotated[Optional[str], typer.Option("--cache", help="Folder of token caches that runs share.")]
+NoCache = Annotated[
+    bool, typer.Option("--no-cache", help="Encode images in the step that asks for them, each epoch in another view.")
+]
 Workers = Annotated[
     Optional[int],
     typer.Option("--workers", min=0, help="Processes that read images, beside each that computes; 0: none."),
@@ -171,6 +176,7 @@ def train(
     perceptual_weight: learning.PerceptualWeight = None,
     discriminator_weight: learning.DiscriminatorWeight = None,
     discriminator_start: learning.DiscriminatorStart = None,
+    no_cache: NoCache = False,
 ) -> None:
     """Train a tokenizer, the digits classifier or a generator, and write its averaged weights as safetensors.
 
@@ -193,7 +199,10 @@ def train(
         "views": views,
         "dtype": dtype,
         "seed": seed,
+        "cached": False if no_cache else None,
     }
+    if no_cache and cache is not None:
+        raise ValueError(f"--no-cache and --cache {cache}: expected one of them")
     shared: dict[str, Any] = {
         "data": data or "digits",
         "size": size,

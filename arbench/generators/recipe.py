@@ -67,6 +67,9 @@ class TrainConfig:
     log_every: Count = 50
     dropout: Share = 0.0  # of a generator, at the places that its model has for it
     view_set: Annotated[str, Limits(choices=VIEW_SETS, called="training view_set")] = "random"
+    cached: bool = (
+        True  # a generator's tokens are made beforehand, rather than in each step, in another view each epoch
+    )
     views: Count = 1  # augmented views of an image in the token cache of a generator, where `view_set` is "random"
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     crop_share: Annotated[float, Limits(least=0, most=1)] = 0.0  # tokenizers: `training.crops`; 0: centre crops
@@ -134,6 +137,7 @@ OPTIONAL = (
         "crop_share",
         "micro_batches",
         "compiled",
+        "cached",
     ),
 )
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(TrainConfig)}

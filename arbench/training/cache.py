@@ -27,7 +27,7 @@ from arbench.machine.files import one_line, remove_partials, whole_file, write_w
 from arbench.machine.randomness import on_host
 from arbench.machine.transfer import sent
 from arbench.tokenizer.load import encode_images, scaled, shift_and_scale, unscaled
-from arbench.training.reading import AtSides, image_generator, read_batches
+from arbench.training.reading import AtSides, Examples, image_generator, read_batches
 from arbench.training.views import count_views, crop_sides, views_of
 
 if TYPE_CHECKING:
@@ -215,6 +215,9 @@ class TokenCache:
 
     def __len__(self) -> int:
         return self.spec.num_images
+
+    def read_ahead(self, coming: Iterator[Examples]) -> None:
+        """Nothing to do: what is read is mapped into memory."""
 
     def tokens(self, indices: Tensor, rng: torch.Generator) -> Tensor:
         """Tokens of images `indices` (B,), each in a view drawn at random: ids (B, h, w) int64 or scaled latents.

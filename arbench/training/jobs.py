@@ -20,6 +20,7 @@ from arbench.images.pixels import to_float
 from arbench.machine.distributed import by_first, process_group, processes
 from arbench.report.logs import Logs, log_names, open_logs
 from arbench.runs.models import RANDOM, find_tokenizer_weights
+from arbench.training.cache import describe_cache
 from arbench.training.checkpoint import begin_folder, find_checkpoint, read_checkpoint_facts, refuse_overwriting
 from arbench.training.data import ImageBatches
 from arbench.training.engine import Engine, is_sharded, whole
@@ -37,6 +38,7 @@ from arbench.training.tokenizer_job import check_sides, tokenizer_job, tokenizer
 from arbench.training.tokenizer_plan import plan_tokenizer
 from arbench.training.tokenizer_task import TokenizerTask
 from arbench.training.tokens import CACHE_FOLDER, Progress, no_progress, open_cache, open_tokenizer
+from arbench.training.uncached import FreshTokens
 from arbench.weights.keys import require_same
 from arbench.weights.load import load_generator
 from arbench.weights.provenance import describe_tokenizer
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
     from arbench.generators.spec import Release
     from arbench.images.data import ImageData
     from arbench.machine.distributed import Processes
+    from arbench.protocols import Tokenizer
+    from arbench.training.cache import TokenCache
     from arbench.training.checkpoint import Keeping
     from arbench.training.loop import Task, Trainer, Watcher
     from arbench.weights.provenance import TokenizerFacts
@@ -315,25 +319,38 @@ def _generator_task(
     start = None
     if job.init is not None:  # before anything is encoded: a file that does not fit is told at once
         start = load_generator(job.target, weights=job.init, which=job.which, **settings).state_dict()
-    cache = open_cache(
-        tokenizer,
-        data,
-        Path(job.cache) if job.cache else out / CACHE_FOLDER,
-        views=config.views,
-        augmentation=config.augmentation,
-        view_set=config.view_set,
-        seed=config.seed,
-        device=device,
-        workers=job.workers or 0,
-        say=say,
-        progress=progress,
-    )
+    cache = _tokens(job, tokenizer, data, out, device, say, progress)
 
     def make() -> Task:
         model = load_generator(job.target, weights="random", device=device, **settings)
         return GeneratorTask(model, cache, config, tokenizer=facts, start=start)
 
     return make
+
+
+def _tokens(
+    job: Job,
+    tokenizer: Tokenizer,
+    data: ImageData,
+    out: Path,
+    device: torch.device,
+    say: Callable[[str], None],
+    progress: Progress,
+) -> TokenCache | FreshTokens:
+    """The tokens that a generator is trained on: a cache, or each as a step asks for it."""
+    config, workers = job.config, job.workers or 0
+    seen: dict[str, Any] = {
+        "views": config.views,
+        "augmentation": config.augmentation,
+        "view_set": config.view_set,
+        "seed": config.seed,
+    }
+    if not config.cached:
+        spec = describe_cache(tokenizer, data, device=device, **seen)
+        say(f"no token cache: {len(data):,} images are encoded in the steps that ask for them, {workers} workers read")
+        return FreshTokens(tokenizer, data, spec, seed=config.seed, workers=workers, device=device)
+    folder = Path(job.cache) if job.cache else out / CACHE_FOLDER
+    return open_cache(tokenizer, data, folder, device=device, workers=workers, say=say, progress=progress, **seen)
 
 
 def open_described(job: Job, device: torch.device, folder: Path) -> tuple[Any, TokenizerFacts]:

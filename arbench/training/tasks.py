@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,9 @@ from arbench.generators.recipe import TrainConfig
 from arbench.heads.diffusion import TRAINING_ONLY
 from arbench.machine.transfer import sent
 from arbench.protocols import Generator
-from arbench.training.cache import TokenCache
+from arbench.training.cache import CacheSpec
 from arbench.training.data import ImageBatches
-from arbench.training.reading import Examples
+from arbench.training.reading import Examples, ReadsAhead
 from arbench.training.start import set_dropout, start_positions, zero_output
 from arbench.weights.provenance import TokenizerFacts
 
@@ -48,8 +48,25 @@ class ClassifierTask:
         """Nothing to do."""
 
 
+class Tokens(ReadsAhead, Protocol):
+    """The tokens of a data set by the numbers of its images: `TokenCache` or `FreshTokens`."""
+
+    @property
+    def spec(self) -> CacheSpec:
+        """What they are."""
+
+    @property
+    def labels(self) -> Tensor:
+        """(N,) int64"""
+
+    def __len__(self) -> int: ...
+
+    def tokens(self, indices: Tensor, rng: torch.Generator) -> Tensor:
+        """Those of images `indices` (B,), all randomness from `rng`: ids (B, h, w) int64 or scaled latents."""
+
+
 class GeneratorTask:
-    """A generator's own loss on tokens of a cache; the label is dropped inside it for guidance.
+    """A generator's own loss on tokens of a data set; the label is dropped inside it for guidance.
 
     `config` may ask for a better start and a better-conditioned loss, which short trainings need. Raises ValueError
     where the tokens are of another kind or shape than the generator makes, or it has not what `config` asks for.
@@ -58,7 +75,7 @@ class GeneratorTask:
     def __init__(
         self,
         model: Generator,
-        cache: TokenCache,
+        cache: Tokens,
         config: TrainConfig,
         *,
         tokenizer: TokenizerFacts | None = None,
@@ -94,6 +111,10 @@ class GeneratorTask:
 
     def __len__(self) -> int:
         return len(self.cache)
+
+    def read_ahead(self, coming: Iterator[Examples]) -> None:
+        """As `ReadsAhead` has it."""
+        self.cache.read_ahead(coming)
 
     def weights(self) -> dict[str, Tensor]:
         """The generator's tensors without those that only training needs."""
