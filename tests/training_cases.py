@@ -28,7 +28,6 @@ CASES: dict[str, dict[str, Any]] = {
     "accumulated": {"name": "ar-raster", "parts": 6},
     "mar": {"name": "mar"},
     "mar-fsdp": {"name": "mar", "engine": Engine(shard=True, recompute=True)},
-    "tokenizer": {"name": "tokenizer"},
 }
 ADVERSARIAL = TokenizerLosses(
     discriminator_weight=0.5, discriminator_start=4, discriminator_layers=1, adaptive_weight=True, unit_codes=True
