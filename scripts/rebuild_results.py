@@ -17,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from arbench.papers.collect import in_row_order, of_experiment
+from arbench.papers.collect import in_row_order, of_experiment, shipped_files
 from arbench.papers.experiment import Experiment, experiment_names, load_experiment
 from arbench.papers.table import experiment_table, printed_values, published_curves
 from arbench.report.formats import render
@@ -32,7 +32,7 @@ SUFFIXES = ("svg", "png")
 
 def build(target: Path) -> None:
     """Write tables/ and plots/ under `target`."""
-    records = [load_record(file) for file in sorted((RESULTS / "records").glob("**/*.json"))]
+    records = [load_record(file) for file in shipped_files()]
     for name in experiment_names():
         experiment = load_experiment(name)
         measured = of_experiment(records, experiment)

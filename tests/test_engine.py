@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from arbench.generators.common.causal import buckets
 from arbench.machine.fused import EngineWarning
 from arbench.runs.execute import run
 from arbench.sampling.algorithm import draw_tokens, generate
-from arbench.sampling.engine import Engine, Replays, make_engine
+from arbench.sampling.engine import Engine, Replays, engine_name, make_engine
 from arbench.settings import resolve_settings
 from arbench.weights.load import load_generator
 
@@ -161,6 +162,18 @@ def test_the_shipped_models_draw_the_same(name):
         assert torch.equal(found, expected)
     else:
         assert relative_error(found, expected) < 1e-4  # float32
+
+
+def test_auto_is_the_graph_engine_in_long_runs_on_cuda():
+    generator = make_generator("par")
+    assert engine_name("auto", generator, 10**6) == "eager"  # on a CPU
+
+    class OnCuda:
+        parameters = staticmethod(lambda: iter([SimpleNamespace(is_cuda=True)]))
+        restart = step_shape = None
+
+    assert [engine_name("auto", OnCuda(), batches) for batches in (1, 31, 32)] == ["eager", "eager", "graph"]
+    assert engine_name("eager", OnCuda(), 10**6) == "eager"
 
 
 def test_engines_by_name():

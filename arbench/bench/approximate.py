@@ -21,7 +21,7 @@ from arbench.runs.execute import execute
 from arbench.runs.models import Parts
 from arbench.runs.request import IF_STARTED, RunRequest, check_evaluation, evaluation_settings, prepare
 from arbench.runs.tiers import find_tier
-from arbench.sampling.engine import engine_name
+from arbench.sampling.engine import GRAPH_BATCHES, engine_name
 from arbench.settings import make_settings, settings_of
 
 EXACT = "exact"
@@ -76,7 +76,7 @@ def bench_tiers(
         raise ValueError(f"reference: none is known for model {exact.model!r}; expected --reference with --tiers")
     check_evaluation(evaluation)
     batch = choose_batch(exact, batch_size)
-    engine = engine_name(request.engine, exact.generator)
+    engine = engine_name(request.engine, exact.generator, GRAPH_BATCHES)
     say(f"{len(ways)} ways in turn, {repeats} rounds at batch {batch}")
     draws = [make_draw(way.parts, batch, request.seed, engine) for way in ways]
     seconds = time_alternately(draws, exact.device, repeats)

@@ -31,7 +31,7 @@ from arbench.runs.pipeline import Pipeline
 from arbench.runs.roofline import Roofline, num_passes, roofline
 from arbench.runs.tiers import describe_tier, find_tier
 from arbench.sampling.algorithm import draw_tokens
-from arbench.sampling.engine import engine_name, make_engine
+from arbench.sampling.engine import GRAPH_BATCHES, engine_name, make_engine
 from arbench.weights.cards import find_weights
 from arbench.weights.provenance import Provenance
 
@@ -111,7 +111,7 @@ def bench_generation(
         raise ValueError(f"model {parts.model!r} has neither a diffusion head nor a KV cache; expected no --compare")
     settings = parts.settings
     bounds = Bounds(generator=device_peak(parts.device, parts.precision.products), decoder=decoder_peak(parts))
-    chosen = engine_name(engine, parts.generator)
+    chosen = engine_name(engine, parts.generator, GRAPH_BATCHES)  # "auto" as in a long run
     measured = {}
     for size in sorted({1, batch}):
         say(f"batch {size}: one warm-up, {repeats} repeats")

@@ -8,6 +8,7 @@ from pathlib import Path
 from arbench.papers.experiment import Experiment, package_folder
 from arbench.report.record import RECORD_FILE, Record, load_record
 
+SPEED = "gpu"
 RUNS = Path("runs")  # where runs are written unless told otherwise
 
 
@@ -36,9 +37,14 @@ def record_files(path: Path) -> list[Path]:
 
 def stored_records(runs: Path = RUNS) -> list[Record]:
     """Records that travel with the package (`results/records`), then those of finished runs under `runs`."""
-    shipped = sorted((package_folder("results") / "records").glob("**/*.json"))
     local = sorted(runs.glob(f"**/{RECORD_FILE}")) if runs.is_dir() else []
-    return [load_record(file) for file in (*shipped, *local)]
+    return [load_record(file) for file in (*shipped_files(), *local)]
+
+
+def shipped_files() -> list[Path]:
+    """The record files that travel with the package; those of speed alone, in `records/gpu`, are no runs."""
+    folder = package_folder("results") / "records"
+    return sorted(file for file in folder.glob("**/*.json") if file.parent != folder / SPEED)
 
 
 def of_experiment(records: Iterable[Record], experiment: Experiment) -> dict[str, list[Record]]:

@@ -154,7 +154,7 @@ def sample(job: PreparedRun, folder: RunFolder, say: Callable[[str], None]) -> N
         seed=job.request.seed,
         device=parts.device,
         image_size=parts.image_size,
-        engine=make_engine(job.request.engine, parts.generator),
+        engine=make_engine(job.request.engine, parts.generator, folder.batches_each(count)),
     )
     written = folder.shards.num_written()
     reset_peak_memory(parts.device)

@@ -39,6 +39,10 @@ class RunFolder:
         """Images a batch, in every process and after every resume."""
         return self.settings["batch_size"]
 
+    def batches_each(self, processes: int) -> int:
+        """Batches that each of `processes` draws, about."""
+        return -(-self.shards.num_images // (self.batch_size * processes))
+
     @property
     def is_finished(self) -> bool:
         return (self.path / RECORD_FILE).exists()

@@ -120,7 +120,7 @@ def make_record(job: PreparedRun, folder: RunFolder, scores: dict[str, Any]) -> 
             **describe_hardware(parts.device, job.mine.count),
             "dtype": images["dtype"],
             "decode_dtype": dtype_name(parts.decode_dtype),
-            "engine": engine_name(job.request.engine, parts.generator),
+            "engine": engine_name(job.request.engine, parts.generator, folder.batches_each(job.mine.count)),
             **({"few_rows": True} if job.request.few_rows else {}),
         },
         versions={**versions(), **plug_in_versions(job, folder)},

@@ -70,7 +70,7 @@ def generate(
     All randomness of image i is a function of `(seed, image_ids[i])`; `noise` replaces it. `observe` is told of
     each step after it: its places and the tokens drawn for them, which are only read and are its own for that call.
     `engine` is "eager", the algorithm as written; "graph", the same through static buffers and CUDA graphs; or "auto",
-    for now the eager one: graphs were never run on a GPU.
+    here the eager one: graphs pay only where many batches follow each other, as in a run.
     `sampling` holds settings of the generator's `sampling_type`; the rest are its preset's, or the defaults where it
     was loaded as a family. Raises ValueError for a label outside the classes, a setting that the generator does not
     have, or a value outside its range; warns (`SamplingWarning`) of a sampler that it was not trained for.
