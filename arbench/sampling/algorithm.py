@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from arbench.heads.preparation import prepare_head
 from arbench.images.pixels import FiniteChecks
 from arbench.machine.streams import to_device
 from arbench.protocols import Generator, Head, Noise, Step, Timer
@@ -145,8 +146,7 @@ def draw_steps(
     noise = UniformsAhead(noise, math.prod(generator.grid))
     schedule = make_schedule(generator, settings, noise, labels)
     drawing = [settings.at(index, len(schedule)) for index in range(len(schedule))]
-    head: Any = generator.draw_head()
-    head = head.prepare(*dict.fromkeys(drawing)) if hasattr(head, "prepare") else head
+    head = prepare_head(generator.draw_head(), *dict.fromkeys(drawing))
     scales = [guidance_scale(settings, stage) for stage in schedule.plan]
     # The unconditional rows run as long as a step to come reads them, and not a step longer.
     last_guided = max((index for index, scale in enumerate(scales) if scale != 1), default=-1)

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from arbench.heads.preparation import prepare_head
 from arbench.machine.fused import EngineWarning, compiled_regions
-from arbench.protocols import Generator, Step
+from arbench.protocols import Generator, Head, Step
 from arbench.registry import unknown_name
 from arbench.sampling.noise import ImageNoise
 from arbench.settings import Guidance
@@ -131,8 +132,8 @@ class StaticNoise(ImageNoise):
 class ReplayedHead:
     """A head whose draws are replayed; the noise is its own."""
 
-    def __init__(self, head: Any, settings: Guidance, noise: StaticNoise, replays: Replays) -> None:
-        self._head = head.prepare(settings) if hasattr(head, "prepare") else head
+    def __init__(self, head: Head, settings: Guidance, noise: StaticNoise, replays: Replays) -> None:
+        self._head: Any = prepare_head(head, settings)  # given a scale that is a tensor
         self._noise, self._replays, self._buffers = noise, replays, Buffers()
         self._scale = torch.ones((), dtype=torch.float64, device=noise.image_ids.device)
         self._told_scale = 1.0
