@@ -97,6 +97,12 @@ def test_what_two_have_sharded_one_reads_and_goes_on_with(by_two, tmp_path):
     assert_same(longer, result(run(tmp_path, Processes(), "ar-raster", steps=STEPS + 4)))
 
 
+def test_two_processes_train_the_tokenizer_that_one_does_in_two_parts(by_two, tmp_path):
+    """A discriminator's batch norms see one part of the batch, on one process as on two."""
+    alone = result(run(tmp_path, Processes(), "tokenizer", parts=2))
+    assert_same(load_file(by_two / "tokenizer.safetensors"), alone)
+
+
 @pytest.mark.slow
 def test_what_two_have_saved_three_go_on_with(tmp_path):
     torchrun(tmp_path, 2, "fsdp")

@@ -28,6 +28,7 @@ CASES: dict[str, dict[str, Any]] = {
     "accumulated": {"name": "ar-raster", "parts": 6},
     "mar": {"name": "mar"},
     "mar-fsdp": {"name": "mar", "engine": Engine(shard=True, recompute=True)},
+    "tokenizer": {"name": "tokenizer"},
 }
 ADVERSARIAL = TokenizerLosses(
     discriminator_weight=0.5, discriminator_start=4, discriminator_layers=1, adaptive_weight=True, unit_codes=True
@@ -113,6 +114,7 @@ def run(
 
 
 def result(trainer: Trainer) -> dict[str, torch.Tensor]:
-    """Weights and their average, whole."""
+    """Weights and their average, whole, and laid out as safetensors takes them: a tokenizer's are channels-last."""
     state = {**trainer.task.model.state_dict(), **{f"ema.{name}": v for name, v in trainer.ema.weights.items()}}
-    return {name: whole(value).detach().clone() for name, value in state.items()}
+    plain = torch.contiguous_format
+    return {name: whole(value).detach().clone(memory_format=plain) for name, value in state.items()}
