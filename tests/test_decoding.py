@@ -200,3 +200,9 @@ def test_a_tokenizer_is_checked_before_it_is_rounded():
     parts = load_parts("mar", device=CPU, dtype="float64", decode_dtype="bfloat16")
     assert (parts.decode_dtype, parts.coarsest) == (torch.bfloat16, torch.bfloat16)
     assert load_parts("mar", device=CPU, dtype="float64").decode_dtype == torch.float64
+
+
+def test_graphs_are_recorded_before_time_counts(tmp_path, beside):
+    run(**tiny(num_images=8, batch_size=4), engine="graph", out=tmp_path)
+    assert [event for event, _ in beside[:4]] == ["start", "take", "start", "take"]  # two warm-ups
+    assert beside[4:] == [("start", 0), ("start", 4), ("take", 0), ("take", 4)]

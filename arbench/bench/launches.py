@@ -30,7 +30,7 @@ from arbench.sampling.engine import Engine, Replays
 from arbench.sampling.noise import ImageNoise
 from arbench.settings import Guidance
 
-LAUNCH_SECONDS = 5e-6  # of the host, for a small kernel issued by PyTorch: a first guess and no measurement
+LAUNCH_SECONDS = 5e-6  # of the host, for a small kernel issued by PyTorch: a guess; a virtual machine took 17e-6
 # Operations that put nothing on the device: what asks for shapes, what allocates, and what training alone does.
 FREE = (
     *("prim.", "aten.empty", "aten.new_empty", "aten.detach", "aten.lift_fresh", "aten.dropout"),

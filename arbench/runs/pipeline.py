@@ -197,8 +197,9 @@ class Worker:
     _drawn_in: dict[int, set[int]] = field(default_factory=dict)  # the batches of every shard that is being drawn
 
     def warm_up(self, images: int) -> None:
-        """Draw a few images whose time does not count: memory is mapped, kernels are chosen."""
-        self._start(range(min(images, self.folder.shards.num_images)), padded=False).images()
+        """Draw a few images whose time does not count: memory is mapped, kernels are chosen, graphs are recorded."""
+        for _ in range(1 if self.pipeline.engine is None else 2):  # a graph is recorded when a shape comes again
+            self._start(range(min(images, self.folder.shards.num_images)), padded=False).images()
 
     def work(self, *, wait: bool) -> None:
         """Draw every shard that no other living process holds; with `wait`, also what others leave unfinished.
