@@ -21,17 +21,20 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
+import torch
+
 import arbench
 from arbench.evaluation import sources
+from arbench.images.pixels import FiniteChecks
 from arbench.report import record
-from arbench.runs import execute, models, pipeline, shards
+from arbench.runs import decoding, execute, models, shards
 from arbench.runs import record as run_record
-from arbench.sampling import algorithm
 
 # Every check on the way of a run that succeeds: where it stands, and what stands in for it.
 CHECKS: list[tuple[Any, str, Callable[..., Any]]] = [
-    (pipeline, "check_finite", lambda *_: None),  # latents
-    (algorithm, "require_finite", lambda *_: None),  # what codes are drawn from
+    (FiniteChecks, "add", lambda checks, values, what: None),  # latents, and what codes are drawn from
+    (FiniteChecks, "settle", lambda checks: None),
+    (decoding, "count_bad", lambda images: torch.zeros(())),  # decoded images
     (shards, "shard_line", lambda path, data, place, batches: f"{'0' * 64}  {path.name}\n{place.note()}"),  # SHA-256
     (sources, "is_intact", lambda shard: True),  # before a shard is scored
     (sources, "is_bound", lambda shard, place: True),
