@@ -47,7 +47,10 @@ Seed = Annotated[int, typer.Option("--seed", help="Image i is a function of (see
 Out = Annotated[Optional[Path], typer.Option("--out", "-o", help="Where to write.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
 Reference = Annotated[Optional[str], typer.Option("--reference", help="Reference name, statistics file or folder.")]
-Data = Annotated[Optional[str], typer.Option("--data", help="'digits' or a folder with one folder a class.")]
+Data = Annotated[
+    Optional[str],
+    typer.Option("--data", help="'digits', a folder with one folder a class, shards:GLOB (tars) or hf:NAME[:SPLIT]."),
+]
 Log = Annotated[Optional[str], typer.Option("--log", help="Where numbers go too: tensorboard, wandb; several as a,b.")]
 
 Set = Annotated[

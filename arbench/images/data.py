@@ -1,4 +1,4 @@
-"""Images as data: scikit-learn's digits and any folder with one folder a class, behind one interface."""
+"""Images as data behind one interface: scikit-learn's digits, a folder a class, tar shards, Hugging Face data sets."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from arbench.images.hub_datasets import HUB, HubPictures, open_hub
 from arbench.images.listing import Listing, list_images
 from arbench.images.pictures import CROPS, IMAGE_SUFFIXES, Conversions, Cropped, PictureFiles
+from arbench.images.tar_shards import SHARDS, TarPictures, list_shards
 from arbench.registry import unknown_name
 
 DIGITS = "digits"
+EXPECTED = f"'{DIGITS}', a folder of images, {SHARDS}GLOB or {HUB}NAME"
 DIGITS_SIZE = 32  # pixels a side at which the 8×8 originals are shown
 DIGITS_LEVELS = 16  # the originals hold 0..16
 DIGITS_SPLITS = ("train", "heldout")
@@ -96,11 +99,12 @@ def open_data(
 ) -> ImageData:
     """The images of `source`: "digits", or a folder with one folder a class, as torchvision's ImageFolder reads it.
 
-    `split` chooses "train" or "heldout" of the digits; a folder is one split by itself. `size` is the side in pixels
-    (None: 32 for digits, as stored for a folder), `crop` how a folder's images are brought to it (`CROPS`). A large
-    folder is listed once, and `again` where that is asked for (`list_images`).
-    Raises ValueError for an unknown split or crop and for a folder without images or with a class without any, OSError
-    where there is no folder.
+    `shards:GLOB` are tar shards (`tar_shards`), `hf:NAME_OR_FOLDER[:SPLIT]` a Hugging Face data set (`hub_datasets`).
+    `split` chooses "train" or "heldout" of the digits; all else is one split by itself. `size` is the side in pixels
+    (None: 32 for digits, as stored for others), `crop` how images are brought to it (`CROPS`). A large folder is listed
+    once, shards likewise, and `again` where that is asked for (`list_images`, `list_shards`).
+    Raises ValueError for an unknown split or crop, for a folder without images or with a class without any, and for
+    shards or data sets that are not as they must be; OSError where there is no folder.
     """
     if crop not in CROPS:
         raise unknown_name("crop", crop, CROPS)
@@ -110,6 +114,11 @@ def open_data(
         return _open_digits(split, size or DIGITS_SIZE)
     if split != "train":
         raise ValueError(f"split {split!r} of the folder {source}: a folder is one split; give that split's own folder")
+    if str(source).startswith(SHARDS):
+        images = list_shards(str(source).removeprefix(SHARDS), again=again)
+        return _data(str(source), TarPictures(images), images.classes, images.class_names, size, crop)
+    if str(source).startswith(HUB):
+        return _data(str(source), *open_hub(str(source)), size, crop)
     listing = list_images(existing_folder(source), again=again)
     return _class_folders(str(source), listing, size=size, crop=crop)
 
@@ -140,7 +149,17 @@ def folder_data(
     crop: str = "adm",
 ) -> ImageData:
     """`files` as data, each read as RGB and, where `size` is given, brought to it by `CROPS[crop]`."""
-    pictures = PictureFiles(files, Conversions())
+    return _data(name, PictureFiles(files), labels, class_names, size, crop)
+
+
+def _data(
+    name: str,
+    pictures: PictureFiles | TarPictures | HubPictures,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    size: int | None,
+    crop: str,
+) -> ImageData:
     return ImageData(name, labels, class_names, Cropped(pictures, crop, size), pictures.conversions)
 
 
@@ -148,7 +167,7 @@ def existing_folder(path: str | Path) -> Path:
     """`path` as a folder that is there; NotADirectoryError names what was expected."""
     folder = Path(path)
     if not folder.is_dir():
-        raise NotADirectoryError(f"{path}: no such folder; expected '{DIGITS}' or a folder of images")
+        raise NotADirectoryError(f"{path}: no such folder; expected {EXPECTED}")
     return folder
 
 

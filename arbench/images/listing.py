@@ -94,8 +94,13 @@ def list_images(folder: Path, *, again: bool = False) -> Listing:
 
 def index_path(folder: Path) -> Path:
     """Where the index of `folder` lies: below $ARBENCH_INDEXES, else ~/.cache/arbench/indexes."""
+    return index_file(str(folder.resolve()))
+
+
+def index_file(source: str) -> Path:
+    """The same for anything that a text names."""
     home = Path(os.environ.get(HOME_VARIABLE) or DEFAULT_HOME).expanduser()
-    return home / f"{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:24]}.safetensors"
+    return home / f"{hashlib.sha256(os.fsencode(source)).hexdigest()[:24]}.safetensors"
 
 
 def _walk(folder: Path) -> Listing:

@@ -17,7 +17,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from arbench.images.data import DIGITS, ImageData, existing_folder
+from arbench.images.hub_datasets import HUB
 from arbench.images.listing import index_path, list_images
+from arbench.images.tar_shards import SHARDS, list_shards, shards_index_path
 from arbench.machine.distributed import Processes, tell_all
 from arbench.machine.files import one_line
 from arbench.machine.hardware import num_cores
@@ -188,13 +190,19 @@ def usual_workers(data: str, device: torch.device, mine: Processes) -> int:
 
 
 def list_once(data: str, mine: Processes, *, again: bool, say: Callable[[str], None]) -> None:
-    """Let the first process list a large folder and save its index, so that the others do not ask the disk as well.
+    """Let the first process list a large folder, or shards, and save the index, so that the others do not as well.
 
     Raises what listing it raises.
     """
-    if data == DIGITS:
+    if data == DIGITS or data.startswith(HUB):
         return
-    folder = existing_folder(data)
-    count = tell_all(mine, lambda: len(list_images(folder, again=again)))
-    if index_path(folder).exists():
-        say(f"images: {count:,} files below {folder}, listed in {index_path(folder)}")
+    if data.startswith(SHARDS):
+        pattern = data.removeprefix(SHARDS)
+        what, path = f"images inside {pattern}", shards_index_path(pattern)
+        count = tell_all(mine, lambda: len(list_shards(pattern, again=again)))
+    else:
+        folder = existing_folder(data)
+        what, path = f"files below {folder}", index_path(folder)
+        count = tell_all(mine, lambda: len(list_images(folder, again=again)))
+    if path.exists():
+        say(f"images: {count:,} {what}, listed in {path}")
