@@ -20,7 +20,8 @@ import torch
 from arbench.bench.generation import bench_generation
 from arbench.machine.files import write_whole
 from arbench.machine.hardware import describe_hardware, resolve_device, versions
-from arbench.runs.models import RANDOM, load_parts
+from arbench.runs.choice import RANDOM
+from arbench.runs.models import load_parts
 
 FOLDER = Path(__file__).resolve().parent.parent / "results" / "records" / "gpu"
 BATCH = 64

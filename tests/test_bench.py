@@ -22,7 +22,8 @@ from arbench.bench.originals import ReleasedCausal, ReleasedMasked
 from arbench.bench.rivals import RELEASED, find_rivals
 from arbench.bench.table import quantity, render
 from arbench.machine.work import Peak, Work
-from arbench.runs.models import RANDOM, load_parts
+from arbench.runs.choice import RANDOM
+from arbench.runs.models import load_parts
 from arbench.runs.roofline import Roofline
 from arbench.sampling.algorithm import generate
 

@@ -16,7 +16,7 @@ from torch import nn
 from training_cases import ADVERSARIAL, tiny_tokenizer
 
 import arbench
-from arbench.cli.train import plan_jobs
+from arbench.cli.jobs import plan_jobs
 from arbench.generators.recipe import TrainConfig
 from arbench.images.data import ImageData, open_data
 from arbench.images.pixels import to_float

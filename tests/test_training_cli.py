@@ -168,7 +168,7 @@ def test_the_grid_follows_the_images_and_the_kind_has_to_fit(cli, tmp_path, fold
 def test_all_trains_generators_on_the_tokenizers_before_them():
     from pathlib import Path
 
-    from arbench.cli.train import plan_jobs
+    from arbench.cli.jobs import plan_jobs
 
     shared = {"data": "digits", "tokenizer": None, "tokenizer_weights": None, "device": "cpu"}
     jobs = plan_jobs("digits", "all", None, None, shared, Path("out"))

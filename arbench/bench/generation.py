@@ -24,9 +24,10 @@ from arbench.machine.precision import dtype_name
 from arbench.machine.timing import PhaseTimer
 from arbench.machine.work import Peak
 from arbench.protocols import Generator
+from arbench.runs.choice import RANDOM, find_tokenizer_weights
 from arbench.runs.labels import make_labels
 from arbench.runs.memory import LARGEST_BATCH, automatic_batch, estimate_memory
-from arbench.runs.models import RANDOM, Parts, find_tokenizer_weights
+from arbench.runs.models import Parts
 from arbench.runs.pipeline import Pipeline
 from arbench.runs.roofline import Roofline, num_passes, roofline
 from arbench.runs.tiers import describe_tier, find_tier

@@ -170,7 +170,7 @@ def time_tokenizer(name: str, batch: int | str | None, chosen: dict[str, Any]) -
     from arbench.bench.table import render_tokenizer
     from arbench.bench.tokenizer import bench_tokenizer
     from arbench.machine.hardware import resolve_dtype
-    from arbench.runs.models import find_tokenizer_weights
+    from arbench.runs.choice import find_tokenizer_weights
 
     weights = chosen.get("tokenizer_weights") or find_tokenizer_weights(name, may_be_random=True)
     result = bench_tokenizer(
@@ -190,7 +190,8 @@ def load_for_speed(chosen: dict[str, Any]) -> Parts:
     """The models of the given options; whatever weights are missing are random."""
     from arbench.bench.generation import tokenizer_weights_or_random, weights_or_random
     from arbench.machine.hardware import resolve_device
-    from arbench.runs.models import choose_model, load_parts
+    from arbench.runs.choice import choose_model
+    from arbench.runs.models import load_parts
     from arbench.weights.provenance import read_provenance
 
     told = read_provenance(chosen.get("weights"))

@@ -236,7 +236,7 @@ def _open(name: str, weights: str | None, device: str, dtype: str, *, random_all
     """
     from arbench.machine.allocator import keep_freed_memory
     from arbench.machine.hardware import resolve_dtype
-    from arbench.runs.models import find_tokenizer_weights
+    from arbench.runs.choice import find_tokenizer_weights
     from arbench.tokenizer.load import load_tokenizer
 
     keep_freed_memory()

@@ -16,10 +16,11 @@ from arbench.machine.timing import PhaseTimer
 from arbench.report.logs import EVALUATION, open_logs, record_scalars
 from arbench.report.notebook import RunRecord
 from arbench.report.record import Record, load_record, write_record
+from arbench.runs.choice import RANDOM
 from arbench.runs.folder import RunFolder, resume_run, same_runs, start_run
 from arbench.runs.grid import class_rows, save_grid
 from arbench.runs.memory import automatic_batch, estimate_memory
-from arbench.runs.models import RANDOM, class_names
+from arbench.runs.models import class_names
 from arbench.runs.pipeline import Pipeline, Worker
 from arbench.runs.record import FEATURES, feature_observer, is_scored, make_record, score
 from arbench.runs.request import IF_STARTED, PreparedRun, RunRequest, check_evaluation, prepare

@@ -19,7 +19,7 @@ from arbench.images.data import DIGITS_SIZE, open_data
 from arbench.images.pixels import to_float
 from arbench.machine.distributed import by_first, process_group, processes
 from arbench.report.logs import Logs, log_names, open_logs
-from arbench.runs.models import RANDOM, find_tokenizer_weights
+from arbench.runs.choice import RANDOM, find_tokenizer_weights
 from arbench.training.cache import describe_cache
 from arbench.training.checkpoint import begin_folder, find_checkpoint, read_checkpoint_facts, refuse_overwriting
 from arbench.training.data import ImageBatches

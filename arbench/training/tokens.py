@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from arbench.generators.recipe import Augmentation
 from arbench.images.pixels import to_float
 from arbench.machine.distributed import processes
-from arbench.runs.models import find_tokenizer_weights
+from arbench.runs.choice import find_tokenizer_weights
 from arbench.tokenizer.load import encode_images, load_tokenizer
 from arbench.training.cache import SPEC_NAME, build_cache, describe_cache
 

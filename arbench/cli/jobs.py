@@ -1,0 +1,82 @@
+"""From what `arbench train` is told to the jobs that it runs: a row of a table, a recipe, a method, a tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from arbench.cli import learning
+from arbench.registry import TOKENIZERS, unknown_name
+
+if TYPE_CHECKING:
+    from arbench.training.jobs import Job
+
+
+def row_job(experiment: str | None, row: str | None, others: tuple[str | None, ...], shared: dict[str, Any]) -> Job:
+    """The job of a table's row. Raises ValueError where it is not named, or something else is asked for as well."""
+    from arbench.generators.methods import get_preset
+    from arbench.generators.spec import DIGITS
+    from arbench.papers.experiment import load_experiment
+    from arbench.papers.training import training_job
+
+    if experiment is None or row is None:
+        raise ValueError("a row to train is named by both: --experiment TABLE --row NAME")
+    if any(other is not None for other in others):
+        raise ValueError(f"--row {row} says what is trained; expected no --config, --target, --method or --model")
+    given = {name: value for name, value in shared.items() if value is not None}
+    job = training_job(load_experiment(experiment).row(row), seed=0, **given)
+    if shared["data"] is None and get_preset(job.target).data != DIGITS:
+        raise ValueError(f"row {row} is of ImageNet; expected --data DIR with a folder of images a class")
+    return job
+
+
+def plan_jobs(
+    config: str | None,
+    target: str | None,
+    method: str | None,
+    model: str | None,
+    shared: dict[str, Any],
+    out: Path,
+    changes: Mapping[str, Any] = MappingProxyType({}),
+) -> list[Job]:
+    """The jobs a command line asks for, in the order they need each other; `changes` stand in for a missing recipe.
+
+    Raises ValueError where it does not say what to train.
+    """
+    from arbench.generators.methods import get_preset
+    from arbench.runs.choice import choose_model
+    from arbench.training.jobs import digits_job, method_job
+    from arbench.training.recipes import CONFIGS, digits_recipes
+
+    recipes = digits_recipes()
+    if config is not None and config not in CONFIGS:
+        raise unknown_name("training config", config, CONFIGS)
+    if target in (None, *TOKENIZERS.installed()) and target not in recipes and method is None and model is None:
+        name = target or shared["tokenizer"]
+        if name is not None:
+            return [learning.tokenizer_job(name, shared)]
+    if target is None:
+        if method is None and model is None:
+            targets = f"--target ({', '.join(recipes)} or all)"
+            raise ValueError(f"nothing to train: give {targets}, --tokenizer NAME, or --method and --model")
+        target = model = choose_model(method, model)
+    if target == "all":
+        return [digits_job(name, **_fresh_tokenizer(name, shared, out)) for name in recipes]
+    if target in recipes:
+        return [digits_job(target, **shared)]
+    if model is None:
+        raise unknown_name("training target", target, [*recipes, "all"])
+    return [method_job(method or get_preset(model).method, model, given=changes, **shared)]
+
+
+def _fresh_tokenizer(name: str, shared: dict[str, Any], out: Path) -> dict[str, Any]:
+    """Settings of one target of `all`: generators are trained on the tokenizer that was trained just before."""
+    from arbench.training.jobs import digits_job
+    from arbench.training.recipes import get_recipe
+
+    tokenizer = get_recipe(name).tokenizer
+    if tokenizer is None or shared["tokenizer_weights"] is not None:
+        return shared
+    return {**shared, "tokenizer_weights": str(digits_job(tokenizer).weights_path(out))}
