@@ -60,7 +60,7 @@ def open_hub(source: str) -> tuple[HubPictures, np.ndarray, list[str]]:
         raise ValueError(f"{source}: no column {missing[0]!r} among {', '.join(table.column_names)}; expected both")
     if not isinstance(table.features["image"], datasets.Image):
         raise ValueError(f"{source}: column 'image' is {table.features['image']}; expected images")
-    labels, names = _labels(source, table)
+    labels, names = _labels(source, table["label"][:], table.features["label"])
     rows = table.select_columns(["image"]).cast_column("image", datasets.Image(decode=False))
     return HubPictures(rows, source), labels, names
 
@@ -106,15 +106,16 @@ def _load(datasets: ModuleType, source: str, name: str, split: str | None) -> An
     return table
 
 
-def _labels(source: str, table: Any) -> tuple[np.ndarray, list[str]]:
+def _labels(source: str, values: Sequence[object], feature: object) -> tuple[np.ndarray, list[str]]:
     """Labels (N,) and the names of the classes: those of the column, else its numbers."""
-    values: Sequence[Any] = table["label"][:]
-    if not len(values):
-        raise ValueError(f"{source}: no rows; expected images")
+    labels: list[int] = []
     for row, value in enumerate(values):
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise ValueError(f"{source}: row {row}: label {value!r}; expected a whole number, 0 or more")
-    names = getattr(table.features["label"], "names", None) or [str(number) for number in range(max(values) + 1)]
-    if max(values) >= len(names):
-        raise ValueError(f"{source}: label {max(values)}; expected one below {len(names)}, the number of classes")
-    return np.asarray(values, np.int64), list(names)
+        labels.append(value)
+    if not labels:
+        raise ValueError(f"{source}: no rows; expected images")
+    names = getattr(feature, "names", None) or [str(number) for number in range(max(labels) + 1)]
+    if max(labels) >= len(names):
+        raise ValueError(f"{source}: label {max(labels)}; expected one below {len(names)}, the number of classes")
+    return np.asarray(labels, np.int64), list(names)
