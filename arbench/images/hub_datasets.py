@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -67,12 +68,11 @@ def open_hub(source: str) -> tuple[HubPictures, np.ndarray, list[str]]:
 
 def _package() -> ModuleType:
     try:
-        import datasets
+        return importlib.import_module("datasets")  # optional, and it takes seconds
     except ImportError as error:
         raise ValueError(
             f"{HUB} needs the package datasets ({one_line(error)}); expected `pip install 'arbench[datasets]'`"
         ) from None
-    return datasets
 
 
 def _parts(text: str) -> tuple[str, str | None]:
