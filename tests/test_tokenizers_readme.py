@@ -95,7 +95,7 @@ def is_below(module: object, folder: Path) -> bool:
 
 
 def test_sections_are_the_three_tokenizers():
-    assert list(sections()) == ["Latents", "Another grid", "Codes", "What else it may have"]
+    assert list(sections()) == ["Latents", "Another grid", "Codes", "What else it may have", "Train one"]
 
 
 @pytest.mark.parametrize(

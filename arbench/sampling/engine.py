@@ -60,7 +60,7 @@ class Replays:
         with compiled_regions(self._backend):
             return self._calls[key]()
 
-    def _capture(self, graph: Any, key: Hashable) -> Any:
+    def _capture(self, graph: torch.cuda.CUDAGraph, key: Hashable) -> Any:
         """As `torch.cuda.graph` does it, without its waiting and collecting of memory before each of many graphs."""
         if self._stream is None:
             self._stream = torch.cuda.Stream(self._device)
