@@ -53,7 +53,7 @@ def plan_jobs(
     recipes = digits_recipes()
     if config is not None and config not in CONFIGS:
         raise unknown_name("training config", config, CONFIGS)
-    if target in (None, *TOKENIZERS.installed()) and target not in recipes and method is None and model is None:
+    if method is None and model is None and target in (None, *TOKENIZERS.installed()) and target not in recipes:
         name = target or shared["tokenizer"]
         if name is not None:
             return [learning.tokenizer_job(name, shared)]
