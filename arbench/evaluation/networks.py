@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -110,16 +111,21 @@ class Digits:
         return Extracted(_numpy(features), _numpy(logits), None)
 
 
+def torch_fidelity_inception() -> ModuleType:
+    """torch-fidelity's module of Inception, which takes a while to import."""
+    from torch_fidelity import feature_extractor_inceptionv3
+
+    return feature_extractor_inceptionv3
+
+
 def _inception_network(state: Mapping[str, Tensor]) -> Any:
     """torch-fidelity's module with `state` in it, giving (pool3, logits without bias)."""
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
     # Its constructor unpickles a file without restriction, so it is handed tensors that were read safely.
     content = io.BytesIO()
     torch.save(dict(state), content)
     content.seek(0)
     try:
-        network = FeatureExtractorInceptionV3(
+        network = torch_fidelity_inception().FeatureExtractorInceptionV3(
             "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=content
         )
     except RuntimeError as error:  # load_state_dict: names or shapes
@@ -132,18 +138,17 @@ def _inception_network(state: Mapping[str, Tensor]) -> Any:
 
 def _downloaded_inception() -> Path:
     """torch-fidelity's weights file in torch's hub folder, downloaded where it is not there yet and hash-checked."""
-    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
-
-    file = Path(torch.hub.get_dir()) / "checkpoints" / URL_INCEPTION_V3.rsplit("/", 1)[-1]
+    address = torch_fidelity_inception().URL_INCEPTION_V3
+    file = Path(torch.hub.get_dir()) / "checkpoints" / address.rsplit("/", 1)[-1]
     if file.exists():
         return file
     file.parent.mkdir(parents=True, exist_ok=True)
     prefix = file.stem.rsplit("-", 1)[-1]  # the file's name ends with the first digits of its SHA-256
     try:
-        torch.hub.download_url_to_file(URL_INCEPTION_V3, str(file), hash_prefix=prefix, progress=True)
+        torch.hub.download_url_to_file(address, str(file), hash_prefix=prefix, progress=True)
     except (OSError, RuntimeError) as error:
         raise OSError(
-            f"Inception weights cannot be downloaded from {URL_INCEPTION_V3} ({one_line(error)}); "
+            f"Inception weights cannot be downloaded from {address} ({one_line(error)}); "
             f"fetch {file.name} elsewhere and give it as --inception-weights FILE"
         ) from error
     return file
