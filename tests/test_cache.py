@@ -228,3 +228,38 @@ def test_caches_from_before_are_opened(data, tmp_path):
 @pytest.mark.parametrize(("images", "size"), [(10, 64), (2000, 64), (10_000, 157), (1_281_167, 4096)])
 def test_shards_are_many_enough_to_share(images, size):
     assert cache_module.shard_size(images) == size
+
+
+def test_swapped_shards_and_flipped_bits_are_told_where_they_are_read(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache_module, "SMALLEST_SHARD", 3)
+    cache = build(Codes(), data, tmp_path)
+    first, second = (cache.folder / shard_name(number) for number in range(2))
+    kept = first.read_bytes(), second.read_bytes()
+    assert len(kept[0]) == len(kept[1])
+    first.write_bytes(kept[1])
+    second.write_bytes(kept[0])
+    swapped = build(Codes(), data, tmp_path)
+    with pytest.raises(ValueError, match=r"broken token cache \(tokens-0000[01].npy is not what was written\)"):
+        swapped.tokens(torch.tensor([0, 4]), torch.Generator())
+    first.write_bytes(kept[0])
+    second.write_bytes(kept[1][:-1] + bytes([kept[1][-1] ^ 1]))
+    flipped = build(Codes(), data, tmp_path)
+    flipped.tokens(torch.tensor([0, 1]), torch.Generator())
+    with pytest.raises(ValueError, match=r"tokens-00001\.npy is not what was written"):
+        flipped.tokens(torch.tensor([4]), torch.Generator())
+
+
+def test_a_cache_of_an_earlier_version_has_no_sums(data, tmp_path):
+    cache = build(Codes(), data, tmp_path)
+    for told in cache.folder.glob("*.sha256"):
+        told.unlink()
+    assert torch.equal(build(Codes(), data, tmp_path).labels, cache.labels)
+
+
+def test_a_shard_without_its_sum_is_written_anew(data, tmp_path):
+    cache = build(Codes(), data, tmp_path)
+    kept = (cache.folder / shard_name(0)).read_bytes()
+    (cache.folder / "cache.json").unlink()
+    (cache.folder / f"{shard_name(0)}.sha256").unlink()
+    (cache.folder / shard_name(0)).write_bytes(b"half")
+    assert (build(Codes(), data, tmp_path).folder / shard_name(0)).read_bytes() == kept

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from arbench.generators.recipe import Augmentation
 from arbench.images.pixels import to_float
 from arbench.machine.distributed import Processes, meet, tell_all
-from arbench.machine.files import one_line, remove_partials, whole_file, write_whole
+from arbench.machine.files import file_sha256, one_line, remove_partials, whole_file, write_whole
 from arbench.machine.randomness import on_host
 from arbench.machine.transfer import sent
 from arbench.tokenizer.load import encode_images, scaled, shift_and_scale, unscaled
@@ -168,7 +168,8 @@ def _begin(target: Path, spec: CacheSpec) -> list[int] | None:
         return None
     target.mkdir(parents=True, exist_ok=True)
     remove_partials(target)
-    return [number for number in range(spec.num_shards) if not (target / shard_name(number)).exists()]
+    names = [shard_name(number) for number in range(spec.num_shards)]
+    return [number for number, name in enumerate(names) if not all(part.exists() for part in with_sum(target / name))]
 
 
 def _finish(target: Path, data: ImageData, spec: CacheSpec) -> None:
@@ -194,8 +195,7 @@ class TokenCache:
         try:
             self._open(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError, KeyError, AttributeError, EOFError, OSError) as error:
-            told = f"broken token cache ({one_line(error)})"
-            raise ValueError(f"{self.folder}: {told}; remove the folder, and it is made anew") from error
+            raise broken(self.folder, error) from error
 
     def _open(self, values: dict[str, Any]) -> None:
         """Take what cache.json holds, and open labels and shards. Raises one of many errors where they are damaged."""
@@ -204,6 +204,8 @@ class TokenCache:
         self.spec = spec = CacheSpec(**values)
         if spec.images_per_shard < 1:
             raise ValueError(f"images_per_shard is {spec.images_per_shard}")
+        require_intact(self.folder / LABELS_NAME)
+        self._unread = set(range(spec.num_shards))
         labels, shards = np.load(self.folder / LABELS_NAME), range(spec.num_shards)
         self._shards = [np.load(self.folder / shard_name(shard), mmap_mode="r") for shard in shards]
         sizes = {(part.dtype.name, part.shape[1:]) for part in self._shards}
@@ -226,6 +228,12 @@ class TokenCache:
         """
         views = torch.randint(self.spec.views, (len(indices),), generator=on_host(rng))
         size = self.spec.images_per_shard
+        for shard in self._unread.intersection((indices // size).tolist()):  # once in a process
+            try:
+                require_intact(self.folder / shard_name(shard))
+            except (ValueError, OSError) as error:
+                raise broken(self.folder, error) from error
+            self._unread.discard(shard)
         rows = [
             self._shards[index // size][index % size, view]
             for index, view in zip(indices.tolist(), views.tolist(), strict=True)
@@ -238,6 +246,27 @@ class TokenCache:
             mean, deviation = values.chunk(2, dim=1)  # (B, 2C, h, w) -> 2 × (B, C, h, w)
             values = mean + deviation * torch.randn(mean.shape, generator=rng, device=rng.device)
         return scaled(self.spec, values)
+
+
+def broken(folder: Path, error: Exception) -> ValueError:
+    """What is said of a cache that cannot be used."""
+    return ValueError(f"{folder}: broken token cache ({one_line(error)}); remove the folder, and it is made anew")
+
+
+def with_sum(path: Path) -> tuple[Path, Path]:
+    """A file of a cache, and that of its SHA-256, as `sha256sum -c` reads it."""
+    return path, path.with_name(f"{path.name}.sha256")
+
+
+def require_intact(path: Path) -> None:
+    """Raise ValueError where a file is not the one that was written; caches of earlier versions have no sums."""
+    file, told = with_sum(path)
+    if told.exists() and told.read_text(encoding="utf-8", errors="replace") != sum_line(file, file_sha256(file)):
+        raise ValueError(f"{file.name} is not what was written")
+
+
+def sum_line(path: Path, digest: str) -> str:
+    return f"{digest}  {path.name}\n"
 
 
 def shard_name(shard: int) -> str:
@@ -333,5 +362,9 @@ def _views(pictures: Sequence[Tensor], spec: CacheSpec, indices: Sequence[int]) 
 
 
 def _save_array(path: Path, values: np.ndarray) -> None:
-    with whole_file(path) as partial, partial.open("wb") as stream:
+    """Write an array, then its SHA-256; without that it counts as not there."""
+    file, told = with_sum(path)
+    told.unlink(missing_ok=True)
+    with whole_file(file) as partial, partial.open("wb") as stream:
         np.save(stream, values)
+    write_whole(told, sum_line(file, file_sha256(file)))
