@@ -223,7 +223,7 @@ class Engine:
 
 
 ENGINES = ("auto", "eager", "graph")
-# MAR-B's graphs took 80 s to compile and record on an H200 and saved 4 s a batch of 64 (results/gpu.md).
+# MAR-B's first batch of 64 took half a minute to compile on an H200; graphs save 4 s a batch then (results/gpu.md).
 GRAPH_BATCHES = 32
 
 
