@@ -12,8 +12,9 @@ import torch
 from tiny_runs import images_of, only_run, tiny
 
 from arbench.images.pixels import FiniteChecks, to_uint8
-from arbench.machine.streams import Fetched, Side, to_device
+from arbench.machine.streams import Fetched, Side
 from arbench.machine.timing import PhaseTimer
+from arbench.machine.transfer import sent
 from arbench.report.record import load_record
 from arbench.runs.decoding import Decoder
 from arbench.runs.execute import run
@@ -159,7 +160,7 @@ def test_features_are_extracted_on_the_side_and_written_by_the_thread_that_write
 def test_what_is_fetched_and_sent_on_a_cpu_is_as_it_was():
     values = torch.arange(6).view(2, 3)
     assert np.array_equal(Fetched(values).numpy(), values.numpy())
-    assert to_device(values, CPU) is values
+    assert sent(values, CPU) is values
     images = torch.rand(2, 3, 4, 4) * 2 - 1
     pipeline = Decoder(Plain(), None, Side(CPU), None)
     assert np.array_equal(pipeline.start(images, PhaseTimer(CPU)).images(), to_uint8(images))

@@ -170,7 +170,7 @@ def test_auto_is_the_graph_engine_in_long_runs_on_cuda():
 
     class OnCuda:
         parameters = staticmethod(lambda: iter([SimpleNamespace(is_cuda=True)]))
-        restart = step_shape = None
+        restart = step_shape = steps_have_places = None
 
     assert [engine_name("auto", OnCuda(), batches) for batches in (1, 31, 32)] == ["eager", "eager", "graph"]
     assert engine_name("eager", OnCuda(), 10**6) == "eager"

@@ -12,8 +12,9 @@ from tiny_runs import TINY_MASKED, images_of
 
 from arbench.machine.fused import EngineWarning
 from arbench.machine.precision import Precision, set_precision
-from arbench.machine.streams import Fetched, Side, to_device
+from arbench.machine.streams import Fetched, Side
 from arbench.machine.timing import PhaseTimer
+from arbench.machine.transfer import sent
 from arbench.runs.decoding import Decoder
 from arbench.runs.execute import run
 from arbench.runs.models import load_parts
@@ -38,9 +39,9 @@ def no_unseen_fallback():
 
 def test_copies_there_and_back_are_whole():
     values = torch.arange(1 << 20).view(1024, -1)
-    side, sent = Side(GPU), to_device(values, GPU)
-    with side.after(sent):
-        fetched = Fetched(sent * 2)
+    side, there = Side(GPU), sent(values, GPU)
+    with side.after(there):
+        fetched = Fetched(there * 2)
     assert np.array_equal(fetched.numpy(), values.numpy() * 2)
 
 

@@ -58,10 +58,3 @@ class Fetched:
             self._there.synchronize()
         self._source = None
         return self._host.numpy()
-
-
-def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """`values` on `device`; from the host to a CUDA device nobody waits for the copy, nor for what is queued before."""
-    if device.type == "cuda" and values.device.type == "cpu":
-        return values.pin_memory().to(device, non_blocking=True)
-    return values.to(device)

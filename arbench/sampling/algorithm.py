@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from arbench.heads.preparation import prepare_head
 from arbench.images.pixels import FiniteChecks
-from arbench.machine.streams import to_device
+from arbench.machine.transfer import sent
 from arbench.protocols import Generator, Head, Noise, Step, Timer
 from arbench.sampling.engine import Engine, make_engine
 from arbench.sampling.guidance import guidance_scale
@@ -41,7 +41,7 @@ def check_labels(labels: Labels, num_classes: int, device: torch.device) -> Tens
     wrong = checked[(checked < 0) | (checked > num_classes)]
     if len(wrong):
         raise ValueError(f"label {int(wrong[0])}: expected 0 to {num_classes - 1} ({num_classes} is unconditional)")
-    return to_device(checked.to(torch.int64), device)
+    return sent(checked.to(torch.int64), device)
 
 
 def check_image_ids(image_ids: Labels | None, batch: int, device: torch.device) -> Tensor:
@@ -51,7 +51,7 @@ def check_image_ids(image_ids: Labels | None, batch: int, device: torch.device) 
     checked = torch.as_tensor(np.asarray(image_ids) if not isinstance(image_ids, Tensor) else image_ids)
     if checked.shape != (batch,) or checked.is_floating_point() or bool((checked < 0).any()):
         raise ValueError(f"image_ids of shape {tuple(checked.shape)}: expected {batch} numbers of 0 or more")
-    return to_device(checked.to(torch.int64), device)
+    return sent(checked.to(torch.int64), device)
 
 
 def generate(

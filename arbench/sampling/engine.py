@@ -223,6 +223,8 @@ class Engine:
 
 
 ENGINES = ("auto", "eager", "graph")
+# What a generator has whose steps can be recorded, beside `begin(.., static=True)`: see CausalBackbone, MaskedBackbone.
+STATIC_MEMBERS = ("restart", "step_shape", "steps_have_places")
 # MAR-B's first batch of 64 took half a minute to compile on an H200; graphs save 4 s a batch then (results/gpu.md).
 GRAPH_BATCHES = 32
 
@@ -242,14 +244,14 @@ def engine_name(name: str, generator: Generator, batches: int = 1) -> str:
     asked = check_engine(name)
     if asked == "auto" and next(iter(generator.parameters())).is_cuda and batches >= GRAPH_BATCHES:
         asked = "graph"
-    has_steps = hasattr(generator, "step_shape") and hasattr(generator, "restart")
+    has_steps = all(hasattr(generator, member) for member in STATIC_MEMBERS)
     return "graph" if asked == "graph" and has_steps else "eager"
 
 
 def make_engine(name: str, generator: Generator, batches: int = 1) -> Engine | None:
     """The engine that `engine_name` tells, None for the eager one.
 
-    A generator without `restart` and `step_shape` has no graph: that is told where one is asked for. Raises ValueError
+    A generator without `STATIC_MEMBERS` has no graph: that is told where one is asked for. Raises ValueError
     for an unknown name.
     """
     if engine_name(name, generator, batches) == "graph":
