@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from arbench.images import index
 from arbench.images import listing as module
 from arbench.images.data import open_data
 from arbench.images.listing import image_files, index_path, list_images
@@ -30,7 +31,7 @@ def settle(root: Path) -> None:
 @pytest.fixture
 def tree(tmp_path, monkeypatch):
     monkeypatch.setenv("ARBENCH_INDEXES", str(tmp_path / "indexes"))
-    monkeypatch.setattr(module, "SAVED_FROM", 3)
+    monkeypatch.setattr(index, "SAVED_FROM", 3)
     root = tmp_path / "data"
     for number, name in enumerate(("b/2.png", "b/1.JPEG", "a/x/9.png", "a/y.png", "b/10.png", "top.png", "a-b/1.png")):
         save(root / name, 10 * number)
@@ -101,7 +102,7 @@ def test_a_folder_that_is_still_being_filled_gets_no_index(tree, walks):
 
 
 def test_a_small_folder_gets_no_index(tree, monkeypatch):
-    monkeypatch.setattr(module, "SAVED_FROM", 8)
+    monkeypatch.setattr(index, "SAVED_FROM", 8)
     list_images(tree)
     assert not index_path(tree).exists()
 

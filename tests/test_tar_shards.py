@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from arbench.cli.train import register
 from arbench.generators.recipe import Augmentation
-from arbench.images import listing, tar_shards
+from arbench.images import index, tar_shards
 from arbench.images.data import open_data
 from arbench.images.listing import image_files
 from arbench.images.tar_shards import list_shards, shards_index_path
@@ -51,7 +51,7 @@ def pack(path: Path, members: dict[str, bytes]) -> Path:
 @pytest.fixture(autouse=True)
 def indexes(tmp_path, monkeypatch):
     monkeypatch.setenv("ARBENCH_INDEXES", str(tmp_path / "indexes"))
-    monkeypatch.setattr(listing, "SAVED_FROM", 3)
+    monkeypatch.setattr(index, "SAVED_FROM", 3)
 
 
 @pytest.fixture

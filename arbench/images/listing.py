@@ -1,14 +1,12 @@
 """The image files of a folder in a fixed order, and the saved index that spares listing a large one again.
 
-An index is a safetensors file below `$ARBENCH_INDEXES` with the files' names and the time at which each folder was last
-changed, which moves when a file comes, goes or is renamed. So looking whether it still holds asks for every folder once
+An index (`arbench.images.index`) holds the files' names and the time at which each folder was last changed, which moves
+when a file comes, goes or is renamed. So looking whether it still holds asks for every folder once
 (a thousand for ImageNet) rather than for every file; it cannot see that a file was overwritten in place, nor has to.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 import os
 import time
@@ -18,17 +16,10 @@ from pathlib import Path
 from typing import overload
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
+from arbench.images.index import index_file, keep_index, read_index
 from arbench.images.pictures import IMAGE_SUFFIXES
-from arbench.machine.files import whole_file
 
-HOME_VARIABLE = "ARBENCH_INDEXES"
-DEFAULT_HOME = Path("~/.cache/arbench/indexes")
-SAVED_FROM = 10_000  # files; fewer are listed in the time in which an index is read
-SETTLED = 2_000_000_000  # ns: a folder that changed so short before it was listed may have changed again unseen
-VERSION = "1"  # of the file; others are not read
 NOT_IN_A_FOLDER = -1  # the class of a file right under the listed folder
 
 
@@ -82,25 +73,19 @@ def list_images(folder: Path, *, again: bool = False) -> Listing:
     A long listing is saved, where that can be written. Raises OSError for a folder that cannot be read.
     """
     path = index_path(folder)
-    found = None if again else _read_index(path, folder)
+    found = None if again else _indexed(path, folder)
     if found is None:
-        began = time.time_ns()
+        listed = time.time_ns()
         found = _walk(folder)
-        if len(found) >= SAVED_FROM and began - max(found.changed.values()) > SETTLED:
-            with contextlib.suppress(OSError):  # a home that cannot be written costs time, no more
-                _write_index(path, found)
+        arrays = {"names": found.names, "ends": found.ends, "classes": found.classes}
+        told = {"root": str(folder.resolve()), "changed": json.dumps(dict(found.changed))}
+        keep_index(path, arrays, told, files=len(found), listed=listed, changed=max(found.changed.values()))
     return found
 
 
 def index_path(folder: Path) -> Path:
-    """Where the index of `folder` lies: below $ARBENCH_INDEXES, else ~/.cache/arbench/indexes."""
+    """Where the index of `folder` lies."""
     return index_file(str(folder.resolve()))
-
-
-def index_file(source: str) -> Path:
-    """The same for anything that a text names."""
-    home = Path(os.environ.get(HOME_VARIABLE) or DEFAULT_HOME).expanduser()
-    return home / f"{hashlib.sha256(os.fsencode(source)).hexdigest()[:24]}.safetensors"
 
 
 def _walk(folder: Path) -> Listing:
@@ -139,26 +124,19 @@ def _class_names(folders: Mapping[str, int]) -> list[str]:
     return sorted(name for name in folders if name and "/" not in name)
 
 
-def _write_index(path: Path, listing: Listing) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    arrays = {"names": listing.names, "ends": listing.ends, "classes": listing.classes}
-    told = {"version": VERSION, "root": str(listing.root.resolve()), "changed": json.dumps(dict(listing.changed))}
-    with whole_file(path) as partial:
-        save_file(arrays, partial, told)
-
-
-def _read_index(path: Path, folder: Path) -> Listing | None:
+def _indexed(path: Path, folder: Path) -> Listing | None:
     """The listing of an index, None where there is none, it is damaged, or a folder has changed."""
+    stored = read_index(path, ("names", "ends", "classes"))
+    if stored is None:
+        return None
+    (names, ends, classes), told = stored[0].values(), stored[1]
     try:
-        with safe_open(path, "np") as stored:
-            told = stored.metadata() or {}
-            if told.get("version") != VERSION or told.get("root") != str(folder.resolve()):
-                return None
-            changed = json.loads(told["changed"])
-            if any((folder / name).stat().st_mtime_ns != when for name, when in changed.items()):
-                return None
-            names, ends, classes = (stored.get_tensor(name) for name in ("names", "ends", "classes"))
-    except (OSError, SafetensorError, KeyError, ValueError):
+        changed = json.loads(told["changed"])
+        if told["root"] != str(folder.resolve()):
+            return None
+        if any((folder / name).stat().st_mtime_ns != when for name, when in changed.items()):
+            return None
+    except (OSError, KeyError, ValueError):
         return None
     if not len(ends) == len(classes) > 0 or ends[-1] != len(names) or (np.diff(ends) < 1).any():
         return None

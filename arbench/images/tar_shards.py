@@ -2,12 +2,11 @@
 
 A member `KEY.jpg` (or another of `IMAGE_SUFFIXES`) is an image. Its class is the whole number that `KEY.cls` holds, or,
 where no shard has such members, the first folder of KEY, as in a folder of images. Nothing is unpacked, and what other
-members hold (pickles, JSON, programs) is not looked at. The index is a file beside those of folders (`listing`).
+members hold (pickles, JSON, programs) is not looked at. The index (`images.index`) is a file beside those of folders.
 """
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import io
 import json
@@ -21,18 +20,15 @@ from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from arbench.images import listing
+from arbench.images.index import index_file, keep_index, read_index
 from arbench.images.pictures import IMAGE_SUFFIXES, Conversions, decode_image
-from arbench.machine.files import one_line, whole_file
+from arbench.machine.files import one_line
 
 SHARDS = "shards:"  # what such a source of images begins with
 CLASS_SUFFIX = ".cls"
 LONGEST_NUMBER = 20  # bytes of a KEY.cls
 MOST_CLASSES = 1_000_000
-VERSION = "1"  # of the file; others are not read
 ARRAYS = ("names", "ends", "shard", "offsets", "sizes", "classes")
 
 Stamps = tuple[tuple[str, int, int], ...]  # path, bytes and time of the last change in ns of each shard
@@ -100,20 +96,19 @@ def list_shards(pattern: str, *, again: bool = False) -> TarImages:
     pattern that names no file, a broken tar, an image without a class and a class that is no whole number.
     """
     stamps, path = _stamps(pattern), shards_index_path(pattern)
-    found = None if again else _read_index(path, stamps)
+    found = None if again else _indexed(path, stamps)
     if found is None:
-        began = time.time_ns()
+        listed = time.time_ns()
         found = _index(stamps)
-        settled = began - max(when for _, _, when in stamps) > listing.SETTLED
-        if len(found) >= listing.SAVED_FROM and settled:
-            with contextlib.suppress(OSError):  # a home that cannot be written costs time, no more
-                _write_index(path, found)
+        arrays = {name: getattr(found, name) for name in ARRAYS}
+        told = {"shards": json.dumps(stamps), "classes": json.dumps(list(found.class_names))}
+        keep_index(path, arrays, told, files=len(found), listed=listed, changed=max(when for _, _, when in stamps))
     return found
 
 
 def shards_index_path(pattern: str) -> Path:
     """Where the index of a pattern lies: beside those of folders."""
-    return listing.index_file(SHARDS + os.path.abspath(os.path.expanduser(pattern)))
+    return index_file(SHARDS + os.path.abspath(os.path.expanduser(pattern)))
 
 
 def _stamps(pattern: str) -> Stamps:
@@ -218,22 +213,17 @@ def _folders(stamps: Stamps, images: Sequence[_Member]) -> tuple[list[str], list
     return names, [numbers[name] for name in found]
 
 
-def _write_index(path: Path, images: TarImages) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    told = {"version": VERSION, "shards": json.dumps(images.stamps), "classes": json.dumps(list(images.class_names))}
-    with whole_file(path) as partial:
-        save_file({name: getattr(images, name) for name in ARRAYS}, partial, told)
-
-
-def _read_index(path: Path, stamps: Stamps) -> TarImages | None:
+def _indexed(path: Path, stamps: Stamps) -> TarImages | None:
     """The images of an index, None where there is none, it is damaged, or a shard is another one."""
-    try:
-        with safe_open(path, "np") as stored:
-            told = stored.metadata() or {}
-            if told.get("version") != VERSION or told["shards"] != json.dumps(stamps):
-                return None
-            found = TarImages(stamps, json.loads(told["classes"]), **{name: stored.get_tensor(name) for name in ARRAYS})
-    except (OSError, SafetensorError, KeyError, ValueError):
+    stored = read_index(path, ARRAYS)
+    if stored is None:
         return None
-    same = len({len(getattr(found, name)) for name in ARRAYS[1:]}) == 1
+    arrays, told = stored
+    try:
+        if told["shards"] != json.dumps(stamps):
+            return None
+        found = TarImages(stamps, json.loads(told["classes"]), **arrays)
+    except (KeyError, ValueError):
+        return None
+    same = len({len(arrays[name]) for name in ARRAYS[1:]}) == 1
     return found if same and len(found) and found.ends[-1] == len(found.names) else None
