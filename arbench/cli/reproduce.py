@@ -69,7 +69,8 @@ def reproduce(
     from arbench.machine.progress import progress_bar
     from arbench.papers import run
 
-    changes = {"num_images": num_images, "dtype": dtype, "device": device, "batch_size": parse_batch(batch_size)}
+    given = {"num_images": num_images, "dtype": dtype, "device": device, "batch_size": parse_batch(batch_size)}
+    changes = {name: value for name, value in given.items() if value is not None}
     plans = run.reproduce(
         table,
         rows=[name.strip() for name in (rows or "").split(",") if name.strip()],
@@ -79,13 +80,16 @@ def reproduce(
         out=out,
         say=say,
         progress=progress_bar,
-        **{name: value for name, value in changes.items() if value is not None},
+        **changes,
     )
     experiment = load_experiment(table)
     print_plan(experiment, plans)
     if not (yes or again) and any(plan.state == "can run" for plan in plans):
         chosen = "".join(f" {option} {text}" for option, text in (("--rows", rows), ("--seeds", seeds)) if text)
         typer.echo(f"\nTo run what can run: arbench reproduce {experiment.told}{chosen} --yes")
+        estimate = run.expected_time(table, plans, out, changes)
+        if estimate:
+            typer.echo(f"It would take {estimate}")
 
 
 def print_plan(experiment: Experiment, plans: list[RowPlan]) -> None:

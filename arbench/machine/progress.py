@@ -180,3 +180,16 @@ def speed(done: float, total: int, rate: float) -> str:
         return ""
     minutes, seconds = divmod(round((total - done) / rate), 60)
     return f"{rate:.3g} images/s, {minutes // 60}:{minutes % 60:02}:{seconds:02} left"
+
+
+def span(seconds: float) -> str:
+    """A time as one says it: "40 s", "12 min", "1 h 50 min", "2 days 3 h"."""
+    if seconds < 60:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours = round(minutes / 60)
+    if hours < 48:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{hours // 24} days {hours % 24} h"

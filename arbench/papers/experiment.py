@@ -132,10 +132,15 @@ class Row:
         Fields at their defaults are left out, so that a new field with a default changes no row's digest.
         """
         told = ("name", "label", "group", "published", "unprinted", "unsupported", "notes", "seeds")
-        plain = dataclasses.asdict(Row(name="", label="", task="quoted"))
-        mine = dataclasses.asdict(self).items()
+        plain, mine = _plain_row(), dataclasses.asdict(self).items()
         deciding = {key: value for key, value in mine if key not in told and value != plain[key]}
         return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:8]
+
+
+@cache
+def _plain_row() -> dict[str, Any]:
+    """Every field of a row at its default."""
+    return dataclasses.asdict(Row(name="", label="", task="quoted"))
 
 
 @dataclass(frozen=True, kw_only=True)

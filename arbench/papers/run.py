@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from arbench.machine.hardware import resolve_device
 from arbench.papers.collect import of_experiment, stored_records
+from arbench.papers.duration import (
+    RowRun,
+    Speeds,
+    TimeLeft,
+    estimate_line,
+    measured_steps,
+    recorded_speeds,
+    with_trainings,
+)
 from arbench.papers.experiment import SHIPPED, TRAINED, Experiment, Row, load_experiment
 from arbench.papers.plan import READY, RowPlan, measured_seeds, next_repeat, plan, weights_file
 from arbench.papers.training import trained_weights, training_facts
@@ -17,6 +27,7 @@ from arbench.runs.request import RunRequest
 from arbench.training.tokens import Progress, no_progress
 
 RUNS = Path("runs/reproduce")
+TRAININGS = "trained"  # the folder of the trainings below that of the runs
 Say = Callable[[str], None]
 
 
@@ -75,18 +86,52 @@ def run_rows(
 ) -> None:
     """Run each seed of each row that can run and has no record yet; what finished stays when a later one fails.
 
-    With `again`, rows that were measured already are measured once more, beside what there is.
+    With `again`, rows that were measured already are measured once more, beside what there is. `say` is told
+    beforehand how long it is to take, and after each run how long is left.
     """
-    ready = [row for row in plans if row.state == READY or (again and row.can_repeat)]
-    for planned in ready:
-        repeat = next_repeat(planned.row, planned.records) if again and planned.state != READY else 0
-        measured = measured_seeds(planned.row, planned.records, repeat)
-        for seed in planned.row.seeds:
-            if seed not in measured:
-                say(f"{experiment.name} {planned.row.name}, seed {seed}{f', again ({repeat})' if repeat else ''}")
-                run_row(experiment, planned.row, seed, out, changes, again=repeat, say=say, progress=progress)
-    if not ready:
+    runs = with_trainings(row_runs(plans, changes, again=again), out / TRAININGS)
+    if not runs:
         say("nothing to run: every row is measured, quoted, or lacks something (see below)")
+        return
+    speeds = measured_steps(runs, _recorded(experiment, runs, out, changes))
+    estimate = estimate_line(runs, speeds)
+    if estimate:
+        say(f"time: {estimate}")
+    left = TimeLeft(runs, speeds)
+    for run in runs:
+        told = f", again ({run.again})" if run.again else ""
+        say(f"{experiment.name} {run.row.name}, seed {run.seed}{told}")
+        run_row(experiment, run.row, run.seed, out, changes, again=run.again, say=say, progress=progress)
+        say(left.one_more())
+
+
+def row_runs(plans: Sequence[RowPlan], changes: Mapping[str, Any], *, again: bool) -> Iterator[RowRun]:
+    """The seeds of the rows that can run and have no record yet, in their order; with `again` those that have, too."""
+    for planned in plans:
+        if planned.state != READY and not (again and planned.can_repeat):
+            continue
+        row, cost = planned.row, planned.cost
+        repeat = next_repeat(row, planned.records) if again and planned.state != READY else 0
+        measured = measured_seeds(row, planned.records, repeat)
+        images = changes.get("num_images", row.num_images)
+        roofline = None if cost is None else cost.seconds_per_image
+        for seed in dict.fromkeys(row.seeds):
+            if seed not in measured:
+                yield RowRun(row=row, seed=seed, again=repeat, images=images, roofline_seconds=roofline)
+
+
+def expected_time(
+    table: str, plans: Sequence[RowPlan], out: Path, changes: Mapping[str, Any], *, again: bool = False
+) -> str:
+    """How long what can run of `plans` would take by the records that there are, in words; "" where none tells."""
+    experiment = load_experiment(str(table))
+    runs = with_trainings(row_runs(plans, changes, again=again), out / TRAININGS)
+    return estimate_line(runs, _recorded(experiment, runs, out, changes)) if runs else ""
+
+
+def _recorded(experiment: Experiment, runs: Sequence[RowRun], out: Path, changes: Mapping[str, Any]) -> Speeds:
+    device = resolve_device(changes.get("device", "auto")).type
+    return recorded_speeds(runs, stored_records(out), experiment, device)
 
 
 def run_row(
@@ -103,7 +148,7 @@ def run_row(
     """Run one row with one seed in its own folder, for the `again`-th repeat, going on where an earlier run stopped."""
     folder = out / experiment.name / row.name / (f"again-{again}" if again else "") / f"seed-{seed}"
     trained = row.weights == TRAINED
-    weights = trained_weights(row, seed, out / "trained", progress) if trained else weights_file(row.weights or SHIPPED)
+    weights = trained_weights(row, seed, out / TRAININGS, progress) if trained else weights_file(row.weights or SHIPPED)
     settings = {
         **row.settings,
         "weights": weights,
@@ -118,7 +163,7 @@ def run_row(
     source = {**experiment.row_source(row.name), **({"again": again} if again else {})}
     path, record = execute(replace(RunRequest.of(**settings), source=source), say=say)
     if record and trained:
-        add_training(path, record, training_facts(row, seed, out / "trained"))
+        add_training(path, record, training_facts(row, seed, out / TRAININGS))
 
 
 def add_training(path: Path, record: Record, facts: Mapping[str, float]) -> None:

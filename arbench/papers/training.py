@@ -7,15 +7,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from arbench.generators.recipe import TrainConfig
+from arbench.images.data import open_data
 from arbench.machine.log import read_lines
 from arbench.papers.experiment import SHIPPED, UNRELEASED, Row
 from arbench.papers.plan import weights_file
 from arbench.registry import unknown_name
-from arbench.training.checkpoint import has_checkpoint
+from arbench.training.checkpoint import has_checkpoint, saved_steps
 from arbench.training.jobs import Job, digits_job, method_job, run_job, with_settings
 from arbench.training.log import LOG_NAME
 from arbench.training.recipes import digits_recipes
+from arbench.training.speed import recipe_step_seconds
 from arbench.training.tokens import Progress, no_progress
 from arbench.validation import check, hints_of
 
@@ -70,7 +74,7 @@ def _tokenizer_file(row: Row) -> str | None:
 def trained_weights(row: Row, seed: int, out: Path, progress: Progress = no_progress) -> Path:
     """The weights of `row` for one seed, trained now unless they lie under `out`; an interrupted training goes on."""
     job = training_job(row, seed)
-    folder = out / f"{row.model}-{training_digest(row)}" / f"seed-{seed}"
+    folder = _folder(row, seed, out)
     if job.weights_path(folder).is_file():
         return job.weights_path(folder)
     return run_job(job, folder, resume=has_checkpoint(job.folder(folder)), progress=progress)
@@ -81,7 +85,7 @@ def training_facts(row: Row, seed: int, out: Path) -> dict[str, float]:
 
     Its steps alone where no log of it can be read.
     """
-    folder, job = out / f"{row.model}-{training_digest(row)}" / f"seed-{seed}", training_job(row, seed)
+    folder, job = _folder(row, seed, out), training_job(row, seed)
     lines = read_lines(job.folder(folder) / LOG_NAME)
     if not lines:
         return {"steps": job.config.steps}
@@ -90,7 +94,27 @@ def training_facts(row: Row, seed: int, out: Path) -> dict[str, float]:
     return {"steps": last["step"], **{name: round(value, 1) for name, value in times.items()}}
 
 
+def _folder(row: Row, seed: int, out: Path) -> Path:
+    return out / f"{row.model}-{training_digest(row)}" / f"seed-{seed}"
+
+
 def training_digest(row: Row) -> str:
     """Eight hexadecimal digits that rows share whose generators are trained alike."""
     deciding = [row.model, dict(row.config), row.tokenizer, dict(row.tokenizer_config), dict(row.training)]
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def steps_left(row: Row, seed: int, out: Path) -> int:
+    """Steps that the training of `row` for one seed lacks under `out`; 0 where its weights are there."""
+    job, folder = training_job(row, seed), _folder(row, seed, out)
+    if job.weights_path(folder).is_file():
+        return 0
+    config = job.config.for_images(len(open_data(job.data, size=job.size))) if job.config.epochs else job.config
+    done = max(saved_steps(job.folder(folder)), default=0)
+    return max(0, config.steps - done)
+
+
+def step_seconds_here(row: Row, count: int) -> float:
+    """Seconds of a step of the training of `row` on this machine: the median of `count` ones, on random tokens."""
+    job = training_job(row, row.seeds[0])
+    return recipe_step_seconds(str(row.model), job.config, job.model_config, torch.device(job.device), count)

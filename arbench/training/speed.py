@@ -6,6 +6,7 @@ import dataclasses
 import json
 import statistics
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,21 @@ def speed_config(model: str, batch_size: int, steps: int, dtype: str | None) -> 
     length = dataclasses.replace(recipe, steps=steps, epochs=0.0, warmup_epochs=0.0)
     batch = dataclasses.replace(length, batch_size=batch_size, micro_batches=0, dtype=dtype or recipe.dtype)
     return batch.for_images(IMAGES)
+
+
+def recipe_step_seconds(
+    model: str, config: TrainConfig, given: Mapping[str, Any], device: torch.device, steps: int
+) -> float:
+    """Median seconds of `steps` steps of `model`, configured as `given`, after one that does not count.
+
+    Weights and tokens are random; the caller's random state is left as it was.
+    """
+    with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
+        torch.manual_seed(config.seed)
+        generator = load_generator(model, weights=RANDOM, device=device, **given)
+        task = GeneratorTask(generator, random_cache(generator, Path(folder)), config.for_images(IMAGES))
+        trainer = Trainer(task, config.for_images(IMAGES))
+        return statistics.median(step_seconds(trainer, 1 + steps)[1:])
 
 
 def step_seconds(trainer: Trainer, count: int) -> list[float]:
