@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data._utils import signal_handling
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from arbench.generators.recipe import Augmentation
 from arbench.images.data import ImageData, open_data
@@ -76,18 +80,66 @@ def test_images_of_several_sizes_are_told(tree):
         list(read_batches(data, AtSides(), [(torch.arange(2), torch.zeros(2))], workers=0, device=CPU))
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # the queue to it is broken
-def test_a_worker_that_dies_is_one_line(monkeypatch):
-    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)  # s, of looking after workers
+ENDED = r"reading of images ended: .*worker.*; expected more memory or fewer --workers"
+
+
+def deadly():
+    """Whoever reads the first image is killed."""
 
     def die(index):
         os.kill(os.getpid(), signal.SIGKILL)
 
-    data = ImageData("deadly", np.zeros(2), ["a"], die)
-    with pytest.raises(
-        ValueError, match=r"reading of images ended: .*worker.*; expected more memory or fewer --workers"
-    ):
-        list(read_batches(data, AtSides(), [(torch.arange(2), torch.zeros(2))], workers=1, device=CPU))
+    return ImageData("deadly", np.zeros(2), ["a"], die)
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    """Workers are looked after five times a second, by the handler of SIGCHLD too that a first loader sets."""
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.2,))  # s
+    monkeypatch.setattr(signal_handling, "_SIGCHLD_handler_set", False)
+    before = signal.getsignal(signal.SIGCHLD)
+    yield
+    signal.signal(signal.SIGCHLD, before)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # the queue to it is broken
+def test_a_worker_that_dies_is_one_line(watched):
+    with pytest.raises(ValueError, match=ENDED):
+        list(read_batches(deadly(), AtSides(), [(torch.arange(2), torch.zeros(2))], workers=1, device=CPU))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_worker_that_dies_while_others_are_made_is_one_line(watched, monkeypatch):
+    reset = _MultiProcessingDataLoaderIter._reset
+
+    def reset_and_wait(loader, *others, **settings):
+        reset(loader, *others, **settings)
+        os.waitid(os.P_PID, loader._workers[0].pid, os.WEXITED | os.WNOWAIT)
+
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter, "_reset", reset_and_wait)
+    with pytest.raises(ValueError, match=ENDED):
+        list(read_batches(deadly(), AtSides(), [(torch.arange(2), torch.zeros(2))], workers=1, device=CPU))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_worker_that_dies_does_not_end_the_step_that_is_computed(tree, watched):
+    """Its death is told to who asks for the next batch."""
+    data, taken = open_data(tree, size=8), multiprocessing.Event()
+
+    def once(data, index, epoch):
+        if index == 1:
+            taken.wait()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return data.sized(index)
+
+    batches = [(torch.tensor([index]), torch.zeros(1)) for index in range(2)]
+    with closing(read_batches(data, once, batches, workers=1, device=CPU)) as read:
+        next(read)
+        taken.set()
+        for worker in multiprocessing.active_children():
+            worker.join()
+        with pytest.raises(ValueError, match=ENDED):
+            next(read)
 
 
 def test_workers_live_on_where_the_training_is_told_to_stop():

@@ -6,8 +6,10 @@ import atexit
 import itertools
 import os
 import signal
+import threading
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -104,7 +106,8 @@ def _read(
             prefetch_factor=BATCHES_AHEAD if workers else None,
             generator=torch.Generator(),  # else the loader takes numbers from PyTorch's own, which dropout draws from
         )
-        read = iter(loader)
+        with _deaths_told(), _deaths_wait():
+            read = iter(loader)
     while (batch := _next_of(read)) is not None:
         if isinstance(batch, Unreadable):
             raise ValueError(batch.told)
@@ -113,8 +116,31 @@ def _read(
 
 def _next_of(read: Iterator[Any]) -> Any:
     """The next batch, None behind the last. Raises ValueError where a worker has died."""
-    try:
+    with _deaths_told():
         return next(read, None)
+
+
+@contextmanager
+def _deaths_wait() -> Iterator[None]:
+    """A loader that is made within it says of a dead worker when a batch is asked for.
+
+    PyTorch's own handler of SIGCHLD, which it sets then, would raise in whatever the main thread is just computing.
+    """
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+
+
+@contextmanager
+def _deaths_told() -> Iterator[None]:
+    """Within it the error of a worker that has died is a ValueError of one line."""
+    try:
+        yield
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
