@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -263,3 +264,52 @@ def test_a_shard_without_its_sum_is_written_anew(data, tmp_path):
     (cache.folder / f"{shard_name(0)}.sha256").unlink()
     (cache.folder / shard_name(0)).write_bytes(b"half")
     assert (build(Codes(), data, tmp_path).folder / shard_name(0)).read_bytes() == kept
+
+
+class Beyond(Codes):
+    """Says that it has 200 codes, and makes more of white."""
+
+    name, vocab_size = "beyond", 200
+
+
+class Fewer(Moments):
+    """Says that it has four channels, and makes three."""
+
+    name, channels = "fewer", 4
+
+
+def test_tokens_that_are_not_what_the_tokenizer_says_are_told(data, tmp_path):
+    white = ImageData("white", [0, 0], ["a"], lambda i: np.full((8, 8, 3), 255 * i, dtype=np.uint8))
+    with pytest.raises(ValueError, match="tokenizer 'beyond': encode returned code 255; expected codes 0 to 199"):
+        build(Beyond(), white, tmp_path)
+    assert not list(tmp_path.rglob("tokens-*"))
+    with pytest.raises(ValueError, match=r"'fewer': moments returned \(1, 3, 2, 2\); expected .* \(1, 4, 2, 2\)"):
+        describe_cache(Fewer(), data)
+
+
+def test_a_cache_of_another_tokenizer_in_that_place_is_told(data, tmp_path):
+    codes, moments = build(Codes(), data, tmp_path).folder, build(Moments(), data, tmp_path).folder
+    shutil.rmtree(codes)
+    moments.rename(codes)
+    with pytest.raises(ValueError, match=f"{codes.name}: holds the tokens of {moments.name}; expected"):
+        build(Codes(), data, tmp_path)
+
+
+@pytest.mark.parametrize("weights", [0.0, 1.0])
+def test_processes_have_to_make_the_same_tokens(data, tmp_path, monkeypatch, weights):
+    """Told before anything is encoded; random weights are others on each process."""
+
+    class Net(nn.Module, Codes):
+        def __init__(self, weight):
+            super().__init__()
+            self.weight = nn.Parameter(torch.tensor(weight))
+
+    specs = [describe_cache(Net(weight), data) for weight in (0.0, weights)]
+    monkeypatch.setattr(cache_module, "gathered", lambda value, mine: [spec.folder_name for spec in specs])
+    if weights:
+        with pytest.raises(
+            ValueError, match=r"different tokens \(codes-\w{12}, codes-\w{12}\); expected the same images"
+        ):
+            cache_module.require_agreement(specs[0], Processes(count=2))
+    else:
+        cache_module.require_agreement(specs[0], Processes(count=2))

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 
 import pytest
 
@@ -11,6 +12,7 @@ from arbench.machine.files import (
     file_sha256,
     is_intact,
     remove_partials,
+    require_writable,
     whole_file,
     write_whole,
 )
@@ -47,3 +49,15 @@ def test_a_file_is_intact_only_with_its_own_checksum_beside_it(tmp_path):
     assert is_intact(path)
     write_whole(path, b"imagez")
     assert not is_intact(path)
+
+
+def test_where_nothing_can_be_written_is_told_by_the_folder(tmp_path):
+    """Whether the folder is there yet or not; nothing stays of the finding out."""
+    file = tmp_path / "file"
+    file.write_text("x")
+    for folder in (file, file / "below"):
+        with pytest.raises(OSError, match=re.escape(f"'{folder}'")):
+            require_writable(folder)
+    require_writable(tmp_path)
+    require_writable(tmp_path / "a" / "b")
+    assert list(tmp_path.iterdir()) == [file]

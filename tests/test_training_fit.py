@@ -122,6 +122,25 @@ def test_what_cannot_fit_is_told_before_anything_is_encoded(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_encoded(tmp_path, capsys):
+    Plane.encoded, file = 0, tmp_path / "file"
+    file.write_text("x")
+    words = ["train", "--method", "mar", "--tokenizer", PLANE, *QUICK, "--cache", str(tmp_path / "cache")]
+    assert run_command([*words, "--out", str(file)]) == 2
+    assert f"{file / 'mar-digits'}: Not a directory" in capsys.readouterr().err
+    assert Plane.encoded == 0
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_batch_is_cut_as_was_asked_for_or_not_at_all(tmp_path, capsys):
+    words = ["train", "--method", "mar", "--tokenizer", PLANE, *QUICK, "--out", str(tmp_path), "--accumulate"]
+    for asked, near in (("3", "2 or 4"), ("8", "4")):
+        assert run_command([*words, asked]) == 2
+        assert f"a batch of 4 cannot be cut into {asked} micro-batches" in (told := capsys.readouterr().err)
+        assert f"expected {near} of them" in told
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_patches_have_to_divide_the_tokens():
     assert fitted_config("mar-digits", "plane", Plane(), 64, {"patch_size": 2})["grid"] == 8
     with pytest.raises(ValueError, match=r"--size 36: not a multiple of 8 .*patch of 2.* expected 32 or 40"):

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,6 +58,19 @@ def write_whole(path: Path, data: bytes | memoryview | str) -> None:
         written = partial.stat().st_size
         if written != content.nbytes:
             raise OSError(f"{path}: {written} of {content.nbytes} bytes were written")
+
+
+def require_writable(folder: Path) -> None:
+    """Raise OSError where no file can be made in `folder`, or in the next one above where it is not there yet.
+
+    What is made to find that out is removed again.
+    """
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    try:
+        with tempfile.TemporaryDirectory(prefix=".writable.", suffix=PARTIAL, dir=there):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from error
 
 
 def is_full(error: BaseException, folder: Path) -> bool:

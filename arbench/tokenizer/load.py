@@ -95,6 +95,19 @@ def encode_images(tokenizer: Tokenizer, images: Tensor, *, rng: torch.Generator 
     return tokens
 
 
+def posterior(tokenizer: Tokenizer, images: Tensor) -> tuple[Tensor, Tensor]:
+    """`tokenizer.moments`, its result checked: mean and deviation (B, C, h, w) before shift and scale.
+
+    Raises ValueError, naming the tokenizer, for a wrong shape.
+    """
+    moments = tokenizer.moments(images)  # type: ignore[attr-defined]
+    height, width = (side // tokenizer.downsample for side in images.shape[2:])
+    for part in moments:
+        _require_tensor(tokenizer, "moments", part, (len(images), tokenizer.channels, height, width))
+    mean, deviation = moments
+    return mean, deviation
+
+
 def decode_tokens(tokenizer: Tokenizer, tokens: Tensor) -> Tensor:
     """`tokenizer.decode`, its result checked. Raises ValueError, naming the tokenizer, for a wrong shape."""
     images = tokenizer.decode(tokens)

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 from arbench.generators.recipe import Augmentation
 from arbench.images.pixels import to_float
-from arbench.machine.distributed import Processes, meet, tell_all
+from arbench.machine.distributed import Processes, gathered, meet, tell_all
 from arbench.machine.files import file_sha256, one_line, remove_partials, whole_file, write_whole
 from arbench.machine.randomness import on_host
 from arbench.machine.transfer import sent
-from arbench.tokenizer.load import encode_images, scaled, shift_and_scale, unscaled
+from arbench.tokenizer.load import encode_images, posterior, scaled, shift_and_scale, unscaled
 from arbench.training.reading import AtSides, Examples, image_generator, read_batches
 from arbench.training.views import count_views, crop_sides, views_of
 
@@ -127,6 +127,16 @@ def describe_cache(
     )
 
 
+def require_agreement(spec: CacheSpec, mine: Processes) -> None:
+    """Raise ValueError on all processes where they would make different tokens."""
+    names = sorted(set(gathered(spec.folder_name, mine)))
+    if len(names) > 1:
+        raise ValueError(
+            f"processes make different tokens ({', '.join(names)}); expected the same images and weights on all of "
+            "them, and random weights differ"
+        )
+
+
 def shard_size(images: int) -> int:
     """Images of a shard: a function of their number alone, so that any number of processes writes the same files."""
     return min(IMAGES_PER_SHARD, max(SMALLEST_SHARD, -(-images // MANY_SHARDS)))
@@ -148,8 +158,9 @@ def build_cache(
 
     `watch` is called with the number of images done, after every batch; `workers` processes read images ahead, each
     once. Several processes deal the shards among themselves, and wait for each other at torchrun's store. What is
-    written is the same for any number of processes and workers. Raises ValueError for an image that cannot be read,
-    OSError where nothing can be written.
+    written is the same for any number of processes and workers. Raises ValueError for an image that cannot be read, for
+    tokens that are not what the tokenizer says of itself and for a cache of other tokens in that place, OSError where
+    nothing can be written.
     """
     mine = mine or Processes()
     target = folder / spec.folder_name
@@ -158,7 +169,12 @@ def build_cache(
         _build_shards(tokenizer, data, spec, target, left[mine.rank :: mine.count], batch_size, device, watch, workers)
         meet(mine)
         tell_all(mine, lambda: _finish(target, data, spec))
-    return TokenCache(target)
+    opened = TokenCache(target)
+    if opened.spec.folder_name != target.name:
+        raise ValueError(
+            f"{target}: holds the tokens of {opened.spec.folder_name}; expected a folder of that name, or none here"
+        )
+    return opened
 
 
 def _begin(target: Path, spec: CacheSpec) -> list[int] | None:
@@ -312,11 +328,20 @@ def _encode(tokenizer: Tokenizer, images: Tensor) -> np.ndarray:
     content = _content(tokenizer)
     if content == "codes":
         small = tokenizer.vocab_size is not None and tokenizer.vocab_size <= 2**16
-        return encode_images(tokenizer, images).cpu().numpy().astype(np.uint16 if small else np.uint32)
+        codes = encode_images(tokenizer, images).cpu().numpy()
+        _check_codes(tokenizer, codes)
+        return codes.astype(np.uint16 if small else np.uint32)
     if content == "moments":
-        moments = tokenizer.moments(images)  # type: ignore[attr-defined]
-        return torch.cat(moments, dim=1).cpu().numpy().astype(np.float16)
+        return torch.cat(posterior(tokenizer, images), dim=1).cpu().numpy().astype(np.float16)
     return unscaled(tokenizer, encode_images(tokenizer, images)).cpu().numpy().astype(np.float16)
+
+
+def _check_codes(tokenizer: Tokenizer, codes: np.ndarray) -> None:
+    """Raise ValueError for a code that the codebook does not have; a generator would look it up in vain."""
+    size = tokenizer.vocab_size
+    if size is not None and codes.size and not 0 <= codes.min() <= codes.max() < size:
+        wrong = codes.min() if codes.min() < 0 else codes.max()
+        raise ValueError(f"tokenizer {tokenizer.name!r}: encode returned code {wrong}; expected codes 0 to {size - 1}")
 
 
 def _build_shards(

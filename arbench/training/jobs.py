@@ -17,7 +17,8 @@ from arbench.generators.recipe import TrainConfig, lengthened
 from arbench.generators.spec import DIGITS, same_name
 from arbench.images.data import DIGITS_SIZE, open_data
 from arbench.images.pixels import to_float
-from arbench.machine.distributed import by_first, process_group, processes
+from arbench.machine.distributed import by_first, process_group, processes, tell_all
+from arbench.machine.files import require_writable
 from arbench.report.logs import Logs, log_names, open_logs
 from arbench.runs.choice import RANDOM, find_tokenizer_weights
 from arbench.training.cache import describe_cache
@@ -29,7 +30,7 @@ from arbench.training.export import export_release, export_weights, origin_of
 from arbench.training.fit import fitted_config
 from arbench.training.job import Job, checked_size, write_job
 from arbench.training.loop import check_resumable, train
-from arbench.training.parts import fit_micro_batches
+from arbench.training.parts import check_micro_batches, fit_micro_batches
 from arbench.training.plan import plan_training
 from arbench.training.reading import list_once, usual_workers
 from arbench.training.recipes import TOKENIZERS, get_recipe
@@ -128,6 +129,8 @@ def with_settings(
 ) -> TrainConfig:
     """`config` with those settings that are not None; a warm-up of over half the run shrinks to a tenth of it.
 
+    Raises ValueError where `micro_batches` are given that the batch cannot be cut into.
+
     With `scale_rate` the learning rate, where it is not given, follows the batch size in proportion: the papers state
     theirs as 1e-4 a batch of 256; `say` is told.
     """
@@ -148,6 +151,8 @@ def with_settings(
     changed = dataclasses.replace(config, **given)
     if changed.steps and not changed.warmup_epochs and 2 * changed.warmup_steps > changed.steps:
         changed = dataclasses.replace(changed, warmup_steps=changed.steps // 10)
+    if given.get("micro_batches"):
+        check_micro_batches(changed)
     return changed
 
 
@@ -183,7 +188,8 @@ def run_job(
     workers = usual_workers(job.data, device, mine) if job.workers is None else job.workers
     job = dataclasses.replace(job, config=config, workers=workers)
     tell_plan(job, data, mine, engine or Engine(), device, say)
-    if facts is not None:  # before anything is encoded
+    tell_all(mine, lambda: require_writable(folder))  # this and what follows before anything is encoded
+    if facts is not None:
         check_resumable(lengthened(config, facts["config"], facts["step"], no_words), job.made_of, facts)
     with process_group(mine, device):
         shown = progress if mine.is_first else no_progress

@@ -37,6 +37,18 @@ def fit_micro_batches(config: TrainConfig, count: int, say: Callable[[str], None
     return dataclasses.replace(config, micro_batches=fitting[-1])
 
 
+def check_micro_batches(config: TrainConfig) -> None:
+    """Raise ValueError where the batch cannot be cut into as many micro-batches as are asked for."""
+    batch, wanted = config.batch_size, config.micro_batches
+    if batch % wanted:
+        whole = [number for number in range(1, batch + 1) if batch % number == 0]
+        near = [max(number for number in whole if number < wanted), *(n for n in whole if n > wanted)][:2]
+        raise ValueError(
+            f"a batch of {batch} cannot be cut into {wanted} micro-batches (--accumulate of each process); expected "
+            f"{' or '.join(map(str, near))} of them, or another --batch-size"
+        )
+
+
 def number_of_parts(config: TrainConfig, count: int, before: int = 0) -> int:
     """Parts of a step: the recipe's; where it has none those of the run `before`, if they can be shared, else one a
     process."""

@@ -15,7 +15,7 @@ from arbench.images.pixels import to_float
 from arbench.machine.distributed import processes
 from arbench.runs.choice import find_tokenizer_weights
 from arbench.tokenizer.load import encode_images, load_tokenizer
-from arbench.training.cache import SPEC_NAME, build_cache, describe_cache
+from arbench.training.cache import SPEC_NAME, build_cache, describe_cache, require_agreement
 
 if TYPE_CHECKING:
     from arbench.images.data import ImageData
@@ -58,11 +58,14 @@ def open_cache(
 ) -> TokenCache:
     """The token cache of these settings, built where it is not there yet; its size is told first.
 
-    `workers` processes read the images.
+    `workers` processes read the images. Raises ValueError, before anything is encoded, where the processes would not
+    all make the same tokens, and what `build_cache` raises.
     """
+    mine = processes()
     spec = describe_cache(
         tokenizer, data, views=views, augmentation=augmentation, seed=seed, device=device, view_set=view_set
     )
+    require_agreement(spec, mine)
     say(describe_size(spec, folder))
     is_there = (folder / spec.folder_name / SPEC_NAME).exists()
     with (no_progress if is_there else progress)("encode", len(data)) as watch:
@@ -74,7 +77,7 @@ def open_cache(
             device=device,
             watch=lambda done: watch(done, {}),
             workers=workers,
-            mine=processes(),
+            mine=mine,
         )
 
 

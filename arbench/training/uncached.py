@@ -12,9 +12,10 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
 from arbench.images.pixels import to_float
-from arbench.tokenizer.load import encode_images, scaled
+from arbench.machine.distributed import processes
+from arbench.tokenizer.load import encode_images, posterior, scaled
 from arbench.training.augment import augment
-from arbench.training.cache import CacheSpec
+from arbench.training.cache import CacheSpec, require_agreement
 from arbench.training.reading import Examples, Feed, image_generator
 from arbench.training.views import CROPS, crop_sides
 
@@ -53,12 +54,14 @@ class FreshTokens:
     """What a frozen tokenizer makes of images as they are asked for, in the place of a `TokenCache`.
 
     `spec` says what a cache of them would hold. A view is a function of (seed, epoch, image), and a posterior's sample
-    is drawn from the step's random numbers, so a resumed training sees what the undisturbed one would have.
+    is drawn from the step's random numbers, so a resumed training sees what the undisturbed one would have. Raises
+    ValueError where the processes would not all make the same tokens.
     """
 
     def __init__(
         self, tokenizer: Tokenizer, data: ImageData, spec: CacheSpec, *, seed: int, workers: int, device: torch.device
     ) -> None:
+        require_agreement(spec, processes())
         self.spec = spec
         self.labels = torch.from_numpy(np.asarray(data.labels, dtype=np.int64))
         self._tokenizer, self._seed = tokenizer, seed
@@ -82,6 +85,6 @@ class FreshTokens:
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             if self.spec.content != "moments":
                 return encode_images(self._tokenizer, images)
-            mean, deviation = self._tokenizer.moments(images)  # type: ignore[attr-defined]
+            mean, deviation = posterior(self._tokenizer, images)
             noise = torch.randn(mean.shape, generator=rng, device=rng.device)
             return scaled(self.spec, mean + deviation * noise)
