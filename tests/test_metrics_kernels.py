@@ -32,6 +32,17 @@ def test_density_and_coverage_are_those_of_the_definition():
         density_coverage(OURS, THEIRS[:5])
 
 
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_density_and_coverage_equal_prdcs(scale):
+    """As its authors' package computes them, with its own distances; torch-fidelity has neither."""
+    prdc = pytest.importorskip("prdc")
+    ours, theirs = scale * OURS + 5, scale * THEIRS + 5  # far from the origin, where products lose digits
+    original = prdc.compute_prdc(theirs.astype(float), ours.astype(float), nearest_k=5)
+    found = density_coverage(ours, theirs)
+    assert found.density.mean() == pytest.approx(original["density"], abs=CLOSE)
+    assert found.coverage == pytest.approx(original["coverage"], abs=CLOSE)
+
+
 def test_cmmd_is_that_of_the_definition():
     def kernel(x, y):
         return np.exp(-((x.astype(float) - y.astype(float)) ** 2).sum() / 200)

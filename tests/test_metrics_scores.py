@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy import linalg
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
@@ -36,6 +37,16 @@ def test_fid_equals_torch_fidelity(features: tuple[np.ndarray, np.ndarray]) -> N
     original = fid_statistics_to_metric(*(fid_features_to_statistics(torch.from_numpy(f)) for f in features), False)
     # torch-fidelity's mean is float32
     assert ours.distance(theirs) == pytest.approx(original["frechet_inception_distance"], rel=1e-5)
+
+
+def test_fid_equals_a_square_root_of_matrices(features: tuple[np.ndarray, np.ndarray]) -> None:
+    """In float64 throughout, of whatever network the features are: FD-DINOv2 is this of DINOv2's."""
+    ours, theirs = (part.astype(np.float64) for part in features)
+    gap, (a, b) = ours.mean(axis=0) - theirs.mean(axis=0), (np.cov(part, rowvar=False) for part in (ours, theirs))
+    direct = gap @ gap + np.trace(a) + np.trace(b) - 2 * np.trace(linalg.sqrtm(a @ b)).real
+    found, reference = (FrechetStatistics.of(part) for part in features)
+    assert found.distance(reference) == pytest.approx(direct, rel=1e-6)
+    assert frechet(found, reference).distance == pytest.approx(direct, rel=1e-6)
 
 
 def test_inception_score_equals_torch_fidelity(logits: np.ndarray) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -163,6 +164,15 @@ def test_clip_equals_openais_own_module():
     assert found.norm(dim=1).numpy() == pytest.approx(1, abs=1e-6)
 
 
+def test_clip_in_timms_names_is_the_same_network():
+    """Those of the file that its card names."""
+    named_by_openai = Clip(clip_state(), "0" * 64)
+    state = named_by_openai._network.state_dict()
+    assert "visual.proj" not in state
+    assert "head.weight" in state
+    assert torch.equal(Clip(state, "0" * 64).features(pictures(2)), named_by_openai.features(pictures(2)))
+
+
 def test_positions_of_as_many_patches_keep_the_class():
     stored = dino_state()["pos_embed"]
     made = dino_positions(stored)
@@ -189,6 +199,20 @@ def test_a_network_of_another_size_or_kind_is_one_line(tmp_path):
     save_file({"a": torch.zeros(1)}, file)
     with pytest.raises(ValueError, match="no cls_token and pos_embed among 1 tensors"):
         load_extractor("dinov2-dgm", weights=file)
+
+
+@pytest.mark.slow
+def test_clip_at_full_size_is_timms_model(tmp_path, monkeypatch):
+    """Random weights in the names and shapes of its card's file, 1.2 GB, found where the card says."""
+    monkeypatch.setenv("ARBENCH_WEIGHTS", str(tmp_path))
+    original = timm.create_model("vit_large_patch14_clip_quickgelu_336", num_classes=768).eval()
+    save_file(original.state_dict(), tmp_path / "clip_vitl14_336.safetensors")
+    images = pictures(2)
+    found = load_extractor("clip-336").extract(images).features
+    pixels = F.interpolate(floats(images) / 255, size=(336, 336), mode="bicubic")
+    with torch.inference_mode():
+        direct = F.normalize(original(standard(pixels, CLIP_MEAN, CLIP_STD)), dim=1)
+    assert found == pytest.approx(direct.numpy(), abs=1e-5)  # float32
 
 
 @pytest.mark.slow
