@@ -91,7 +91,8 @@ def test_scores_are_those_of_the_pure_functions(
         for part in (images, real.images())
     )
     assert result["fid"] == pytest.approx(FrechetStatistics.of(ours).distance(FrechetStatistics.of(theirs)), rel=1e-9)
-    assert (result["precision"], result["recall"]) == scores.precision_recall(ours, theirs)
+    held = scores.precision_recall(ours, theirs)
+    assert (result["precision"], result["recall"]) == (held.precision, held.recall)
     assert result["kid"] == scores.kid(*standardised(ours, theirs), reference_classes=real.labels).mean
     assert 0 <= result["label_accuracy"] <= 1
     assert result["duplicates"] == 0
@@ -354,3 +355,36 @@ def test_command_refuses(app: typer.Typer, arguments: list[str], message: str) -
 
 def test_help_shows_an_example(app: typer.Typer) -> None:
     assert "arbench eval" in CliRunner().invoke(app, ["eval", "--help"]).output
+
+
+def test_images_that_are_all_alike_tell_no_interval(extractor: Digits) -> None:
+    """Drawn anew they are the same images: an interval without a width would be told from every other number."""
+    images = np.repeat(open_data("digits").images(range(1)), 120, axis=0)
+    found = evaluate(images, "digits-heldout", extractor=extractor, metrics=["fid", "is", "precision", "density"])
+    assert set(found["metric_protocol"]["measured"]["intervals"]) == {"precision"}
+    assert found["is_mean"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("count", "told"), [(99, "99 images in 10 splits: the Inception Score is too low, 10 at"), (100, "")]
+)
+def test_the_inception_score_of_a_handful_is_questioned_and_has_no_interval(
+    extractor: Digits, count: int, told: str
+) -> None:
+    images = open_data("digits").images(range(count))
+    found = evaluate(images, "digits-heldout", extractor=extractor, metrics=["is"])
+    warnings = [line for line in found["metric_protocol"]["warnings"] if "Inception Score" in line]
+    assert bool(warnings) == bool(told)
+    assert all(line.startswith(told) for line in warnings)
+    assert ("is_mean" in found["metric_protocol"]["measured"]["intervals"]) == (not told)
+    other = evaluate(images, "digits-heldout", extractor=extractor, metrics=["fid"])
+    assert not any("Inception Score" in line for line in other["metric_protocol"]["warnings"])
+
+
+def test_images_of_the_reference_among_the_generated_are_told(extractor: Digits) -> None:
+    real = open_data("digits").images(range(40))
+    images = np.concatenate([real[:7], real[:2], open_data("digits").images(range(60, 90))])
+    notes = evaluate(images, real, extractor=extractor, metrics=["fid"])["metric_protocol"]["measured"]["notes"]
+    assert "7 of the reference's images are among these, pixel for pixel" in notes
+    other = evaluate(images[9:], real, extractor=extractor, metrics=["fid"])["metric_protocol"]["measured"]["notes"]
+    assert not any("pixel for pixel" in line for line in other)

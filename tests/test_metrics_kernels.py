@@ -7,10 +7,10 @@ import pytest
 from scipy.spatial.distance import cdist
 from scipy.stats import wasserstein_distance
 
-from arbench.evaluation.intervals import mean_interval, share_interval
+from arbench.evaluation.intervals import held_interval, mean_interval, share_interval
 from arbench.evaluation.kernels import cmmd, cubic, gaussian, mmd_interval, standardised
 from arbench.evaluation.metrics import evaluate
-from arbench.evaluation.scores import density_coverage, kid
+from arbench.evaluation.scores import density_coverage, kid, precision_recall
 from arbench.evaluation.sliced import mind, squared_wasserstein
 from arbench.images.data import open_data
 
@@ -104,6 +104,36 @@ def test_a_share_has_wilsons_interval_also_at_its_ends():
     low, high = share_interval(0.5, 100)
     assert (low + high) / 2 == pytest.approx(0.5, abs=1e-12)
     assert share_interval(0.0, 10)[0] == 0.0
+
+
+def test_what_an_image_holds_alone_is_lost_without_it():
+    found, held = density_coverage(OURS, THEIRS), precision_recall(OURS, THEIRS)
+    reach = np.sort(cdist(OURS, OURS), axis=1)[:, 3]
+    inside = cdist(THEIRS, OURS) <= reach
+    assert found.alone.max() > 0
+    assert held.alone.max() > 0
+    for i in range(len(OURS)):
+        rest = np.delete(OURS, i, axis=0)
+        assert found.coverage - found.alone[i] == pytest.approx(density_coverage(rest, THEIRS).coverage, abs=1e-12)
+        without = np.delete(inside, i, axis=1).any(axis=1).mean()  # the other balls as they were
+        assert held.recall - held.alone[i] == pytest.approx(without, abs=1e-12)
+
+
+@pytest.mark.parametrize("count", [30, 120])
+def test_intervals_of_recall_and_coverage_have_the_spread_of_both_sides(count):
+    """Over the reference's images alone they were half as wide with few images as what a new draw gives."""
+    random = np.random.default_rng(3)
+    found: dict[str, list] = {"recall": [], "coverage": []}
+    for _ in range(60):
+        ours, theirs = random.standard_normal((count, 6)), random.standard_normal((150, 6))
+        for name, held in (("recall", precision_recall(ours, theirs)), ("coverage", density_coverage(ours, theirs))):
+            share = getattr(held, name)
+            found[name].append((share, np.diff(held_interval(share, 150, held.alone))[0]))
+    for name, drawn in found.items():
+        shares, widths = np.array(drawn).T
+        spread = 3.92 * shares.std()  # a deviation of 60 draws is known to about 9 %
+        # Without an image the balls of its neighbours would grow, which the recall's makes nothing of: it is wide.
+        assert 0.8 * spread < widths.mean() < (2.5 if name == "recall" else 1.6) * spread, name
 
 
 def test_the_interval_of_a_mean_is_that_of_its_normal_draws():

@@ -81,7 +81,8 @@ def test_precision_recall_equals_torch_fidelity(
 
 
 def test_precision_recall_of_the_same_images_is_one(features: tuple[np.ndarray, np.ndarray]) -> None:
-    assert scores.precision_recall(features[0], features[0]) == (1.0, 1.0)
+    found = scores.precision_recall(features[0], features[0])
+    assert (found.precision, found.recall) == (1.0, 1.0)
 
 
 def test_inception_score_does_not_depend_on_class_order() -> None:

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from arbench.evaluation import scores, sliced
 from arbench.evaluation.compared import Compared
-from arbench.evaluation.intervals import fid_interval, is_interval, mean_interval, share_interval, within_classes
+from arbench.evaluation.intervals import (
+    fid_interval,
+    held_interval,
+    is_in_small_splits,
+    is_interval,
+    mean_interval,
+    share_interval,
+    within_classes,
+)
 from arbench.evaluation.kernels import CMMD_SCALE, cubic, gaussian, mmd_interval
 from arbench.evaluation.kernels import cmmd as kernel_distance
 from arbench.evaluation.statistics import frechet
 from arbench.evaluation.table import Scored
+
+ALIKE = 1e-4  # of a score: an interval that is no wider is rounding
 
 
 def fid(pair: Compared) -> Scored:
@@ -16,14 +28,16 @@ def fid(pair: Compared) -> Scored:
     assert pair.statistics is not None
     parts = frechet(pair.found.statistics, pair.statistics)
     span = fid_interval(pair.found.features, pair.found.statistics, pair.statistics, parts, pair.labels)
-    return Scored({"fid": parts.distance}, {"fid": span})
+    return Scored({"fid": parts.distance}, _known(fid=span))
 
 
 def inception_score(pair: Compared) -> Scored:
     """Mean and deviation over splits (Salimans et al. 2016)."""
     splits = scores.inception_splits(pair.found.logits)
     values = {"is_mean": float(splits.scores.mean()), "is_std": float(splits.scores.std())}
-    return Scored(values, {"is_mean": is_interval(splits, pair.labels)})
+    if is_in_small_splits(len(pair.found)):
+        return Scored(values)
+    return Scored(values, _known(is_mean=is_interval(splits, pair.labels)))
 
 
 def precision(pair: Compared) -> Scored:
@@ -34,19 +48,21 @@ def precision(pair: Compared) -> Scored:
 def recall(pair: Compared) -> Scored:
     """Share of the reference within the images' manifold."""
     assert pair.real is not None
-    return _share("recall", pair.precision_recall.recall, len(pair.real))
+    found = pair.precision_recall
+    return Scored({"recall": found.recall}, {"recall": _held(found.recall, pair.real, found.alone, pair)})
 
 
 def density(pair: Compared) -> Scored:
     """How many balls of the reference an image lies in, over k (Naeem et al. 2020)."""
     found = pair.density_coverage.density
-    return Scored({"density": float(found.mean())}, {"density": mean_interval(found, pair.labels)})
+    return Scored({"density": float(found.mean())}, _known(density=mean_interval(found, pair.labels)))
 
 
 def coverage(pair: Compared) -> Scored:
     """Share of the reference whose ball holds an image."""
     assert pair.real is not None
-    return _share("coverage", pair.density_coverage.coverage, len(pair.real))
+    found = pair.density_coverage
+    return Scored({"coverage": found.coverage}, {"coverage": _held(found.coverage, pair.real, found.alone, pair)})
 
 
 def kid(pair: Compared) -> Scored:
@@ -84,6 +100,15 @@ def label_accuracy(pair: Compared) -> Scored:
     """How often the extractor reads the class that was asked for."""
     assert pair.labels is not None
     return _share("label_accuracy", scores.label_accuracy(pair.found.logits, pair.labels), len(pair.labels))
+
+
+def _known(**spans: list[float]) -> dict[str, list[float]]:
+    """Those intervals that tell something: images that are all alike to a score say nothing of others."""
+    return {name: [low, high] for name, (low, high) in spans.items() if high - low > ALIKE * high}
+
+
+def _held(share: float, real: np.ndarray, alone: np.ndarray, pair: Compared) -> list[float]:
+    return held_interval(share, len(real), alone, pair.labels)
 
 
 def _share(name: str, share: float, count: int) -> Scored:

@@ -24,7 +24,7 @@ class Features:
 
     `features` (N, D) and `logits` (N, K) are float32, in image order, and of no rows where only statistics were asked
     for or, the logits, the extractor gives none; `statistics` those of `features`, `spatial` those of sFID's. `sha256`
-    is the images' content, `duplicates` how many copy an earlier one.
+    is the images' content, `contents` that of each different one, `duplicates` how many copy an earlier one.
     """
 
     count: int
@@ -34,6 +34,7 @@ class Features:
     spatial: FrechetStatistics | None
     image_size: tuple[int, int]
     sha256: str
+    contents: frozenset[bytes]
     duplicates: int
 
     def __len__(self) -> int:
@@ -141,6 +142,7 @@ class FeatureCollector:
             spatial=self._spatial,
             image_size=(self._digest.shape[0], self._digest.shape[1]),
             sha256=self._digest.sha256,
+            contents=self._digest.contents,
             duplicates=self._digest.duplicates,
         )
 

@@ -14,12 +14,12 @@ import math
 
 import numpy as np
 
-from arbench.evaluation.scores import SplitScores
+from arbench.evaluation.scores import IS_SPLITS, SplitScores
 from arbench.evaluation.statistics import Frechet, FrechetStatistics
 
 METHOD = (
     "95 % bootstrap over images (within balanced classes), linearised, 1000 draws, reference held fixed; "
-    "shares by Wilson's score, recall and coverage over the reference's images; "
+    "shares by Wilson's score, recall and coverage over the reference's images and, by the jackknife, over these; "
     "KID and CMMD as of normal draws of both sides"
 )
 NORMAL = 1.959964  # standard deviations to the ends of 95 %
@@ -28,6 +28,7 @@ SEED = 0
 LEVELS = (2.5, 97.5)  # per cent
 ROWS = 1024  # features handled at once
 LEAST_IN_CLASS = 10  # with fewer images the spread within a class is not known
+LEAST_IN_SPLIT = 10  # with fewer the Inception Score is far too low, and the spread of its splits not known
 
 
 def fid_interval(
@@ -60,12 +61,29 @@ def is_interval(splits: SplitScores, labels: np.ndarray | None = None) -> list[f
     return _interval(float(splits.scores.mean()), within_classes(splits.influences, labels), floor=1.0)
 
 
+def is_in_small_splits(count: int) -> bool:
+    """Whether the splits of `count` images are too small for an interval of the Inception Score."""
+    return count < LEAST_IN_SPLIT * IS_SPLITS
+
+
 def share_interval(share: float, count: int) -> list[float]:
     """[low, high] of a share of `count` images, by Wilson's score: also at 0 and at 1 it has a width."""
     squared = NORMAL**2 / count
     middle = (share + squared / 2) / (1 + squared)
     half = NORMAL * math.sqrt(share * (1 - share) / count + squared / (4 * count)) / (1 + squared)
     return [max(middle - half, 0.0), min(middle + half, 1.0)]
+
+
+def held_interval(share: float, count: int, alone: np.ndarray, labels: np.ndarray | None = None) -> list[float]:
+    """[low, high] of a share of the `count` images of a reference that N images hold, drawing both anew.
+
+    Of the reference as `share_interval`; of the images by the jackknife, from what each of them (N,) holds `alone`;
+    distances to the ends add in squares.
+    """
+    low, high = share_interval(share, count)
+    influences = within_classes(len(alone) * (alone - alone.mean()), labels)
+    half = NORMAL * math.sqrt(float(influences.var()) / len(alone))
+    return [max(share - math.hypot(share - low, half), 0.0), min(share + math.hypot(high - share, half), 1.0)]
 
 
 def mean_interval(values: np.ndarray, labels: np.ndarray | None = None) -> list[float]:

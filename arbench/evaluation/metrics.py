@@ -88,12 +88,12 @@ def _result(
     """`metrics` and `metric_protocol` of one extractor; `real` as `describe_protocol` takes it."""
     values, spans = _scores(task, pair, phase)
     protocol = describe_protocol(pair, source, reference, real, task.network, batch_size)
-    protocol["warnings"] = questions(pair, source, reference, task.network, reconstructions, "kid" in values)
+    protocol["warnings"] = questions(pair, source, reference, task.network, reconstructions, values)
     protocol["measured"] = {  # what is of this set of images alone
         "intervals": spans,
         "interval_method": intervals.METHOD,
         "images_sha256": pair.found.sha256,
-        "notes": notes(pair.found, source, pair.labels, reference),
+        "notes": notes(pair.found, source, pair.labels, reference, real),
     }
     return {"metrics": values, "metric_protocol": protocol}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from importlib.metadata import version
 from typing import Any
 
@@ -12,6 +13,7 @@ from arbench.evaluation import scores
 from arbench.evaluation.compared import Compared
 from arbench.evaluation.extractors import Network
 from arbench.evaluation.features import Features
+from arbench.evaluation.intervals import is_in_small_splits
 from arbench.evaluation.kernels import CMMD_SCALE, CMMD_SIGMA
 from arbench.evaluation.reference import Reference
 from arbench.evaluation.sliced import DIRECTIONS, SEED
@@ -75,12 +77,16 @@ def questions(
     reference: Reference,
     extractor: Network,
     reconstructions: bool,
-    with_kid: bool,
+    values: Collection[str],
 ) -> list[str]:
-    """What makes these scores incomparable with the literature's, one sentence each."""
+    """What makes these scores, of the names `values`, incomparable with the literature's, one sentence each."""
     asked, found = [], pair.found
-    if with_kid and pair.strata is None and allotted(pair.labels, source.label_mode):
+    if "kid" in values and pair.strata is None and allotted(pair.labels, source.label_mode):
         asked.append(SINGLE)
+    if "is_mean" in values and is_in_small_splits(len(found)):
+        splits = min(scores.IS_SPLITS, len(found))
+        most = -(-len(found) // splits)
+        asked.append(f"{len(found)} images in {splits} splits: the Inception Score is too low, {most} at the most")
     if reference.split == "val" and not reconstructions:
         asked.append(f"{reference.name} is of validation images; FID of generated images is against training images")
     if reference.split == "train" and reconstructions:
@@ -93,13 +99,18 @@ def questions(
     return asked
 
 
-def notes(found: Features, source: ImageSource, labels: np.ndarray | None, reference: Reference) -> list[str]:
+def notes(
+    found: Features, source: ImageSource, labels: np.ndarray | None, reference: Reference, real: Features | None
+) -> list[str]:
     """What a reader should know of this very set of images, and of how those of the reference were read."""
     told = [*source.notes, *source.conversions.notes]
     of_reference = [*reference.notes, *(reference.images.conversions.notes if reference.images else ())]
     told += [f"reference: {line}" for line in of_reference]
     if found.duplicates:
         told.append(f"{found.duplicates} of {len(found)} images are exact copies of another")
+    copies = len(found.contents & real.contents) if real else 0
+    if copies:
+        told.append(f"{copies} of the reference's images are among these, pixel for pixel")
     if labels is None and found.logits.size:
         labels = found.logits.argmax(axis=1)
     if labels is not None and is_sorted_by_class(labels):

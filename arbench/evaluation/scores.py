@@ -6,7 +6,7 @@ FID is `FrechetStatistics.distance`. All arithmetic is float64; constants are th
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -48,17 +48,22 @@ class SplitScores(NamedTuple):
 
 
 class DensityCoverage(NamedTuple):
-    """`density` (N,) of each image, whose mean is the density; `coverage` a fraction in [0, 1]."""
+    """`density` (N,) of each image, whose mean is the density; `coverage` a fraction in [0, 1].
+
+    `alone` (N,) is the part of the coverage that each image gives alone: without it, so much would be lost.
+    """
 
     density: np.ndarray
     coverage: float
+    alone: np.ndarray
 
 
 class PrecisionRecall(NamedTuple):
-    """Fractions in [0, 1]."""
+    """Fractions in [0, 1]; `alone` (N,) is the part of the recall that the ball of each image gives alone."""
 
     precision: float
     recall: float
+    alone: np.ndarray
 
 
 def inception_splits(logits: np.ndarray, splits: int = IS_SPLITS, seed: int = SHUFFLE_SEED) -> SplitScores:
@@ -153,9 +158,10 @@ def precision_recall(
         )
     centre = np.asarray(reference, np.float64).mean(axis=0)  # near the origin squared distances lose least
     ours, theirs = (torch.from_numpy(x - centre).to(device) for x in (features, reference))
-    precision = _covered(ours, theirs, _reach(theirs, neighbours))
-    recall = _covered(theirs, ours, _reach(ours, neighbours))
-    return PrecisionRecall(precision, recall)
+    reach, own_reach = _reach(theirs, neighbours), _reach(ours, neighbours)
+    precision, _ = _held(block <= reach for block in _squared_distances(ours, theirs))
+    recall, alone = _held(block <= own_reach for block in _squared_distances(theirs, ours))
+    return PrecisionRecall(precision, recall, alone)
 
 
 def density_coverage(
@@ -177,8 +183,9 @@ def density_coverage(
     ours, theirs = (torch.from_numpy(x - centre).to(device) for x in (features, reference))
     reach = _reach(theirs, neighbours)
     counts = torch.cat([(block < reach).sum(dim=1) for block in _squared_distances(ours, theirs)])
-    nearest = torch.cat([block.amin(dim=1) for block in _squared_distances(theirs, ours)])
-    return DensityCoverage(counts.double().cpu().numpy() / neighbours, float((nearest < reach).double().mean()))
+    blocks = _squared_distances(theirs, ours)
+    coverage, alone = _held(block < part[:, None] for block, part in zip(blocks, reach.split(_rows(ours)), strict=True))
+    return DensityCoverage(counts.double().cpu().numpy() / neighbours, coverage, alone)
 
 
 def _reach(points: Tensor, neighbours: int) -> Tensor:
@@ -188,18 +195,29 @@ def _reach(points: Tensor, neighbours: int) -> Tensor:
     return torch.cat(rows)
 
 
-def _covered(queries: Tensor, centres: Tensor, reach: Tensor) -> float:
-    """The fraction of `queries` that lie in at least one ball."""
-    inside = [(block <= reach).any(dim=1) for block in _squared_distances(queries, centres)]
-    return float(torch.cat(inside).double().mean())
+def _held(blocks: Iterable[Tensor]) -> tuple[float, np.ndarray]:
+    """The fraction of queries that anything holds, and what part of it each holder (N,) holds alone.
+
+    `blocks` (b, N) say of each query which holders hold it.
+    """
+    held, alone, count = 0, torch.zeros(()), 0
+    for block in blocks:
+        times = block.sum(dim=1)
+        held, count = held + int((times > 0).sum()), count + len(block)
+        alone = alone.to(block.device) + block[times == 1].sum(dim=0)
+    return held / count, alone.double().cpu().numpy() / count
 
 
 def _squared_distances(queries: Tensor, centres: Tensor) -> Iterator[Tensor]:
     """Blocks (b, M) of squared distances, row after row of `queries`."""
-    rows = max(1, CHUNK_BYTES // (centres.element_size() * len(centres)))
     norms = centres.square().sum(dim=1)
-    for block in queries.split(rows):
+    for block in queries.split(_rows(centres)):
         yield (block.square().sum(dim=1, keepdim=True) + norms).addmm_(block, centres.T, alpha=-2).clamp_(min=0)
+
+
+def _rows(centres: Tensor) -> int:
+    """How many queries a block of distances to `centres` (M, D) has."""
+    return max(1, CHUNK_BYTES // (centres.element_size() * len(centres)))
 
 
 def label_accuracy(logits: np.ndarray, labels: np.ndarray) -> float:

@@ -299,6 +299,11 @@ class ImageDigest:
             self._all.update(digest)
 
     @property
+    def contents(self) -> frozenset[bytes]:
+        """A digest of each different image."""
+        return frozenset(self._seen)
+
+    @property
     def sha256(self) -> str:
         """Over the size and the images in their order."""
         total = self._all.copy()
