@@ -48,6 +48,10 @@ def told(capsys, *arguments, code=2):
     [
         (("--method", "mra"), "unknown method 'mra'; did you mean 'mar'?"),
         (("--model", "mar-digit"), "unknown model 'mar-digit'; did you mean 'mar-digits'?"),
+        (("--num-images", "1e3"), "--num-images '1e3': expected a whole number"),
+        (("--cfg-scale=x",), "--cfg-scale 'x': expected a number"),
+        (("--num-images", "3"), "num_images is 3; expected at least 4, which precision takes, or no scores"),
+        (("--num-images", "1", "--metrics", "fid"), "num_images is 1; expected at least 2, which fid takes"),
         (("--method", "ar", "--model", "mar-digits"), "is of method 'mar', not 'ar'"),
         (("--tokenizer", "digits-lk"), "unknown tokenizer 'digits-lk'; did you mean 'digits-kl'?"),
         (("--method", "ar", "--tokenizer", "digits-kl", *RANDOM), "expected a discrete tokenizer"),

@@ -500,6 +500,7 @@ def test_on_a_narrow_terminal_a_table_is_broken_into_lines_and_nothing_is_cut(ru
     assert "|" not in shown
     assert max(map(len, shown.splitlines())) <= 60
     assert "…" not in shown
+    assert shown.count("mar-digits") == 1  # a word of a name is whole
     assert [shown.count(cell) for cell in ("FID-500", "4.00", "97.5", "0.0200")] == [1, 2, 2, 2]
     monkeypatch.setenv("COLUMNS", "400")
     cli.table()

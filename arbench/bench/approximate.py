@@ -74,7 +74,7 @@ def bench_tiers(
     evaluation = evaluation_settings(request, exact.preset)
     if evaluation is None:
         raise ValueError(f"reference: none is known for model {exact.model!r}; expected --reference with --tiers")
-    check_evaluation(evaluation)
+    check_evaluation(evaluation, request.num_images)
     batch = choose_batch(exact, batch_size)
     engine = engine_name(request.engine, exact.generator, GRAPH_BATCHES)
     say(f"{len(ways)} ways in turn, {repeats} rounds at batch {batch}")

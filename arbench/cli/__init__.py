@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from arbench.machine.plain_text import ERRORS, one_printable_line, plain_stream
@@ -20,6 +20,7 @@ USER_ERRORS = (ValueError, OSError)
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 UNKNOWN_COMMAND = re.compile(r"No such command '(.*?)'")  # as Click says it
+NO_NUMBER = re.compile(r"\bvalid (integer|number|float)\b|Input should be ((?:greater|less) than .*)")  # as Typer does
 COMPLETE = "_ARBENCH_COMPLETE"  # set by the shell that asks what may follow, as Click has it
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE, what a shell reports for other programs
 
@@ -116,7 +117,7 @@ def run_command(arguments: list[str]) -> int:
     except (typer.Abort, KeyboardInterrupt) as stop:
         return interrupted(str(stop))
     except usage_error as usage:
-        return fail(explain_usage(usage))
+        return fail(explain_usage(usage, arguments))
     except BrokenPipeError:  # the reader of our output, `head` say, has gone
         drop_output()
         return EXIT_BROKEN_PIPE
@@ -170,15 +171,28 @@ def click_errors() -> tuple[Any, Any]:
     return usage_error, getattr(module, "NoArgsIsHelpError", ())
 
 
-def explain_usage(usage: Any) -> str:
-    """One line for a usage error; an unknown command gets the nearest and the list, at every level."""
+def explain_usage(usage: Any, arguments: Sequence[str] = ()) -> str:
+    """One line for a usage error, with the value; an unknown command gets the nearest and the list, at every level."""
     unknown = UNKNOWN_COMMAND.match(usage.message)
     if unknown is None or usage.ctx is None:
-        return usage.format_message()
+        return explain_number(usage, arguments) or usage.format_message()
     from arbench.registry import unknown_name
 
     of_group = usage.ctx.command_path.removeprefix("arbench").strip()
     return str(unknown_name(f"command {of_group}".strip(), unknown[1], usage.ctx.command.list_commands(usage.ctx)))
+
+
+def explain_number(usage: Any, arguments: Sequence[str]) -> str:
+    """One line for what is no number, or out of range, with its value, which newer Typers leave out; else nothing."""
+    wrong = NO_NUMBER.search(usage.message)
+    given = ""
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        option, joined, value = argument.partition("=")
+        if option in getattr(getattr(usage, "param", None), "opts", ()):
+            given = f"{option} {(value if joined else following)!r}"  # the last one counts
+    if not wrong or not given:
+        return ""
+    return f"{given}: expected a {'whole ' if wrong[1] == 'integer' else ''}number {wrong[2] or ''}".rstrip()
 
 
 def drop_output() -> None:

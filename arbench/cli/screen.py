@@ -45,35 +45,56 @@ def print_tables(tables: Sequence[Table]) -> None:
 
 
 def show(tables: Sequence[Table]) -> None:
-    """Print `tables` within the width of the terminal; nothing is cut off."""
+    """Print `tables` within the width of the terminal; nothing is cut off.
+
+    A table of few rows is turned round where it then fits, a line for each quantity; another is printed in parts.
+    """
+    import shutil
+
     from rich.console import Console
     from rich.text import Text
 
-    console = Console(highlight=False)
+    from arbench.cli.layout import parts, turned, whole_width
+
+    screen = shutil.get_terminal_size().columns
+    console = Console(highlight=False, width=screen)
     for table in tables:
-        console.print(_framed(table))
+        if table.title:
+            console.print(Text(table.title))
+        round_ = turned(table)
+        if whole_width(round_) <= screen:
+            console.print(_framed(round_, range(len(round_.heads))))
+            console.print()
+        else:
+            for part in parts(table, screen):
+                console.print(_framed(table, part.places, part.widths))
         for mark, text in table.footnotes:
             console.print(Text(f"- {f'{mark}: ' if mark else ''}{text}"))
         console.print()
 
 
-def _framed(table: Table) -> Frame:
-    """The table as rich draws it; Text everywhere, so that nothing in a cell is read as markup."""
+def _framed(table: Table, places: Sequence[int], widths: Sequence[int] | None = None) -> Frame:
+    """Some columns of the table as rich draws them; Text everywhere, so that nothing in a cell is read as markup."""
     from rich import box
     from rich.table import Table as Frame
     from rich.text import Text
 
-    frame = Frame(title=Text(table.title) if table.title else None, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    for place, head in enumerate(table.heads):
+    headed = any(table.heads)
+    style = box.SIMPLE_HEAD if headed else None
+    frame = Frame(box=style, show_header=headed, pad_edge=False, padding=(0, 1))
+    for place, width in zip(places, widths or [None] * len(places), strict=True):
         numeric = any(row[place].value is not None for row in table.rows)
-        frame.add_column(Text(head), justify="right" if numeric else "left", overflow="fold")
+        head = Text(table.heads[place])
+        frame.add_column(head, width=width, justify="right" if numeric else "left", overflow="fold")
     for row in table.rows:
-        frame.add_row(*(_text(cell) for cell in row))
+        frame.add_row(*(_text(row[place]) for place in places))
     return frame
 
 
 def _text(cell: Cell) -> Text:
     from rich.text import Text
 
-    text = Text(f"{cell.text}{f' {cell.mark}' if cell.mark else ''}", style="bold" if cell.best else "")
+    from arbench.cli.layout import cell_text
+
+    text = Text(cell_text(cell), style="bold" if cell.best else "")
     return text.append(f"\n{cell.span}", style="not bold dim") if cell.span else text

@@ -54,7 +54,7 @@ class Head:
 class Metric:
     """One entry: `compute` gives the numbers of `heads`, and perhaps those of `also`, which stand in records only.
 
-    `usual`: computed where nobody asks for metrics by name and its needs are met.
+    `usual`: computed where nobody asks for metrics by name and its needs are met. `fewest` images it can be of.
     """
 
     name: str
@@ -64,6 +64,7 @@ class Metric:
     also: tuple[str, ...] = ()
     usual: bool = False
     protocol: str = ""  # the entry of a protocol that is of this metric, and of none that names another
+    fewest: int = 1
 
     @property
     def numbers(self) -> tuple[str, ...]:
@@ -83,12 +84,14 @@ METRICS: dict[str, Metric] = {
             heads=(Head(name="fid", title="FID", better="lower", decimals=2, range=DISTANCE),),
             compute=lazy(f"{COMPUTED}:fid"),
             usual=True,
+            fewest=2,
         ),
         Metric(
             name="sfid",
             heads=(Head(name="sfid", title="sFID", better="lower", decimals=2, range=DISTANCE),),
             compute=lazy(f"{COMPUTED}:sfid"),
             needs=_needs(SPATIAL),
+            fewest=2,
         ),
         Metric(
             name="is",
@@ -106,6 +109,7 @@ METRICS: dict[str, Metric] = {
             needs=_needs(REFERENCE_IMAGES),
             usual=True,
             protocol="precision_recall",
+            fewest=4,
         ),
         Metric(
             name="recall",
@@ -114,6 +118,7 @@ METRICS: dict[str, Metric] = {
             needs=_needs(REFERENCE_IMAGES),
             usual=True,
             protocol="precision_recall",
+            fewest=4,
         ),
         Metric(
             name="kid",
@@ -122,6 +127,7 @@ METRICS: dict[str, Metric] = {
             compute=lazy(f"{COMPUTED}:kid"),
             needs=_needs(REFERENCE_IMAGES),
             protocol="kid",
+            fewest=2,
         ),
         Metric(
             name="density",

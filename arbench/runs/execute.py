@@ -90,7 +90,7 @@ def open_folder(job: PreparedRun, say: Callable[[str], None] = lambda line: None
 
 def _opened(out: Path, model: str, job: PreparedRun) -> dict[str, Any]:
     try:
-        check_evaluation(job.settings["evaluation"])
+        check_evaluation(job.settings["evaluation"], job.request.num_images)
     except (ValueError, OSError) as error:
         if str(job.request.weights) != RANDOM:
             raise

@@ -186,14 +186,19 @@ def evaluation_settings(request: RunRequest, preset: Preset | None) -> dict[str,
     }
 
 
-def check_evaluation(settings: dict[str, Any] | None) -> None:
+def check_evaluation(settings: dict[str, Any] | None, num_images: int) -> None:
     """Open the reference and load the extractor, so that a mistake shows before the images are made, not after.
 
-    Raises ValueError or OSError as `arbench.evaluate` would.
+    Raises ValueError or OSError as `arbench.evaluate` would, and where a metric cannot be of so few images.
     """
     if settings is None:
         return
-    check_names("metric", settings["metrics"] or (), METRICS)
+    asked = settings["metrics"] or ("fid",)
+    check_names("metric", asked, METRICS)
+    most = max(asked, key=lambda name: METRICS[name].fewest)
+    if num_images < METRICS[most].fewest:
+        least = f"expected at least {METRICS[most].fewest}, which {most} takes"
+        raise ValueError(f"num_images is {num_images}; {least}, or no scores (--no-evaluate)")
     open_reference(settings["reference"])
     load_networks(settings["extractor"], settings["inception_weights"], "cpu")
 

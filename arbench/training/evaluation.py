@@ -235,7 +235,7 @@ def check_asked(asked: Evaluating, job: Job, request: RunRequest) -> None:
     own = get_preset(job.target).data == DIGITS and job.data == DIGITS
     if asked.reference is None and not own:
         raise ValueError(f"evaluation of {job.target} on {job.data}: expected --eval-reference with real images")
-    check_evaluation(evaluation_settings(request, get_preset(job.target)))
+    check_evaluation(evaluation_settings(request, get_preset(job.target)), request.num_images)
 
 
 def averaged_weights(trainer: Trainer) -> dict[str, Tensor]:
