@@ -137,6 +137,25 @@ def test_an_unknown_command_names_the_nearest(capsys, every_command, arguments, 
     assert line in told(capsys, *arguments)
 
 
+@pytest.mark.parametrize(
+    ("command", "example"),
+    [
+        ("run", "--row mar-b --weights mar-base.safetensors --tokenizer-weights kl16.ckpt"),
+        ("tokenizers stats", "stats diffusers:stabilityai/sd-vae-ft-mse --data imagenet/train --size 256 --num-images"),
+        ("train", "-m arbench train --model mar-b --data DIR --tokenizer-weights kl16.ckpt --resume auto"),
+    ],
+)
+def test_a_long_example_of_a_help_can_be_copied_from_a_narrow_terminal(
+    capsys, monkeypatch, every_command, command, example
+):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.run_command([*command.split(), "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert example not in shown
+    assert example in re.sub(r" \\\n +", " ", shown)  # as a shell joins it
+    assert max(map(len, shown.splitlines())) <= 80
+
+
 @pytest.mark.parametrize("group", ["tokenizers", "weights"])
 def test_list_is_a_command_and_what_the_group_does_alone(capsys, every_command, group):
     assert cli.run_command([group]) == 0

@@ -6,6 +6,7 @@ import importlib
 import os
 import re
 import sys
+import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 UNKNOWN_COMMAND = re.compile(r"No such command '(.*?)'")  # as Click says it
 NO_NUMBER = re.compile(r"\bvalid (integer|number|float)\b|Input should be ((?:greater|less) than .*)")  # as Typer does
+EXAMPLE = re.compile(r"([A-Z_]+=\S+ )*(arbench|torchrun) ")
+EXAMPLE_WIDTH = 74  # characters, of the 78 that Click's help takes of a terminal
 COMPLETE = "_ARBENCH_COMPLETE"  # set by the shell that asks what may follow, as Click has it
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE, what a shell reports for other programs
 
@@ -48,7 +51,7 @@ def build_app() -> Any:
 
     app = typer.Typer(
         name="arbench",
-        help="One suite for AR, PAR and MAR image generation: FID and IS against wall-clock.",
+        help="Image generation by AR, PAR, MAR and ARPG, one sampler, one evaluator: FID and IS against wall-clock.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
@@ -65,7 +68,26 @@ def build_app() -> Any:
 
     for name in COMMAND_MODULES:
         importlib.import_module(f"arbench.cli.{name}").register(app)
+    keep_examples(app)
     return app
+
+
+def keep_examples(app: Any) -> None:
+    """Let the examples of every command be shown as they can be copied, broken into lines only where a shell allows."""
+    for info in (*app.registered_commands, *filter(None, [app.registered_callback])):
+        if isinstance(info.epilog, str):
+            info.epilog = "\n\n".join(_example(part) for part in info.epilog.strip().split("\n\n"))
+    for group in app.registered_groups:
+        keep_examples(group.typer_instance)
+
+
+def _example(part: str) -> str:
+    """A paragraph of an epilog; a command line in it is kept from Click's wrapping, its lines joined by backslashes."""
+    line = " ".join(part.split())
+    if not EXAMPLE.match(line):
+        return line
+    lines = textwrap.wrap(line, EXAMPLE_WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    return "\b\n" + " \\\n".join(lines)
 
 
 def print_version(asked: bool) -> None:

@@ -37,9 +37,7 @@ SAMPLER_NOTE = "`--head-sampler {name}`: {meaning}."
 
 Patterns = Annotated[
     Optional[list[str]],
-    typer.Argument(
-        metavar="[NAME]...", help="Names or shell patterns, e.g. 'mar*'; all by default.", show_default=False
-    ),
+    typer.Argument(metavar="NAME", help="Names or shell patterns, e.g. 'mar*'; all by default.", show_default=False),
 ]
 Name = Annotated[
     str, typer.Argument(help="A method, a preset, or module:Name of an arbench.Method.", show_default=False)

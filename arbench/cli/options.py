@@ -17,7 +17,9 @@ from arbench.settings import SETTINGS, Setting
 METHODS = "|".join(method_names())
 SET = "set"  # the option by which a plug-in's settings are given
 
-Method = Annotated[Optional[str], typer.Option("--method", metavar=METHODS, help="What draws (run: also all).")]
+Method = Annotated[
+    Optional[str], typer.Option("--method", metavar=METHODS, help="What draws; run and sample also take all.")
+]
 Model = Annotated[Optional[str], typer.Option("--model", help="Generator preset, e.g. mar-b.")]
 Tokenizer = Annotated[Optional[str], typer.Option("--tokenizer", help="Tokenizer name or module:Class.")]
 Weights = Annotated[Optional[str], typer.Option("--weights", help="Generator weights: a file, or 'random'.")]

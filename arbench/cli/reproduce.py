@@ -29,7 +29,7 @@ and what is missing. A row that was interrupted goes on where it stopped.
 RUNS = Path("runs/reproduce")
 
 TableName = Annotated[
-    Optional[str], typer.Argument(metavar="[TABLE]", help="A table or figure, e.g. mar/table4, or a file: my.yaml.")
+    Optional[str], typer.Argument(metavar="TABLE", help="A table or figure, e.g. mar/table4, or a file: my.yaml.")
 ]
 Rows = Annotated[Optional[str], typer.Option("--rows", help="Some rows only, by name: a,b,c.")]
 Seeds = Annotated[Optional[str], typer.Option("--seeds", help="Instead of the rows' own seeds: 0,1,2.")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import typer
@@ -73,7 +74,7 @@ def show(tables: Sequence[Table]) -> None:
         console.print()
 
 
-def _framed(table: Table, places: Sequence[int], widths: Sequence[int] | None = None) -> Frame:
+def _framed(table: Table, places: Sequence[int], widths: Sequence[int] = ()) -> Frame:
     """Some columns of the table as rich draws them; Text everywhere, so that nothing in a cell is read as markup."""
     from rich import box
     from rich.table import Table as Frame
@@ -82,7 +83,7 @@ def _framed(table: Table, places: Sequence[int], widths: Sequence[int] | None = 
     headed = any(table.heads)
     style = box.SIMPLE_HEAD if headed else None
     frame = Frame(box=style, show_header=headed, pad_edge=False, padding=(0, 1))
-    for place, width in zip(places, widths or [None] * len(places), strict=True):
+    for place, width in zip_longest(places, widths):
         numeric = any(row[place].value is not None for row in table.rows)
         head = Text(table.heads[place])
         frame.add_column(head, width=width, justify="right" if numeric else "left", overflow="fold")

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 Sources = Annotated[
     Optional[list[str]],
-    typer.Argument(metavar="[TABLE|RUN]...", help="A table (mar/table4, my.yaml), run folders, record files."),
+    typer.Argument(metavar="TABLE|RUN", help="A table (mar/table4, my.yaml), run folders, record files."),
 ]
 Runs = Annotated[
     Optional[list[str]],
-    typer.Argument(metavar="[RUN]...", help="Run folders or record files; by default every run under runs/."),
+    typer.Argument(metavar="RUN", help="Run folders or record files; by default every run under runs/."),
 ]
 Format = Annotated[str, typer.Option("--format", "-f", help="md, csv, latex or html.")]
 Intervals = Annotated[bool, typer.Option("--intervals/--no-intervals", help="95 % intervals beside the numbers.")]
