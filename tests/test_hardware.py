@@ -11,6 +11,7 @@ import pytest
 import torch
 from tiny_runs import TINY_GPT
 
+from arbench.cli.train import TRAINED_ON
 from arbench.images.pixels import resize_bicubic, to_uint8
 from arbench.machine import hardware
 from arbench.machine.timing import PhaseTimer
@@ -25,9 +26,21 @@ CPU = torch.device("cpu")
 def test_devices_and_dtypes_by_name():
     assert hardware.resolve_device("cpu") == CPU
     assert hardware.resolve_device("auto").type == hardware.available_devices()[0]
+    assert hardware.device_name("cpu:0") == "cpu"
     assert hardware.resolve_dtype("bfloat16") is torch.bfloat16
     with pytest.raises(ValueError, match="did you mean 'float32'"):
         hardware.resolve_dtype("flaot32")
+
+
+def test_the_fastest_device_that_may_be_taken_is_auto(monkeypatch):
+    monkeypatch.setattr(hardware, "available_devices", lambda: ["mps", "cpu"])
+    assert hardware.resolve_device("auto") == torch.device("mps")
+    assert hardware.resolve_device("auto", automatic=TRAINED_ON) == CPU
+    assert hardware.resolve_device("mps", automatic=TRAINED_ON) == torch.device("mps")
+    monkeypatch.setattr(hardware, "available_devices", lambda: ["cuda", "cpu"])
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert hardware.resolve_device("auto", 6, TRAINED_ON) == torch.device("cuda", 2)
+    assert [hardware.device_name(name, TRAINED_ON) for name in ("auto", "cuda", "cuda:1")] == ["cuda", "cuda", "cuda:1"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")

@@ -81,8 +81,11 @@ if [[ $1 == show ]]; then echo localhost; else echo "$*" >> "$TOLD/requeued"; fi
     "srun": f"""#!{sys.executable}
 import json, os, sys
 words = [word for word in sys.argv[1:]]
+options = []
 while words[0].startswith("--"):
-    words.pop(0)
+    options.append(words.pop(0))
+with open(os.path.join(os.environ["TOLD"], "options"), "a") as file:
+    file.write(json.dumps([*options, os.environ["OMP_NUM_THREADS"]]) + "\\n")
 with open(os.path.join(os.environ["TOLD"], "srun"), "a") as file:
     file.write(json.dumps(words) + "\\n")
 if os.environ.get("FAIL"):
@@ -137,6 +140,16 @@ def test_the_slurm_script_starts_a_training_that_the_parser_takes_and_tries_agai
     assert first[first.index("arbench") + 1 :] == ["train", "--out", f"{tmp_path}/train", *words, "--resume", "auto"]
     parse(first[first.index("arbench") + 1 :])
     assert not (tmp_path / "requeued").exists()
+
+
+@pytest.mark.parametrize(("cores", "threads"), [("64", "16"), ("2", "1"), (None, "1")])
+def test_a_step_has_the_cores_of_its_job(slurm, tmp_path, cores, threads):
+    given = {**slurm, "FAIL": "1", "SLURM_GPUS_ON_NODE": "4"}
+    del given["SLURM_CPUS_PER_TASK"]
+    given |= {} if cores is None else {"SLURM_CPUS_PER_TASK": cores}
+    subprocess.run(["bash", str(SCRIPT), "--model", "mar-b"], env=given, capture_output=True)
+    told = {tuple(json.loads(line)) for line in (tmp_path / "options").read_text().splitlines()}
+    assert told == {("--kill-on-bad-exit=1", f"--cpus-per-task={cores or 4}", threads)}
 
 
 @pytest.mark.slow

@@ -112,6 +112,42 @@ def test_what_two_have_saved_three_go_on_with(tmp_path):
     assert_same(load_file(tmp_path / "longer.safetensors"), alone)
 
 
+COMPILED = """
+import sys
+from functools import partialmethod
+from pathlib import Path
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from arbench.machine.distributed import process_group, processes
+from arbench.training.engine import Engine
+from training_cases import result, run
+
+torch.set_num_threads(1)
+nn.Module.compile = partialmethod(nn.Module.compile, backend="aot_eager")
+out, mine = Path(sys.argv[1]), processes()
+with process_group(mine, torch.device("cpu")):
+    for shard in (False, True):
+        for compiled in (False, True):
+            name = f"{shard}-{compiled}"
+            trainer = run(out / name, mine, "ar-raster", engine=Engine(shard=shard, compile=compiled), steps=3)
+            done = [block for block in trainer.task.model.modules() if block._compiled_call_impl is not None]
+            assert bool(done) is compiled
+            tensors = result(trainer)
+            if mine.is_first:
+                save_file(tensors, out / f"{name}.safetensors")
+"""
+
+
+@pytest.mark.slow
+def test_compiled_blocks_of_two_processes_are_the_blocks(tmp_path):
+    """Under DDP and under FSDP2, whose hooks stand around each block."""
+    torchrun(tmp_path, 2, script=COMPILED)
+    for shard in (False, True):
+        found = [load_file(tmp_path / f"{shard}-{compiled}.safetensors") for compiled in (False, True)]
+        assert_same(*found)
+
+
 KILLS = 10
 KILLED = """
 import os, random, signal, sys, threading

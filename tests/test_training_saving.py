@@ -6,10 +6,12 @@ import threading
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from small_disk import small_disk
 from test_training import TinyTask, stop_at, tiny_config
 
 from arbench.machine import saving
+from arbench.machine.distributed import Processes
 from arbench.machine.sharded import read_all
 from arbench.training.checkpoint import (
     FOLDER_NAME,
@@ -62,6 +64,27 @@ def test_steps_go_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
     assert read_checkpoint_facts(first)["step"] == 4
     for name, value in read_all(first).items():
         assert torch.equal(value, expected[name]), name
+
+
+def test_a_state_is_written_as_it_was_whatever_pytorch_copies(tmp_path, monkeypatch):
+    """PyTorch's earlier stagers hand on what lies on the CPU as it is; the weights move on before it is written."""
+    moved, write = threading.Event(), dcp.FileSystemWriter.write_data
+
+    def write_later(*given):
+        assert moved.wait(PATIENCE)
+        return write(*given)
+
+    monkeypatch.setattr(dcp.FileSystemWriter, "stage", lambda writer, state: state)
+    monkeypatch.setattr(dcp.FileSystemWriter, "write_data", write_later)
+    weight, rows = torch.arange(4.0), torch.zeros(3, dtype=torch.int64)
+    with saving.saving(Processes()) as saver:
+        saver.begin(tmp_path / "saved", {"weight": weight, "rows": rows}, {}, lambda: None)
+        weight += 1
+        rows += 1
+        moved.set()
+    found = read_all(tmp_path / "saved")
+    assert torch.equal(found["weight"], torch.arange(4.0))
+    assert torch.equal(found["rows"], torch.zeros(3, dtype=torch.int64))
 
 
 def test_two_checkpoints_never_overlap(tmp_path, monkeypatch):

@@ -14,6 +14,33 @@ if TYPE_CHECKING:
     from arbench.training.jobs import Job
 
 
+def asked_jobs(
+    named: Mapping[str, str | None],
+    of_table: tuple[str | None, str | None],
+    shared: dict[str, Any],
+    out: Path,
+    changes: Mapping[str, Any],
+) -> tuple[list[Job], Path]:
+    """The jobs that a command line asks for, and the folder that holds theirs.
+
+    `named` are the values of --config, --target, --method and --model, `of_table` experiment and row, `shared` what all
+    jobs have. Raises ValueError where it does not say what to train, or says it twice.
+    """
+    from arbench.papers.experiment import load_experiment
+    from arbench.training.job import is_job_file
+
+    experiment, row = of_table
+    config, *others = named.values()
+    if is_job_file(config):
+        return [learning.repeated_job(str(config), (*of_table, *others), shared)], out
+    if experiment is not None or row is not None:
+        jobs = [row_job(experiment, row, tuple(named.values()), shared)]
+        # The rows of a table share their models' names; `row_job` has found both.
+        return jobs, out / load_experiment(str(experiment)).name / str(row)
+    shared = {**shared, "data": shared["data"] or "digits"}
+    return plan_jobs(config, named["target"], named["method"], named["model"], shared, out, changes), out
+
+
 def row_job(experiment: str | None, row: str | None, others: tuple[str | None, ...], shared: dict[str, Any]) -> Job:
     """The job of a table's row. Raises ValueError where it is not named, or something else is asked for as well."""
     from arbench.generators.methods import get_preset

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand
 
 from arbench.cli import evaluating, learning, options
-from arbench.cli.jobs import plan_jobs, row_job
+from arbench.cli.jobs import asked_jobs
 from arbench.cli.screen import tell
 from arbench.machine.progress import progress_bar
 from arbench.registry import unknown_name
@@ -60,6 +60,7 @@ CACHE_EXAMPLES = """Examples:
   torchrun --nproc_per_node=8 -m arbench cache --tokenizer kl16 --tokenizer-weights kl16.ckpt --data DIR --size 256
 """
 DEFAULT_OUT = Path("runs/train")
+TRAINED_ON = ("cuda", "cpu")  # by themselves; MPS where it is asked for: nobody has trained there yet
 AUTO = "--resume-auto"  # an earlier spelling, and what the parser is given: its flags take no value
 
 ExperimentName = Annotated[
@@ -185,14 +186,15 @@ def train(
     config.yaml beside the weights repeats the training.
     """
     from arbench.machine.distributed import processes
-    from arbench.papers.experiment import load_experiment
+    from arbench.machine.hardware import device_name
     from arbench.report.logs import log_names
     from arbench.training.checkpoint import Keeping
     from arbench.training.engine import Engine
     from arbench.training.forecast import forecast
-    from arbench.training.job import is_job_file
 
-    changes = {
+    if no_cache and cache is not None:
+        raise ValueError(f"--no-cache and --cache {cache}: expected one of them")
+    changes: dict[str, Any] = {
         "steps": steps,
         "epochs": epochs,
         "batch_size": batch_size,
@@ -201,11 +203,10 @@ def train(
         "dtype": dtype,
         "seed": seed,
         "cached": False if no_cache else None,
+        "micro_batches": None if accumulate is None else accumulate * (plan or processes().count),
     }
-    if no_cache and cache is not None:
-        raise ValueError(f"--no-cache and --cache {cache}: expected one of them")
     shared: dict[str, Any] = {
-        "data": data or "digits",
+        "data": data,
         "size": size,
         "tokenizer": tokenizer,
         "tokenizer_weights": tokenizer_weights,
@@ -213,18 +214,11 @@ def train(
         "workers": workers,
         "init": init,
         "which": which,
-        "device": resolve_device(device),
+        "device": device_name(device, TRAINED_ON),
+        "losses": learning.losses(perceptual_weight, discriminator_weight, discriminator_start),
     }
-    shared["losses"] = learning.losses(perceptual_weight, discriminator_weight, discriminator_start)
-    folder = out or DEFAULT_OUT
-    if is_job_file(config):
-        jobs = [learning.repeated_job(str(config), (experiment, row, target, method, model), {**shared, "data": data})]
-    elif experiment is not None or row is not None:
-        jobs = [row_job(experiment, row, (config, target, method, model), {**shared, "data": data})]
-        # The rows of a table share their models' names; `row_job` has found both.
-        folder = folder / load_experiment(str(experiment)).name / str(row)
-    else:
-        jobs = plan_jobs(config, target, method, model, shared, folder, changes)
+    named = {"config": config, "target": target, "method": method, "model": model}
+    jobs, folder = asked_jobs(named, (experiment, row), shared, out or DEFAULT_OUT, changes)
     evaluations = {
         "epochs": eval_every,
         "steps": eval_steps,
@@ -233,20 +227,19 @@ def train(
         "extractor": eval_extractor,
         "inception_weights": inception_weights,
     }
+    engine = Engine(shard=shard, recompute=recompute, compile=compile)
     how: dict[str, Any] = {
-        "engine": Engine(shard=shard, recompute=recompute, compile=compile),
+        "engine": engine,
         "keeping": Keeping(last=keep_last, every=keep_every),
         "evaluating": evaluating.asked(jobs, evaluations),
         "logs": log_names(log or ()),
         "relist": relist,
     }
-    if accumulate is not None:
-        changes["micro_batches"] = accumulate * (plan or processes().count)
-    if plan is not None:
-        for line in forecast(jobs, plan, how["engine"], changes, data=data, say=typer.echo):
+    if plan is None:
+        run_jobs(jobs, folder, resume, changes, auto=resume_auto, how=how)
+    else:
+        for line in forecast(jobs, plan, engine, changes, data=data, say=typer.echo):
             typer.echo(line)
-        return
-    run_jobs(jobs, folder, resume, changes, auto=resume_auto, how=how)
 
 
 def run_jobs(
@@ -297,11 +290,10 @@ def cache(
     relist: Relist = False,
 ) -> None:
     """Compute the latents or codes of a data set once; training and later commands find them by their hash."""
-    import torch
-
     from arbench.generators.recipe import Augmentation
     from arbench.images.data import open_data
     from arbench.machine.distributed import processes
+    from arbench.machine.hardware import resolve_device
     from arbench.training.cache import describe_cache
     from arbench.training.reading import list_once, usual_workers
     from arbench.training.tokens import (
@@ -317,8 +309,7 @@ def cache(
     check("seed", seed, Seed)
     mine, folder = processes(), out or DEFAULT_OUT / CACHE_FOLDER
     say = typer.echo if mine.is_first else lambda line: None
-    place = resolve_device(device)
-    place = f"cuda:{mine.local_rank}" if place == "cuda" else place
+    place = resolve_device(device, mine.local_rank, TRAINED_ON)
     source = data or "digits"
     list_once(source, mine, again=relist, say=say)
     images = open_data(source, size=size)
@@ -337,21 +328,8 @@ def cache(
         augmentation=Augmentation(flip=flip),
         seed=seed,
         device=place,
-        workers=usual_workers(source, torch.device(place), mine) if workers is None else workers,
+        workers=usual_workers(source, place, mine) if workers is None else workers,
         say=say,
         progress=progress_bar if mine.is_first else no_progress,
     )
     say(f"{len(built)} images in {built.folder}")
-
-
-def resolve_device(name: str) -> str:
-    """`auto` is CUDA where there is one, else the CPU; ValueError for a device this machine lacks."""
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r} cannot be used here; expected auto, cpu, cuda or mps") from error
-    return name

@@ -8,7 +8,7 @@ import os
 import platform
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -23,8 +23,9 @@ MEASURED_WITH = ("torch", "torchvision", "numpy", "scipy", "timm", "torch-fideli
 GIB = 1 << 30
 
 
-def resolve_device(name: str = "auto", local_rank: int = 0) -> torch.device:
-    """The device called `name`; "auto" is CUDA, else MPS, else the CPU. Process `local_rank` gets its own GPU.
+def resolve_device(name: str = "auto", local_rank: int = 0, automatic: Sequence[str] = DEVICES) -> torch.device:
+    """The device called `name`; "auto" is CUDA, else MPS, else the CPU, as far as they are in `automatic`. Process
+    `local_rank` gets its own GPU.
 
     Raises ValueError for an unknown name and for a device this machine lacks.
     """
@@ -33,7 +34,7 @@ def resolve_device(name: str = "auto", local_rank: int = 0) -> torch.device:
         raise unknown_name("device", str(name), DEVICES)
     present = available_devices()
     if kind == "auto":
-        kind = present[0]
+        kind = next(kind for kind in present if kind in automatic)
     if kind not in present:
         raise ValueError(f"device {name!r} is not available here; expected one of: auto, {', '.join(present)}")
     if kind != "cuda":
@@ -42,6 +43,15 @@ def resolve_device(name: str = "auto", local_rank: int = 0) -> torch.device:
     if number >= torch.cuda.device_count():
         raise ValueError(f"device {name!r} is not available here; there are {torch.cuda.device_count()} CUDA devices")
     return torch.device("cuda", number)
+
+
+def device_name(name: str = "auto", automatic: Sequence[str] = DEVICES) -> str:
+    """What `resolve_device` finds, by name; without a GPU's number where none is given, as each process has its own.
+
+    Raises as that does.
+    """
+    found = resolve_device(name, automatic=automatic)
+    return str(found) if ":" in str(name) else found.type
 
 
 def available_devices() -> list[str]:

@@ -48,7 +48,8 @@ class Saver:
         if self._mine.is_first:
             shutil.rmtree(partial, ignore_errors=True)
         writer = dcp.FileSystemWriter(partial)
-        written = dcp.async_save(dict(tensors), storage_writer=writer, process_group=self._beside.group)
+        own = {name: not_moving(value) for name, value in tensors.items()}
+        written = dcp.async_save(own, storage_writer=writer, process_group=self._beside.group)
         assert isinstance(written, Future)
         self._running = self._thread.submit(self._complete, written, partial, folder, facts, then)
 
@@ -111,6 +112,12 @@ class Saver:
             if "error" in answer:
                 raise OSError(answer["errno"], answer["error"])
         return [answer["value"] for answer in answers]
+
+
+def not_moving(tensor: Tensor) -> Tensor:
+    """A copy of what lies in the host's memory, which not every version of PyTorch copies before training goes on; what
+    lies elsewhere is brought here by all of them."""
+    return tensor.detach().clone() if tensor.device.type == "cpu" else tensor
 
 
 def cause_of(error: CheckpointException, folder: Path) -> OSError:

@@ -19,6 +19,7 @@ from arbench.images.data import DIGITS_SIZE, open_data
 from arbench.images.pixels import to_float
 from arbench.machine.distributed import by_first, process_group, processes, tell_all
 from arbench.machine.files import require_writable
+from arbench.machine.hardware import resolve_device
 from arbench.report.logs import Logs, log_names, open_logs
 from arbench.runs.choice import RANDOM, find_tokenizer_weights
 from arbench.training.cache import describe_cache
@@ -151,8 +152,7 @@ def with_settings(
     changed = dataclasses.replace(config, **given)
     if changed.steps and not changed.warmup_epochs and 2 * changed.warmup_steps > changed.steps:
         changed = dataclasses.replace(changed, warmup_steps=changed.steps // 10)
-    if given.get("micro_batches"):
-        check_micro_batches(changed)
+    check_micro_batches(changed.batch_size, given.get("micro_batches"))
     return changed
 
 
@@ -181,7 +181,7 @@ def run_job(
     folder = job.folder(out)
     refuse_overwriting(folder, resume)
     facts = read_checkpoint_facts(find_checkpoint(folder)) if resume else None
-    device = torch.device(job.device, mine.local_rank) if job.device == "cuda" else torch.device(job.device)
+    device = resolve_device(job.device, mine.local_rank)
     list_once(job.data, mine, again=relist, say=say)
     data = open_data(job.data, size=job.size)
     config = fit_micro_batches(job.config.for_images(len(data)), mine.count, say)
@@ -261,8 +261,8 @@ def tell_plan(
 
 def _hand_over(job: Job, trainer: Trainer, out: Path, data: ImageData, device: torch.device) -> None:
     """Write the weights of a finished training, raw and averaged; all processes put sharded ones together."""
-    raw = trainer.task.model.state_dict()
-    states = {"raw": raw, "ema": trainer.ema.weights} if trainer.ema.rate else {"ema": raw}
+    raw, average = trainer.task.model.state_dict(), trainer.ema.weights
+    states = {"raw": raw, "ema": average} if trainer.ema.rate else {"ema": raw}
     put_together = {
         which: {name: whole(value).detach().clone() for name, value in state.items()} for which, state in states.items()
     }
@@ -293,8 +293,8 @@ def _export(
         written[which] = weights
     release = release_of(job)
     if release is not None:
-        averaged = written["ema"]
-        export_release(job.weights_path(out).with_suffix(".pth"), release, written.get("raw", averaged), averaged)
+        averaged, path = written["ema"], job.weights_path(out).with_suffix(".pth")
+        export_release(path, release, written.get("raw", averaged), averaged)
 
 
 def release_of(job: Job) -> Release | None:

@@ -37,10 +37,9 @@ def fit_micro_batches(config: TrainConfig, count: int, say: Callable[[str], None
     return dataclasses.replace(config, micro_batches=fitting[-1])
 
 
-def check_micro_batches(config: TrainConfig) -> None:
-    """Raise ValueError where the batch cannot be cut into as many micro-batches as are asked for."""
-    batch, wanted = config.batch_size, config.micro_batches
-    if batch % wanted:
+def check_micro_batches(batch: int, wanted: int | None) -> None:
+    """Raise ValueError where a batch of so many images cannot be cut into as many micro-batches as are asked for."""
+    if wanted and batch % wanted:
         whole = [number for number in range(1, batch + 1) if batch % number == 0]
         near = [max(number for number in whole if number < wanted), *(n for n in whole if n > wanted)][:2]
         raise ValueError(
