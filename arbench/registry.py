@@ -61,7 +61,7 @@ class Door:
 
     def is_own(self, name: str) -> bool:
         """Whether the installed plug-in `name` ships with arbench."""
-        return _owner(self.installed()[name]) == OWN_DISTRIBUTION
+        return name in _own(self.group, tuple(sys.path))
 
     def package(self, name: str) -> str:
         """Name and version of the package that brings an installed plug-in; nothing is imported."""
@@ -191,3 +191,9 @@ def _installed(
         if winner.value != entry.value:  # an installation and its checkout both tell of one
             losers.append((entry, winner))
     return dict(sorted(names.items())), tuple(losers)
+
+
+@lru_cache(maxsize=64)
+def _own(group: str, path: tuple[str, ...]) -> frozenset[str]:
+    """The names of the plug-ins on `path` that ship with arbench; asking each for its distribution reads a file."""
+    return frozenset(name for name, entry in _installed(group, path)[0].items() if _owner(entry) == OWN_DISTRIBUTION)
