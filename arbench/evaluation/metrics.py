@@ -69,8 +69,9 @@ def evaluate(
     folder = Path(cache) if cache else None
     found = _image_features(tasks, source, batch_size, folder, progress, phase)
     # Digits that ship with the package do not change, so their features are extracted once a process.
-    shipped = isinstance(reference, str) and reference in DIGITS and folder is None
-    shared = (reference, batch_size, str(device)) if shipped else None
+    shared = None
+    if isinstance(reference, str) and reference in DIGITS and folder is None:
+        shared = (reference, batch_size, str(device))
     real = _reference_features(tasks, against, batch_size, folder, progress, phase, shared)
     results = {}
     for task, ours, theirs in zip(tasks, found, real, strict=True):
