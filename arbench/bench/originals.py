@@ -1,9 +1,9 @@
 """The releases' way of drawing, with the same result (tier E1): what they compute at each step, by our layers.
 
-LlamaGen and PAR: a cache of full length, all of it read through a mask by plain products; guidance runs both halves to
-the end; the probabilities of every step are copied and kept. MAR: known and predicted tokens found by `nonzero`, the
-whole of the last block, and in each denoising step both halves of x, all embeddings anew and six coefficients taken
-from NumPy. Written from what the releases compute; no code is theirs.
+LlamaGen and PAR: a cache of full length, copied whole at every step (each head is repeated once) and read through a
+mask by plain products; guidance runs both halves to the end; the probabilities of every step are copied and kept. MAR:
+known and predicted tokens found by `nonzero`, the whole of the last block, and in each denoising step both halves of x,
+all embeddings anew and six coefficients taken from NumPy. Written from what the releases compute; no code is theirs.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from arbench.bench.baselines import Beside
+from arbench.generators.common.layers import KVCache
 from arbench.generators.common.masked import MaskedState, rows_at
 from arbench.generators.common.tokens import take
 from arbench.heads.categorical import CategoricalHead, guided_logits, inverse_transform, probabilities
 from arbench.heads.diffusion import DiffusionHead, make_solver, respaced
 from arbench.heads.schedule import Diffusion
+from arbench.machine.products import plain_products
 from arbench.protocols import Noise, Step
 from arbench.settings import TRAIN_STEPS, CategoricalSampling, DiffusionSampling
 
@@ -29,17 +31,39 @@ class ReleasedCausal(Beside):
     """AR and PAR as LlamaGen's release draws them."""
 
     def begin(self, labels: Tensor, guided: bool, reveal_order: Tensor) -> Any:
-        return self._generator.begin(labels, guided, reveal_order, static=True)  # type: ignore[call-arg]
+        state: Any = self._generator.begin(labels, guided, reveal_order)
+        state.cache = self._generator.empty_cache(len(state.labels), ReleasedKVCache)  # type: ignore[attr-defined]
+        return state
 
     def conditions(self, state: Any, step: Step, guided: bool) -> tuple[Tensor, Tensor | None]:
         """The whole cache is looked at, by both halves where there were two at the start."""
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH), plain_products():
             return self._generator.conditions(state, step, guided or state.copies > 1)
 
     def draw_head(self) -> ReleasedCategorical:
         head = self._generator.draw_head()
         assert isinstance(head, CategoricalHead)
         return ReleasedCategorical(head)
+
+
+class ReleasedKVCache(KVCache):
+    """A cache that hands out copies of all its keys and values, as repeating each head makes them."""
+
+    def __init__(self, *shape: Any) -> None:
+        super().__init__(*shape)
+        self._buffer.zero_()  # what is masked is multiplied by zero, and must be finite
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write (R, H, n, D) behind the filled part and return copies of all keys and values, filled or not."""
+        super().extend(layer, keys, values)
+        every_key, every_value = self._buffer[layer]
+        return every_key.repeat_interleave(1, dim=1), every_value.repeat_interleave(1, dim=1)
+
+    def mask(self, count: int, causal: bool) -> Tensor:
+        """(count, T) bool: True where a new token looks, which is at what is filled once it is in."""
+        places = torch.arange(self._buffer.shape[-2], device=self._buffer.device)
+        last = self.length + torch.arange(count, device=places.device)[:, None]
+        return places <= (last if causal else last[-1:].expand(count, 1))
 
 
 class ReleasedCategorical:
@@ -59,8 +83,8 @@ class ReleasedCategorical:
         positions: Tensor,
     ) -> Tensor:
         """As `CategoricalHead.draw`."""
-        others = None if unconditional is None else self._head.logits(unconditional)
-        logits = guided_logits(self._head.logits(condition), others, scale)
+        with plain_products():
+            logits = guided_logits(*self._head.both_logits(condition, unconditional), scale)
         if settings.temperature == 0:
             self.kept.append(logits.softmax(-1).clone())
             return logits.argmax(-1)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from arbench.machine.products import FewRowsLinear, is_read_anew
 from arbench.protocols import Noise
 from arbench.settings import CategoricalSampling
 
@@ -49,7 +50,7 @@ def inverse_transform(probability: Tensor, uniform: Tensor) -> Tensor:
     return torch.searchsorted(cumulative, target, right=True).squeeze(-1).clamp_(max=probability.shape[-1] - 1)
 
 
-class CategoricalHead(nn.Linear):
+class CategoricalHead(FewRowsLinear):
     """Condition vectors to logits over `vocab_size` codes, and from there to drawn codes."""
 
     def __init__(self, width: int, vocab_size: int) -> None:
@@ -59,6 +60,15 @@ class CategoricalHead(nn.Linear):
         """(..., D) -> (..., V), at least float32."""
         logits = self(condition)
         return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+    def both_logits(self, condition: Tensor, unconditional: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """`logits` of both; one product where two would read the weights from memory twice."""
+        if unconditional is None:
+            return self.logits(condition), None
+        if not is_read_anew(self.weight):
+            return self.logits(condition), self.logits(unconditional)
+        first, second = self.logits(torch.cat((condition, unconditional))).chunk(2)
+        return first, second
 
     def loss(self, condition: Tensor, codes: Tensor, *, rng: torch.Generator | None = None) -> Tensor:
         """Mean cross-entropy in nats of `codes` (B, n) under `condition` (B, n, D)."""
@@ -106,8 +116,7 @@ class CategoricalHead(nn.Linear):
 
     def _guided(self, condition: Tensor, unconditional: Tensor | None, scale: float) -> Tensor:
         """Guided logits (B, n, V)."""
-        others = None if unconditional is None else self.logits(unconditional)
-        return guided_logits(self.logits(condition), others, scale)
+        return guided_logits(*self.both_logits(condition, unconditional), scale)
 
 
 def _kept(logits: Tensor, settings: CategoricalSampling) -> Tensor:

@@ -177,18 +177,22 @@ class CausalBackbone(nn.Module):
         A `static` one is for CUDA graphs: its tensors stay where they are, and where it stands is a tensor.
         """
         rows = self.label_rows(labels, guided)
-        like, projection = self.norm.weight, cast("CausalBlock", self.layers[0]).attention.wqkv.weight
-        shape = (len(self.layers), len(rows), self.heads, self.num_tokens, self.width // self.heads)
+        like = self.norm.weight
         return CausalState(
             labels=rows,
             order=reveal_order,
             places=reveal_order.repeat(len(rows) // len(labels), 1) + 1,
-            cache=(StaticKVCache if static else KVCache)(*shape, projection) if self.kv_cache else None,
+            cache=self.empty_cache(len(rows), StaticKVCache if static else KVCache) if self.kv_cache else None,
             tokens=self.empty_tokens(len(labels), like),
             images=len(labels),
             rotary_table=self.rotary_table(like),
             known=torch.zeros((), dtype=torch.int64, device=like.device) if static and self.kv_cache else 0,
         )
+
+    def empty_cache(self, rows: int, kind: type[KVCache]) -> KVCache:
+        """A cache of that kind for all layers and tokens, in the dtype of the projections."""
+        shape = (len(self.layers), rows, self.heads, self.num_tokens, self.width // self.heads)
+        return kind(*shape, cast("CausalBlock", self.layers[0]).attention.wqkv.weight)
 
     def label_rows(self, labels: Tensor, guided: bool) -> Tensor:
         """Labels of all rows: the images, then once more unconditionally where guided."""

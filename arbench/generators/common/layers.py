@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from arbench.machine.fused import Region
+from arbench.machine.products import FewRowsLinear
 
 ROTARY_BASE = 10_000  # longest wavelength over 2 pi, LlamaGen release
 SINUSOID_PERIOD = 100.0  # tokens, well above the side of a small grid
@@ -147,8 +148,8 @@ class CausalAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.wqkv = nn.Linear(width, 3 * width, bias=False)
-        self.wo = nn.Linear(width, width, bias=False)
+        self.wqkv = FewRowsLinear(width, 3 * width, bias=False)
+        self.wo = FewRowsLinear(width, width, bias=False)
 
     def project(self, x: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T, D) -> queries, keys, values, each (B, H, T, D/H)."""
@@ -177,8 +178,8 @@ class SwiGLU(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         hidden = swiglu_width(width)
-        self.w1 = nn.Linear(width, hidden, bias=False)
-        self.w3 = nn.Linear(width, hidden, bias=False)
+        self.w1 = FewRowsLinear(width, hidden, bias=False)
+        self.w3 = FewRowsLinear(width, hidden, bias=False)
         self.w2 = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
