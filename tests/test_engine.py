@@ -143,12 +143,13 @@ def test_another_batch_seed_or_setting_is_recorded_anew():
         assert engine.replays is not before
 
 
-def test_new_weights_are_seen():
+@pytest.mark.parametrize("name", ["output", "layers.1.feed_forward.w3"])
+def test_new_weights_are_seen(name):
     generator, engine = make("par"), Engine()
     settings = resolve_settings(generator, {})
     first = draw_tokens(generator, [0, 1], settings=settings, engine=engine)
     with torch.no_grad():
-        generator.output.weight.mul_(-1)
+        generator.get_submodule(name).weight.mul_(-1)
     found = draw_tokens(generator, [0, 1], settings=settings, engine=engine)
     assert not torch.equal(found, first)
     assert torch.equal(found, draw_tokens(generator, [0, 1], settings=settings))

@@ -12,7 +12,7 @@ from arbench.bench.originals import ReleasedCausal, ReleasedKVCache
 from arbench.generators.common.causal import CausalBackbone
 from arbench.heads.categorical import CategoricalHead
 from arbench.machine import products
-from arbench.machine.products import LEAST_WEIGHTS, MOST_ROWS, FewRowsLinear, plain_products
+from arbench.machine.products import LEAST_WEIGHTS, MOST_EIGHTS, MOST_ROWS, FewRowsLinear, plain_products
 from arbench.sampling.algorithm import generate
 
 FACTORS = (torch.ops.aten.mm.default, torch.ops.aten.matmul.default, torch.ops.aten.linear.default)
@@ -37,12 +37,12 @@ def layer(out: int, width: int, bias: bool = False) -> FewRowsLinear:
 
 
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("rows", [1, 2, 5, MOST_ROWS, MOST_ROWS + 1])
+@pytest.mark.parametrize("rows", [1, 2, 5, MOST_ROWS, MOST_ROWS + 1, MOST_EIGHTS, MOST_EIGHTS + 8])
 def test_few_rows_with_a_large_weight_are_turned_round(rows, bias):
     large, x = layer(1024, 256, bias), torch.randn(rows, 1, 256)
     with torch.inference_mode(), Products() as seen:
         found = large(x)
-    assert ((1024, 256) in seen.first) is (1 < rows <= MOST_ROWS)
+    assert ((1024, 256) in seen.first) is (rows in (2, 5, MOST_ROWS, MOST_EIGHTS))
     assert found.is_contiguous()
     assert relative_error(found, F.linear(x, large.weight, large.bias)) < 1e-6  # float32: sums in another order
 
@@ -50,7 +50,7 @@ def test_few_rows_with_a_large_weight_are_turned_round(rows, bias):
 @pytest.mark.parametrize(("out", "width"), [(512, 256), (256, 1024)])
 def test_small_and_narrowing_weights_keep_every_bit(out, width):
     assert 512 * 256 < LEAST_WEIGHTS <= 256 * 1024
-    one, x = layer(out, width), torch.randn(4, 3, width)
+    one, x = layer(out, width), torch.randn(4, 2, width)
     with torch.inference_mode(), Products() as seen:
         assert torch.equal(one(x), F.linear(x, one.weight))
     assert (out, width) not in seen.first

@@ -61,6 +61,7 @@ class Launches(TorchDispatchMode):
         super().__init__()
         self.ops: Counter[tuple[str, str]] = Counter()  # (phase, operation)
         self.copies: Counter[tuple[str, str]] = Counter()
+        self.in_graphs = 0
         self._phase = "outside"
 
     def __torch_dispatch__(
@@ -188,6 +189,7 @@ class LaunchCount:
     copies_before: int
     waits: int
     operations: dict[str, int]
+    in_graphs: int = 0  # what the replays of graphs launch by themselves, where regions are not compiled
 
     @property
     def total(self) -> int:
@@ -205,12 +207,16 @@ class CountedReplays(Replays):
     def __init__(self, device: torch.device, count: Launches) -> None:
         super().__init__(device)
         self._count, self._returned = count, dict[Hashable, Any]()
+        self._inside: dict[Hashable, int] = {}
 
     def __call__(self, key: Hashable, call: Callable[[], Any]) -> Any:
         if key in self._returned:
             self._count.replay()  # of the first batch's nobody is told
+            self._count.in_graphs += self._inside[key]
         else:
-            self._returned[key] = call()
+            with Launches() as inside:
+                self._returned[key] = call()
+            self._inside[key] = inside.ops.total()
         return self._returned[key]
 
 
@@ -233,6 +239,7 @@ def draw_counted(engine: str, generator: Generator, labels: Tensor, settings: Gu
     rounds: list[tuple[Timer, AbstractContextManager[object]]] = [(NoTimer(), nullcontext()), (count, count)]
     for timer, watch in rounds:
         count.ops.clear()
+        count.in_graphs = 0
         with watch:
             static, noise = graphs.static(generator, labels, settings, seed=0)
             draw_steps(static, labels, settings, noise, timer)
@@ -273,6 +280,7 @@ def count_launches(
         copies_before=before,
         waits=waits,
         operations=dict(operations.most_common()),
+        in_graphs=count.in_graphs,
     )
 
 

@@ -8,7 +8,7 @@ predicted at once: the sequence is class, t1 .. tn, M1 .. M(n-1), t(n+1) .., att
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import cast
 
@@ -62,6 +62,21 @@ def group_mask(length: int, parallel: int, singles: int, full_attention: bool = 
     return allowed
 
 
+class Gathered:
+    """What the steps of a static state read in fewer pieces: rotary entries with those of values, pairs of weights."""
+
+    def __init__(self, rotary_table: Tensor, layers: Iterable[CausalBlock]) -> None:
+        unturned = torch.stack((torch.ones_like(rotary_table[..., 0]), torch.zeros_like(rotary_table[..., 0])), dim=-1)
+        self.rotaries = torch.stack((rotary_table, rotary_table, unturned))  # (3, 1 + N, W, 2) of queries, keys, values
+        self._pairs = [layer.feed_forward.pair for layer in layers]
+        self.both = [torch.cat(pair) for pair in self._pairs]  # (2 hidden, D) a layer
+
+    def refresh(self) -> None:
+        """Read the weights again, which may have been changed where they are."""
+        halves = [half for both in self.both for half in both.chunk(2)]
+        torch._foreach_copy_(halves, [weight for pair in self._pairs for weight in pair])
+
+
 @dataclass
 class CausalState:
     """A generation under way; rows are the images, then once more the images unconditionally where guided."""
@@ -75,6 +90,7 @@ class CausalState:
     rotary_table: Tensor  # (1 + N, W, 2)
     drawn: int = 0  # tokens drawn last, not yet seen by the backbone
     known: int | Tensor = 0  # tokens drawn; a tensor on the device where the state is static
+    gathered: Gathered | None = None  # where the state is static
 
     @property
     def copies(self) -> int:
@@ -178,6 +194,8 @@ class CausalBackbone(nn.Module):
         """
         rows = self.label_rows(labels, guided)
         like = self.norm.weight
+        has_places = static and self.kv_cache
+        table, layers = self.rotary_table(like), cast("list[CausalBlock]", self.layers)
         return CausalState(
             labels=rows,
             order=reveal_order,
@@ -185,8 +203,9 @@ class CausalBackbone(nn.Module):
             cache=self.empty_cache(len(rows), StaticKVCache if static else KVCache) if self.kv_cache else None,
             tokens=self.empty_tokens(len(labels), like),
             images=len(labels),
-            rotary_table=self.rotary_table(like),
-            known=torch.zeros((), dtype=torch.int64, device=like.device) if static and self.kv_cache else 0,
+            rotary_table=table,
+            known=torch.zeros((), dtype=torch.int64, device=like.device) if has_places else 0,
+            gathered=Gathered(table, layers) if has_places else None,
         )
 
     def empty_cache(self, rows: int, kind: type[KVCache]) -> KVCache:
@@ -208,6 +227,8 @@ class CausalBackbone(nn.Module):
             state.known = 0
         else:
             assert isinstance(state.known, Tensor)
+            assert state.gathered is not None
+            state.gathered.refresh()
             state.cache.restart()
             state.known.zero_()
 
@@ -250,12 +271,27 @@ class CausalBackbone(nn.Module):
         targets = self.embed_targets(step.positions)
         if targets is not None:
             x = x + targets.repeat(state.copies, 1, 1)
-        rotary = state.rotary_table[places].unsqueeze(1)  # (R, 1, n, W, 2)
         mask = cache.mask(x.shape[1], causal=not self.group_attention)
-        for index, layer in enumerate(cast("list[CausalBlock]", self.layers)):
-            x = layer.step(x, rotary, cache, index, mask)
+        x = self._through_layers(x, places, state, cache, mask)
         cache.advance(x.shape[1])
         return self.norm(x)
+
+    def _through_layers(
+        self, x: Tensor, places: Tensor, state: CausalState, cache: KVCache, mask: Tensor | None
+    ) -> Tensor:
+        """New tokens (R, n, D) at rotary places (R, n) -> (R, n, D)."""
+        layers, gathered = cast("list[CausalBlock]", self.layers), state.gathered
+        if gathered is None:
+            rotary = state.rotary_table[places].unsqueeze(1)  # (R, 1, n, W, 2)
+            for index, layer in enumerate(layers):
+                x = layer.step(x, rotary, cache, index, mask)
+            return x
+        assert isinstance(cache, StaticKVCache)
+        assert mask is not None
+        rotaries = gathered.rotaries[:, places].unsqueeze(2)  # (3, R, 1, n, W, 2)
+        for index, (layer, both) in enumerate(zip(layers, gathered.both, strict=True)):
+            x = layer.step_static(x, rotaries, cache, index, mask, both)
+        return x
 
     def _inputs(self, state: CausalState, step: Step) -> tuple[Tensor, Tensor]:
         """Embeddings (R, n, D) and rotary places (R, n) of the tokens to feed before `step`."""

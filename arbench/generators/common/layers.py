@@ -116,13 +116,14 @@ class StaticKVCache(KVCache):
         self._buffer.zero_()  # what is masked is multiplied by zero, and must be finite
         self.bucket = capacity
         self.length = torch.zeros((), dtype=torch.int64, device=like.device)
+        self._ahead = torch.arange(capacity, device=like.device)
+        hidden = self._ahead > self._ahead[:, None]
+        self._masks = torch.zeros(hidden.shape, device=like.device, dtype=like.dtype).masked_fill_(hidden, -torch.inf)
         self._places: Tensor  # of the new tokens
 
-    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write (R, H, n, D) behind the filled part and return views of the first `bucket` keys and values."""
-        buffer = self._buffer[layer]
-        buffer[0].index_copy_(2, self._places, keys)
-        buffer[1].index_copy_(2, self._places, values)
+    def extend_both(self, layer: int, keys_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write (2, R, H, n, D) behind the filled part and return views of the first `bucket` keys and values."""
+        buffer = self._buffer[layer].index_copy_(3, self._places, keys_values)
         return buffer[0, :, :, : self.bucket], buffer[1, :, :, : self.bucket]
 
     def mask(self, count: int, causal: bool) -> Tensor:
@@ -130,11 +131,9 @@ class StaticKVCache(KVCache):
 
         It looks at what is filled once the new tokens are in, or with `causal` at what there is up to itself.
         """
-        device, dtype = self._buffer.device, self._buffer.dtype
-        self._places = self.length + torch.arange(count, device=device)
-        last = self._places if causal else (self.length + count - 1).expand(count)
-        hidden = torch.arange(self.bucket, device=device) > last[:, None]
-        return torch.zeros(hidden.shape, device=device, dtype=dtype).masked_fill_(hidden, -torch.inf)
+        self._places = self.length + self._ahead[:count]
+        last = self._places if causal else self._places[-1:].expand(count)
+        return self._masks[:, : self.bucket].index_select(0, last)
 
     def restart(self) -> None:
         """Nothing filled, all rows."""
@@ -151,12 +150,20 @@ class CausalAttention(nn.Module):
         self.wqkv = FewRowsLinear(width, 3 * width, bias=False)
         self.wo = FewRowsLinear(width, width, bias=False)
 
+    def _split(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (3, B, H, T, D/H)."""
+        batch, length, _ = x.shape
+        return self.wqkv(x).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+
     def project(self, x: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T, D) -> queries, keys, values, each (B, H, T, D/H)."""
-        batch, length, _ = x.shape
-        qkv = self.wqkv(x).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        qkv = self._split(x)
         q, k = rotate(qkv[:2], rotary)  # both at once
         return q, k, qkv[2]
+
+    def project_together(self, x: Tensor, rotaries: Tensor) -> Tensor:
+        """As `project`, in one tensor (3, B, H, T, D/H), for `rotaries` (3, B, 1, T, W, 2) that leave values alone."""
+        return rotate(self._split(x), rotaries)
 
     def forward(self, x: Tensor, rotary: Tensor, mask: Tensor | None) -> Tensor:
         """A whole sequence (B, T, D); `mask` (T, T) bool, True where attention is allowed, None for causal."""
@@ -182,8 +189,15 @@ class SwiGLU(nn.Module):
         self.w3 = FewRowsLinear(width, hidden, bias=False)
         self.w2 = nn.Linear(hidden, width, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.w2(F.silu(self.w1(x)) * self.w3(x))
+    @property
+    def pair(self) -> tuple[Tensor, Tensor]:
+        """The weights of the two products that read the same: (hidden, D) each."""
+        return self.w1.weight, self.w3.weight
+
+    def forward(self, x: Tensor, both: Tensor | None = None) -> Tensor:
+        """(.., D) -> (.., D); `both` is `pair` in one tensor (2 hidden, D): one product in place of two."""
+        gate, up = (self.w1(x), self.w3(x)) if both is None else F.linear(x, both).chunk(2, dim=-1)
+        return self.w2(F.silu(gate) * up)
 
 
 class CausalBlock(nn.Module):
@@ -209,14 +223,26 @@ class CausalBlock(nn.Module):
         keys, values = cache.extend(layer, k, v)
         return self._after_attention(x, F.scaled_dot_product_attention(q, keys, values, attn_mask=mask))
 
+    def step_static(
+        self, x: Tensor, rotaries: Tensor, cache: StaticKVCache, layer: int, mask: Tensor, both: Tensor
+    ) -> Tensor:
+        """As `step` in fewer kernels: `rotaries` as in `project_together`, `both` as in `SwiGLU`."""
+        qkv = self._all_before_attention(x, rotaries)
+        keys, values = cache.extend_both(layer, qkv[1:])
+        return self._after_attention(x, F.scaled_dot_product_attention(qkv[0], keys, values, attn_mask=mask), both)
+
     @Region
     def _before_attention(self, x: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self.attention.project(self.attention_norm(x), rotary)
 
     @Region
-    def _after_attention(self, x: Tensor, heads: Tensor) -> Tensor:
+    def _all_before_attention(self, x: Tensor, rotaries: Tensor) -> Tensor:
+        return self.attention.project_together(self.attention_norm(x), rotaries)
+
+    @Region
+    def _after_attention(self, x: Tensor, heads: Tensor, both: Tensor | None = None) -> Tensor:
         x = x + self.attention.merge(heads)
-        return x + self.feed_forward(self.ffn_norm(x))
+        return x + self.feed_forward(self.ffn_norm(x), both)
 
 
 class BidirectionalAttention(nn.Module):
