@@ -36,6 +36,15 @@ def test_a_file_starts_from_a_shipped_base_and_is_called_by_its_stem():
     assert (few.protocol.reference, few.published) == ("digits-heldout", None)
 
 
+def test_a_table_that_no_paper_prints_says_nothing_of_print(capsys):
+    assert run_command(["table", "my.yaml"]) == 0
+    shown = capsys.readouterr().out
+    assert "many iterations" in shown
+    assert "as printed in" not in shown
+    assert run_command(["table", "mar/table4"]) == 0
+    assert "- as printed in arXiv:2406.11838" in capsys.readouterr().out
+
+
 def test_a_file_is_read_anew_each_time(folder):
     assert len(load_experiment("my.yaml").rows) == 2
     (folder / "my.yaml").write_text(MINE + "  more: {base: few}\n")

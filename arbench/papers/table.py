@@ -157,7 +157,8 @@ def _published_text(experiment: Experiment) -> str:
 def _footnotes(
     experiment: Experiment, marks: Marks, groups: Sequence[tuple[str, SeedGroup]]
 ) -> tuple[tuple[str, str], ...]:
-    unscored = () if marks.footnotes(SCORE) else (("", f"as printed in {experiment.source}"),)
+    printed = any(published_row(row.published) for row in experiment.rows)
+    unscored = (("", f"as printed in {experiment.source}"),) if printed and not marks.footnotes(SCORE) else ()
     notes = (("", note) for note in experiment.notes)
     return (*unscored, *footnotes(groups, marks), *notes, *_row_notes(experiment))
 
