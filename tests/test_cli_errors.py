@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 import torch
+import typer
 from safetensors.torch import save_file
 
 from arbench import cli
@@ -154,6 +155,18 @@ def test_a_long_example_of_a_help_can_be_copied_from_a_narrow_terminal(
     assert example not in shown
     assert example in re.sub(r" \\\n +", " ", shown)  # as a shell joins it
     assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_the_help_of_every_command_has_an_example(every_command):
+    def commands(path, command):
+        yield path, command
+        for name, part in getattr(command, "commands", {}).items():
+            yield from commands(f"{path} {name}", part)
+
+    found = dict(commands("arbench", typer.main.get_command(cli.build_app())))
+    assert len(found) > 20
+    bare = [path for path, command in found.items() if " ".join(path.split()[:2]) not in (command.epilog or "")]
+    assert bare == ["arbench"]
 
 
 @pytest.mark.parametrize("group", ["tokenizers", "weights"])

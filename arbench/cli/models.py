@@ -59,7 +59,8 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(cls=Listing, rich_markup_mode=None)
     group.command("list", epilog=EXAMPLES)(models)
     group.command("check", epilog=CHECK_EXAMPLES)(check)
-    app.add_typer(group, name="models", help="List the generator presets; check a generator against the protocol.")
+    told = "List the generator presets; check a generator against the protocol."
+    app.add_typer(group, name="models", help=told, epilog=EXAMPLES)
 
 
 def models(patterns: Patterns = None, as_json: AsJson = False) -> None:
