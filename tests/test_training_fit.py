@@ -132,6 +132,17 @@ def test_a_folder_that_cannot_be_written_is_told_before_anything_is_encoded(tmp_
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_the_folder_of_a_cache_itself_is_told(tmp_path, capsys):
+    Plane.encoded, inner = 0, tmp_path / "plane-0123456789ab"
+    inner.mkdir()
+    (inner / "cache.json").write_text("{}")
+    words = ["train", "--method", "mar", "--tokenizer", PLANE, *QUICK, "--cache", str(inner)]
+    assert run_command([*words, "--out", str(tmp_path / "out")]) == 2
+    assert f"is a token cache itself; expected the folder that holds it, {tmp_path}" in capsys.readouterr().err
+    assert Plane.encoded == 0
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_batch_is_cut_as_was_asked_for_or_not_at_all(tmp_path, capsys):
     words = ["train", "--method", "mar", "--tokenizer", PLANE, *QUICK, "--out", str(tmp_path), "--accumulate"]
     for asked, near in (("3", "2 or 4"), ("8", "4")):

@@ -59,9 +59,13 @@ def open_cache(
     """The token cache of these settings, built where it is not there yet; its size is told first.
 
     `workers` processes read the images. Raises ValueError, before anything is encoded, where the processes would not
-    all make the same tokens, and what `build_cache` raises.
+    all make the same tokens or `folder` is itself a cache rather than one of caches, and what `build_cache` raises.
     """
     mine = processes()
+    if (folder / SPEC_NAME).exists():
+        raise ValueError(
+            f"{folder}: is a token cache itself; expected the folder that holds it, {folder.absolute().parent}"
+        )
     spec = describe_cache(
         tokenizer, data, views=views, augmentation=augmentation, seed=seed, device=device, view_set=view_set
     )
