@@ -60,3 +60,23 @@ def test_the_notebook_of_ten_cells_runs_and_watching_changes_nothing(tmp_path, m
     assert names["same"]
     assert len(names["times"]) == 4
     assert list(tmp_path.iterdir()) == []
+
+
+DRAW = "import arbench; arbench.run(method='par', weights='random', num_images=2, evaluate=False, out='runs')"
+
+
+def test_in_a_notebook_a_bar_moves_and_the_record_is_the_cells_output(tmp_path):
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    pytest.importorskip("ipywidgets")
+    pytest.importorskip("ipykernel")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(DRAW)])
+    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    outputs = notebook.cells[0].outputs
+    (record,) = [output for output in outputs if output.output_type == "execute_result"]
+    assert "<table" in record.data["text/html"]
+    widgets = [output for output in outputs if "application/vnd.jupyter.widget-view+json" in output.get("data", {})]
+    assert widgets
+    state = notebook.metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"].values()
+    told = " ".join(json.dumps(widget["state"].get("outputs", "")) for widget in state)
+    assert "par-digits" in told
+    assert "2/2" in told

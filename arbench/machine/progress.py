@@ -1,7 +1,11 @@
-"""Progress on standard error: bars on a terminal, a line a minute elsewhere (events.jsonl always tells)."""
+"""Progress on standard error: bars on a terminal or in a notebook, a line a minute elsewhere.
+
+events.jsonl always tells.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -68,16 +72,27 @@ class ImageProgress:
         self._show(self._title, done, self._total, (done - self._first) / elapsed if elapsed > 0 else 0.0)
 
 
+def can_show_bars() -> bool:
+    """Whether standard error is a terminal, or the cell of a notebook whose ipywidgets let a bar move."""
+    if sys.stderr.isatty():
+        return True
+    if "ipykernel" not in sys.modules or importlib.util.find_spec("ipywidgets") is None:
+        return False
+    from rich import console  # only where there may be a notebook
+
+    return console.Console().is_jupyter
+
+
 @contextmanager
 def image_progress(title: str, total: int, done: int, shown: bool = True, steps: int = 1) -> Iterator[ImageProgress]:
-    """Progress with images a second and the time left: a bar on a terminal, else a line a minute.
+    """Progress with images a second and the time left: a bar where one can be seen, else a line a minute.
 
     `done` of `total` images are there already, each takes `steps`. Nothing is told where not `shown`.
     """
     if not shown:
         yield ImageProgress(title, total)
         return
-    if not sys.stderr.isatty():
+    if not can_show_bars():
         yield ImageProgress(title, total, done=done, steps=steps, show=print_line)
         return
     with terminal_bar(title, total, done) as update:
@@ -93,7 +108,7 @@ def image_progress(title: str, total: int, done: int, shown: bool = True, steps:
 @contextmanager
 def progress_bar(title: str, total: int) -> Iterator[Advance]:
     """Gives a function to call with the steps (or images) done and what was logged of the last one."""
-    if not sys.stderr.isatty():
+    if not can_show_bars():
         yield progress_lines(title, total)
         return
     with terminal_bar(title, total) as update:
@@ -156,7 +171,7 @@ def terminal_bar(title: str, total: int, done: int = 0) -> Iterator[Callable[...
 
     One that is there already rests until this one has ended.
     """
-    from rich import console, progress  # only where there is a terminal
+    from rich import console, progress  # only where a bar can be seen
 
     description, note = progress.TextColumn("{task.description}"), progress.TextColumn("{task.fields[note]}")
     columns = (description, progress.BarColumn(), progress.MofNCompleteColumn(), note)
@@ -166,6 +181,7 @@ def terminal_bar(title: str, total: int, done: int = 0) -> Iterator[Callable[...
             yield partial(bars.update, bars.add_task(title, total=total, completed=done, note=""))
         finally:
             _shown.remove(bars)
+            bars.refresh()  # a notebook would keep the state before the last
 
 
 def print_line(title: str, done: float, total: int, rate: float) -> None:
