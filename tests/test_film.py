@@ -87,6 +87,13 @@ def test_pictures_are_no_wider_than_a_page(side, cell):
     assert black.sum() == pytest.approx(8 * cell**2, rel=0.02)  # letters are dark too
 
 
+def test_what_the_clock_counts_stands_there_whole_beside_one_small_image():
+    (picture, *_), _ = film_pictures([reel(2, 2)], 1)
+    page = picture.min(axis=2) < 250
+    assert page[-15:].any()  # the note
+    assert not page[-15:, -4:].any()  # and some paper behind it
+
+
 def test_a_gif_holds_every_picture_for_its_time(tmp_path):
     pictures = [np.full((20, 30, 3), 255, np.uint8) for _ in range(4)]
     for number, picture in enumerate(pictures):

@@ -191,6 +191,16 @@ def test_labels_of_close_points_stand_apart(tmp_path, monkeypatch):
         assert box.x1 <= frame.x1 + 0.5
 
 
+@pytest.mark.parametrize("notes", [2, 20])
+def test_a_long_legend_and_many_notes_do_not_cover_one_another(tmp_path, monkeypatch, notes):
+    many = [Curve(name=f"curve {name}", points=(Point(x=name, y=1),)) for name in range(12)]
+    axes, _, renderer = drawn_labels(tmp_path, monkeypatch, many, notes=["a note on protocols"] * notes)
+    figure = axes.figure
+    below = next(text for text in figure.texts if "protocols" in text.get_text())
+    assert figure.legends[0].get_window_extent(renderer).y0 > below.get_window_extent(renderer).y1
+    assert (figure.get_figheight() > 4.2) == (notes == 20)  # and no higher than it has to be
+
+
 def test_a_label_keeps_clear_of_an_error_bar(tmp_path, monkeypatch):
     """Another curve's bar runs upwards right beside the point, where its label would stand otherwise."""
     labelled = Curve(name="MAR", points=(Point(x=1, y=1, label="8"), Point(x=2, y=2)), joined=False)

@@ -13,6 +13,7 @@ from typing import Any
 import matplotlib
 import matplotlib.style
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
@@ -31,6 +32,7 @@ SUFFIXES = (".png", ".svg", ".pdf")
 # Okabe and Ito's colours, told apart by colour-blind readers (their yellow is lost on paper), each with its marker, so
 # that a curve is known in print without colour too. Those of the methods stand in their specs.
 OTHER_LOOKS = (("#CC79A7", "D"), ("#56B4E9", "v"), ("#000000", "X"), ("#7F7F7F", "<"))
+NOTE_GAP = 0.4  # inches between a legend and the notes, and at the edges
 LONG_LEGEND = 4  # curves; a longer legend stands beside the axes
 TITLE_WIDTH, NOTE_WIDTH, LEGEND_WIDTH = 62, 130, 26  # characters a line
 LOG_SPAN = 10.0  # an axis whose values span more than this factor is logarithmic
@@ -138,7 +140,8 @@ def draw_curves(
         _legend(figure, axes, curves, handles, behind, numbers)
         if notes:
             text = "\n".join(textwrap.fill(printable(note), NOTE_WIDTH, subsequent_indent="    ") for note in notes)
-            figure.supxlabel(text, fontsize=7, x=0.01, ha="left")
+            below = figure.supxlabel(text, fontsize=7, x=0.01, ha="left")
+            _make_room(figure, below)
         _label_points(figure, axes, curves, looks)
         target.parent.mkdir(parents=True, exist_ok=True)
         suffix = target.suffix.lower()
@@ -241,6 +244,15 @@ def _legend(
         figure.legend(handles, names, loc="outside right upper", **style)
     else:
         axes.legend(handles, names, **style)
+
+
+def _make_room(figure: Figure, below: Any) -> None:
+    """Let the figure grow where the legend beside the axes and the notes `below` do not fit above one another."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    parts = (below, *figure.legends)
+    needed = sum(part.get_window_extent(renderer).height for part in parts) / figure.dpi + NOTE_GAP
+    if figure.legends and needed > figure.get_figheight():
+        figure.set_figheight(needed)
 
 
 def _errors(places: list[tuple[float, tuple[float, float] | None]]) -> list[list[float]] | None:

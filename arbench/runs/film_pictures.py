@@ -49,7 +49,8 @@ def _picture(shown: Sequence[tuple[Reel, Shot]], cell: int) -> np.ndarray:
     width, height = max(panel.width for panel in panels), max(panel.height for panel in panels)
     font = ImageFont.load_default(size=TEXT - 1)
     note = -(-TEXT * 3 // 2)
-    page = Image.new("RGB", (across * width, -(-len(panels) // across) * height + note + GAP), PAPER)
+    wide = max(across * width, 2 * MARGIN + math.ceil(font.getlength(NOTE)))
+    page = Image.new("RGB", (wide, -(-len(panels) // across) * height + note + GAP), PAPER)
     for place, panel in enumerate(panels):
         page.paste(panel, (place % across * width, place // across * height))
     ImageDraw.Draw(page).text((MARGIN, page.height - note), NOTE, fill=INK, font=font)
