@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from tiny_runs import TINY_GPT
 
 import arbench
 from arbench.cli import run_command
-from arbench.generators.recipe import TrainConfig
+from arbench.generators.methods import get_preset
 from arbench.machine.log import read_lines
 from arbench.machine.peak import gpu_peak
 from arbench.papers.collect import load_records
@@ -27,13 +28,15 @@ from arbench.report.protocols import Marks
 from arbench.report.record import load_record
 from arbench.report.values import group_seeds
 from arbench.training import evaluation
-from arbench.training.evaluation import BEST_NAME, Evaluating, stored_evaluations
+from arbench.training.evaluated import BEST_NAME, best_step, evaluation_name, stored_evaluations
+from arbench.training.evaluation import Evaluating
 from arbench.training.job import Job, write_job
 from arbench.training.jobs import digits_job, run_job, with_settings
 from arbench.training.log import LOG_NAME
 from arbench.weights.read import read_tensors
 
 STEPS, EVERY, IMAGES = 6, 3, 20
+SCALES = (get_preset("ar-digits").sampling["cfg_scale"], 1.0)
 
 
 def tiny_job(cache: Path, **changes: object) -> Job:
@@ -214,28 +217,94 @@ def test_what_was_killed_after_its_record_is_settled(evaluated):
     job = tiny_job(folder.parent)
     job = dataclasses.replace(job, config=job.config.for_images(1438))
     between = evaluation.Evaluation(Evaluating(steps=EVERY), job, folder, evaluation.Processes())
-    assert between._is_done(best)
+    assert between._missing(best) == []
     assert (folder / BEST_NAME).is_file()
     assert not list(folder.glob("step-*.safetensors"))
-    assert not between._is_done(5)
+    assert between._missing(5) == [""]
 
 
-@pytest.mark.parametrize(
-    ("asked", "expected"),
-    [
-        ({"epochs": 2}, [8, 15, 23, 30]),  # 15 images every 7.5 steps, and the last
-        ({"steps": 10}, [10, 20, 30]),
-        ({"epochs": 100}, [30]),
-    ],
-)
-def test_when_an_evaluation_is_due(asked, expected, tmp_path):
-    config = TrainConfig(steps=30, batch_size=4, learning_rate=1e-3).for_images(15)
-    job = dataclasses.replace(digits_job("ar-digits"), config=config)
-    between = evaluation.Evaluation(Evaluating(**asked), job, tmp_path, evaluation.Processes())
-    assert [step for step in range(1, 31) if between.due(step)] == expected
+@pytest.fixture(scope="module")
+def guided(cache: Path, plain, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple]]:
+    """The folder of one that is evaluated with its own guidance and without, ended by a signal between two records and
+    resumed, and what its log was told after that; its records of before are those of after."""
+    real, drawn, job = evaluation.sample, [], tiny_job(cache)
+    out, asked = (
+        tmp_path_factory.mktemp("runs") / "train",
+        Evaluating(steps=EVERY, num_images=IMAGES, cfg_scales=SCALES),
+    )
+
+    def counted(*given: object) -> None:
+        drawn.append(given)
+        if len(drawn) == 2:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        real(*given)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "sample", counted)
+        patch.setattr(Recorder, "told", [])
+        patch.setitem(logs.LOGS, "wandb", Recorder)  # type: ignore[arg-type]
+        patch.setattr(logs, "is_installed", lambda name: True)
+        with pytest.raises(KeyboardInterrupt, match="step 3 is saved"):
+            run_job(job, out, evaluating=asked)
+        folder = job.folder(out)
+        (first,) = stored_evaluations(folder).values()
+        assert not stored_evaluations(folder, "no-cfg")
+        before = first.read_bytes()
+        assert_equal(trained(job, out, evaluating=asked, resume=True, logs=("wandb",)), plain)
+        assert (first.read_bytes(), len(drawn)) == (before, 5)  # of four records, the one that was broken off twice
+        return folder, Recorder.told
 
 
-def test_mistakes_are_told_before_anything_is_encoded(tmp_path):
+def test_each_setting_has_its_own_record_and_only_what_is_missing_is_drawn_again(guided):
+    folder, _ = guided
+    names = sorted(path.name for path in (folder / "evaluations").iterdir())
+    assert names == ["step-0000003", "step-0000003-no-cfg", "step-0000006", "step-0000006-no-cfg"]
+    for name, scale in (("", SCALES[0]), ("no-cfg", 1.0)):
+        records = {step: load_record(file) for step, file in stored_evaluations(folder, name).items()}
+        assert {step: record["sampling"]["cfg_scale"] for step, record in records.items()} == {3: scale, 6: scale}
+    own = {load_record(file)["metrics"]["fid"]: step for step, file in stored_evaluations(folder).items()}
+    assert int(read_tensors(folder / BEST_NAME).metadata["step"]) == own[min(own)]
+    assert not list(folder.glob("step-*.safetensors"))
+
+
+def test_each_setting_is_a_name_in_logs_and_a_line_of_a_plot(guided, tmp_path):
+    folder, told = guided
+    pictures = [(kind, step) for kind, _, step in told if kind.endswith("images")]
+    own, plain = "evaluation/images", "evaluation/no-cfg/images"
+    assert pictures == [(plain, EVERY), (own, STEPS), (plain, STEPS)]
+    scores = [{name for name in values if name.endswith("/fid")} for kind, values, _ in told if kind == "scalars"]
+    assert [names for names in scores if names] == [{kind.replace("images", "fid")} for kind, _ in pictures]
+    records = load_records([folder])
+    other = [{**record, "source": {**record["source"], "trained_in": "b"}, "seed": 1} for record in records[:1]]
+    curves = record_curves(group_seeds(records), "epoch", "fid", Marks())
+    assert [curve.name for curve in curves] == [f"AR, guidance {SCALES[0]:g}", "AR, guidance 1"]
+    assert all(curve.joined and len(curve.points) == 2 for curve in curves)
+    both = record_curves([*group_seeds(records), *group_seeds(other)], "epoch", "fid", Marks())
+    assert both[-1].name == "AR b"  # one that was evaluated in one way alone
+    assert run_command(["plot", str(folder), "--x", "epoch", "--y", "fid", "-o", str(tmp_path / "two.svg")]) == 0
+    assert all(curve.name in (tmp_path / "two.svg").read_text() for curve in curves)
+
+
+def test_the_first_setting_decides_which_weights_are_the_best(guided, tmp_path):
+    (file, *_) = stored_evaluations(guided[0]).values()
+    record = load_record(file)
+    for name, fids in (("", (5.0, 4.0)), ("no-cfg", (1.0, 2.0))):
+        for step, fid in zip((EVERY, STEPS), fids, strict=True):
+            copy = tmp_path / "evaluations" / evaluation_name(step, name) / "run/record.json"
+            copy.parent.mkdir(parents=True)
+            copy.write_text(json.dumps({**record, "metrics": {**record["metrics"], "fid": fid}}))
+    assert (best_step(tmp_path, ""), best_step(tmp_path, "no-cfg")) == (STEPS, EVERY)
+    job = tiny_job(tmp_path)
+    job = dataclasses.replace(job, config=job.config.for_images(1438))
+    for scales, best in ((SCALES, STEPS), (SCALES[::-1], EVERY)):
+        for step in (EVERY, STEPS):
+            (tmp_path / f"step-{step:07d}.safetensors").write_text(str(step))
+        asked = Evaluating(steps=EVERY, cfg_scales=scales)
+        evaluation.Evaluation(asked, job, tmp_path, evaluation.Processes())._keep_best()
+        assert (tmp_path / BEST_NAME).read_text() == str(best)
+
+
+def test_mistakes_are_told_before_anything_is_encoded(tmp_path, capsys):
     with pytest.raises(ValueError, match="expected one of them"):
         Evaluating(epochs=1, steps=2)
     with pytest.raises(ValueError, match="above 0"):
@@ -253,6 +322,11 @@ def test_mistakes_are_told_before_anything_is_encoded(tmp_path):
                 Evaluating(steps=1, **asked), dataclasses.replace(job, **changes), tmp_path, evaluation.Processes()
             )
     command = ["train", "--target", "ar-digits", "--steps", "2", "--out", str(tmp_path), "--device", "cpu"]
+    for scales, told in (("1,x", "cfg_scale 'x': expected float"), ("3,-1", "cfg_scale -1.0: expected 0 or more")):
+        capsys.readouterr()
+        assert run_command([*command, "--eval-steps", "1", "--eval-cfg", scales]) == 2
+        assert told in capsys.readouterr().err
+    assert run_command([*command, "--eval-cfg", "1"]) == 2  # how often is not said
     assert run_command([*command, "--eval-steps", "1", "--eval-reference", "digits-heldot"]) == 2
     assert run_command(["train", "--target", "digits-kl", "--out", str(tmp_path), "--eval-steps", "1"]) == 2
     assert not list(tmp_path.glob("**/*.npy"))
@@ -271,11 +345,12 @@ def sharded_by_two(job: Job, folder: Path, name: str, *options: str) -> str:
 
 def test_two_processes_with_sharded_weights_evaluate_the_weights_of_all(cache, tmp_path):
     job = tiny_job(cache)
-    said = sharded_by_two(job, tmp_path, "two", "--eval-steps", str(STEPS), "--eval-images", str(IMAGES))
+    asked = ["--eval-steps", str(STEPS), "--eval-images", str(IMAGES), "--eval-cfg", ",".join(map(str, SCALES))]
+    said = sharded_by_two(job, tmp_path, "two", *asked)
     ((step, file),) = stored_evaluations(job.folder(tmp_path / "two")).items()
     record = load_record(file)
     assert (step, record["hardware"]["processes"]) == (STEPS, 2)
-    assert said.count("step 6, epoch") == 1
+    assert (said.count("step 6, epoch"), len(stored_evaluations(job.folder(tmp_path / "two"), "no-cfg"))) == (2, 1)
     weights = job.weights_path(tmp_path / "two")
     last = arbench.run(weights=weights, num_images=IMAGES, out=tmp_path / "run", device="cpu")
     assert last["metrics"]["fid"] == pytest.approx(record["metrics"]["fid"], rel=1e-6)  # sums of shards round otherwise

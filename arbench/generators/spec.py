@@ -7,6 +7,7 @@ third party's is an installed one in the entry-point group `arbench.generators`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,25 @@ class TrainingSpeed:
     images_per_second: float
     device: str
     source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """How weights are drawn to be evaluated while they train: by the preset's own settings, but for `sampling`.
+
+    `name` tells records of a step apart, "" being the preset's own. Raises ValueError for one that names no folder.
+    """
+
+    name: str = ""
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z0-9.+-]*", self.name):
+            raise ValueError(f"evaluation {self.name!r}: expected small letters, digits, dots and hyphens")
+
+
+OWN_SETTINGS = Evaluated()
+NO_GUIDANCE = Evaluated(name="no-cfg", sampling={"cfg_scale": 1.0})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +137,7 @@ class Method:
 
     recipe: TrainConfig | None = None  # the paper's, for one's own data
     digits_recipe: TrainConfig | None = None  # of its preset on the digits
+    evaluations: tuple[Evaluated, ...] = (OWN_SETTINGS,)  # while it trains; by the first the best weights are kept
 
     training_memory: Callable[[Generator, bool, bool], int] | None = None  # bytes an image: bfloat16, recomputed blocks
     training_speed: TrainingSpeed | None = None

@@ -19,6 +19,7 @@ from arbench.report.values import (
 )
 from arbench.settings import NUM_ITER
 
+Training = tuple[str, str, str]  # method, model, name
 CROWD = 8  # points of a curve; with more, only their steps are written beside them
 
 
@@ -56,18 +57,35 @@ def record_curves(groups: Sequence[SeedGroup], x: str, y: str, marks: Marks) -> 
     """
     for name in (x, y):
         quantity(name)  # tells the nearest where there is none
-    # Over a setting, each combination of the others is a curve of its own.
-    split = [name for name in varying(groups, other_settings()) if name != x] if x in other_settings() else []
-    found: dict[str, list[SeedGroup]] = {}
+    split, found = _split(groups, x), dict[str, list[SeedGroup]]()
     for group in groups:
         if isinstance(group.mean(x), (int, float)) and isinstance(group.mean(y), (int, float)):
             mark = ", ".join(dict.fromkeys(filter(None, (marks.of(axis, group.first) for axis in (x, y)))))
-            name = ", ".join([_curve_name(group, groups), *_settings(group, split)])
+            name = ", ".join([_curve_name(group, groups), *_settings(group, split[_training(group)])])
             found.setdefault(f"{name} ({mark})" if mark else name, []).append(group)
     return [
         Curve(name=name, points=_points(members, x, y), joined=len(_varied(members)) <= 1)
         for name, members in found.items()
     ]
+
+
+def _split(groups: Sequence[SeedGroup], x: str) -> dict[Training, list[str]]:
+    """The settings by which the curves of each training are told apart: each combination of them is one of its own.
+
+    Over a setting these are all others; over the steps of a training those that its own evaluations differ in.
+    """
+    trainings: dict[Training, list[SeedGroup]] = {}
+    for group in groups:
+        trainings.setdefault(_training(group), []).append(group)
+    if x in OF_TRAINING:
+        return {training: varying(members, tuple(all_settings())) for training, members in trainings.items()}
+    others = [name for name in varying(groups, other_settings()) if name != x] if x in other_settings() else []
+    return dict.fromkeys(trainings, others)
+
+
+def _training(group: SeedGroup) -> Training:
+    """Method, model and name of the training whose weights these are."""
+    return group.first["method"], group.first["model"], str(group.first["source"].get("trained_in"))
 
 
 def _varied(groups: Sequence[SeedGroup]) -> list[str]:

@@ -159,10 +159,11 @@ def open_logs(
     return Logs(opened)
 
 
-def record_scalars(record: Record) -> dict[str, float]:
-    """The numbers of a record by the names that a log has for them: scores, those of further extractors, speed."""
+def record_scalars(record: Record, under: str = EVALUATION) -> dict[str, float]:
+    """The numbers of a record by the names that a log has for them: scores, those of further extractors, speed; all
+    names begin with `under`."""
     found = dict(record["metrics"])
     for extractor, scored in record["other_extractors"].items():
         found |= {f"{name}@{extractor}": value for name, value in scored["metrics"].items()}
     found |= {name: record["speed"].get(name) for name in TIMED}
-    return {f"{EVALUATION}{name}": value for name, value in found.items() if isinstance(value, (int, float))}
+    return {f"{under}{name}": value for name, value in found.items() if isinstance(value, (int, float))}

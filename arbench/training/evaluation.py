@@ -1,18 +1,18 @@
 """Evaluation while training: between two steps the averaged weights of that moment are drawn and scored by `run`.
 
 Each becomes an ordinary record, `evaluations/step-0005000/MODEL-HASH/record.json` in the training's folder, that says
-its epoch and step; the weights of the best FID so far stay as `best.safetensors`. Nothing of the training changes: its
-random numbers are put back, its model is not touched (a second one is loaded for the time being), and what goes wrong
-costs one line.
+its epoch and step. Where a method is evaluated with several settings, each has a record of its own, the others than the
+model's own in `step-0005000-NAME`; the first says which weights are the best so far, which stay as `best.safetensors`.
+Nothing of the training changes: its random numbers are put back, its model is not touched (a second one is loaded for
+the time being), and what goes wrong costs one line.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,23 +25,33 @@ from torch import Tensor
 from arbench.evaluation.stored_run import GRID, SHARDS
 from arbench.generators.methods import get_preset
 from arbench.generators.recipe import TrainConfig
-from arbench.generators.spec import DIGITS
+from arbench.generators.spec import DIGITS, OWN_SETTINGS, Evaluated
 from arbench.machine.distributed import Processes, gathered, tell_all
 from arbench.machine.files import one_line
 from arbench.report.logs import EVALUATION, Logs, record_scalars
-from arbench.report.record import RECORD_FILE, Record, load_record
-from arbench.report.values import fid_name, protocol_key
+from arbench.report.record import Record
+from arbench.report.values import fid_name
+from arbench.runs.choice import RANDOM
 from arbench.runs.execute import finish, open_folder, sample
 from arbench.runs.request import DEFAULT_IMAGES, IF_STARTED, RunRequest, check_evaluation, evaluation_settings, prepare
+from arbench.settings import CFG_SCALE
 from arbench.training.engine import whole
+from arbench.training.evaluated import (
+    BEST_NAME,
+    FOLDER_NAME,
+    best_step,
+    evaluated_with,
+    evaluation_name,
+    step_name,
+    stored_evaluations,
+    training_name,
+)
 from arbench.training.export import export_weights, origin_of
 from arbench.training.job import Job
 from arbench.training.loop import Trainer
 from arbench.training.stopping import interruptible
 
-FOLDER_NAME, BEST_NAME = "evaluations", "best.safetensors"
 PUBLISHED_IMAGES = 50_000  # of the papers' FID
-STEP_NAME = re.compile(r"step-(\d+)")
 T = TypeVar("T")
 
 
@@ -49,13 +59,15 @@ T = TypeVar("T")
 class Evaluating:
     """How often weights are evaluated, every so many `epochs` or `steps`, and how; None is `run`'s own default.
 
-    `num_images` is by default 500 of the digits and 50,000 of other models. Raises ValueError where both or neither of
-    the lengths are given.
+    `num_images` is by default 500 of the digits and 50,000 of other models, `cfg_scales` the guidance of each
+    evaluation of a step, in place of the settings that the method names. Raises ValueError where both or neither of the
+    lengths are given, and for a guidance that cannot be.
     """
 
     epochs: float | None = None
     steps: int | None = None
     num_images: int | None = None
+    cfg_scales: tuple[float, ...] = ()
     reference: str | None = None
     extractor: str | None = None
     inception_weights: str | None = None
@@ -65,6 +77,8 @@ class Evaluating:
         if len(given) != 1 or given[0] <= 0:
             told = f"--eval-every {self.epochs}, --eval-steps {self.steps}"
             raise ValueError(f"{told}: expected one of them, above 0, to evaluate while training")
+        for scale in self.cfg_scales:
+            CFG_SCALE.check(scale)
 
     def period(self, config: TrainConfig) -> int:
         """Images between two evaluations of a training whose epoch is known."""
@@ -92,7 +106,8 @@ class Evaluation:
         self._asked, self._job, self._folder, self._mine = asked, job, folder, mine
         self._say, self.logs = say, Logs()
         self._period = asked.period(job.config)
-        tell_all(mine, lambda: check_asked(asked, job, self._request(0, Path("random"))))
+        tell_all(mine, lambda: check_asked(asked, job, self._request(0, OWN_SETTINGS, Path(RANDOM))))
+        self._settings = evaluated_with(job, asked.cfg_scales)
 
     def due(self, step: int) -> bool:
         """After the first step past each period, and after the last one."""
@@ -101,23 +116,35 @@ class Evaluation:
 
     def __call__(self, trainer: Trainer, signalled: Event) -> bool:
         step = trainer.step
-        try:
-            if tell_all(self._mine, lambda: self._is_done(step)):
+        with self._told(step, self._settings, signalled):
+            missing = tell_all(self._mine, lambda: self._missing(step))
+            if not missing:
                 return False
             with undisturbed(trainer.device):
-                self._evaluate(trainer, signalled)
-        except (ValueError, OSError) as error:
-            if not signalled.is_set():
-                self._say(f"evaluation at step {step} failed, training goes on: {one_line(error)}")
-                self._clear(step)
+                self._evaluate(trainer, [one for one in self._settings if one.name in missing], signalled)
         if trainer.device.type == "cuda":
             torch.cuda.empty_cache()
         if self._mine.is_first:
             self._weights(step).unlink(missing_ok=True)
         return any(gathered(signalled.is_set(), self._mine))
 
-    def _evaluate(self, trainer: Trainer, signalled: Event) -> None:
-        """Weights, images, scores, record; raises ValueError or OSError on all processes where it fails on any."""
+    @contextmanager
+    def _told(self, step: int, settings: Sequence[Evaluated], signalled: Event) -> Iterator[None]:
+        """Within it what goes wrong costs one line, and the images of those evaluations that `settings` are of."""
+        try:
+            yield
+        except (ValueError, OSError) as error:
+            if not signalled.is_set():
+                name = settings[0].name if len(settings) == 1 else ""
+                self._say(f"evaluation at {titled(f'step {step}', name)} failed, training goes on: {one_line(error)}")
+                for one in settings:
+                    self._clear(step, one)
+
+    def _evaluate(self, trainer: Trainer, settings: Sequence[Evaluated], signalled: Event) -> None:
+        """Weights, then images, scores and record of each of `settings`, of which one may fail by itself.
+
+        Raises ValueError or OSError on all processes where writing the weights fails.
+        """
         mine, step = self._mine, trainer.step
         weights = averaged_weights(trainer)
 
@@ -129,7 +156,17 @@ class Evaluation:
                 )
 
         together(mine, write)
-        job = together(mine, lambda: prepare(self._request(step, self._weights(step))))
+        for one in settings:
+            if not any(gathered(signalled.is_set(), mine)):
+                with self._told(step, [one], signalled):
+                    self._draw(step, one, signalled)
+        if mine.is_first:
+            self._keep_best()
+
+    def _draw(self, step: int, setting: Evaluated, signalled: Event) -> None:
+        """Images, scores, record; raises ValueError or OSError on all processes where it fails on any."""
+        mine = self._mine
+        job = together(mine, lambda: prepare(self._request(step, setting, self._weights(step))))
         folder = open_folder(job)
 
         def draw() -> Record | None:
@@ -149,56 +186,39 @@ class Evaluation:
         record = together(mine, draw)
         if record is not None:
             shutil.rmtree(folder.path / SHARDS, ignore_errors=True)
-            self._tell(step, record, folder.path)
+            self._tell(step, setting, record, folder.path)
 
-    def _tell(self, step: int, record: Record, path: Path) -> None:
-        """Keep the weights where they are the best, and say what was found."""
-        best = self._settle_best()
+    def _tell(self, step: int, setting: Evaluated, record: Record, path: Path) -> None:
+        """Say what was found, and whether it is the best, which the first of the settings decides."""
+        is_best = setting == self._settings[0] and best_step(self._folder, setting.name, self._say) == step
         fid, count = record["metrics"].get("fid"), record["num_images"]
         scored = "no FID" if fid is None else f"{fid_name(count)} {fid:.2f}"
-        praise = ", the best so far" if best == step else ""
-        self._say(f"step {step}, epoch {self._epoch(step):g}: {scored}{praise}; {path}")
-        self.logs.scalars(record_scalars(record), step)
-        self.logs.picture(f"{EVALUATION}images", path / GRID, step)
+        praise = ", the best so far" if is_best else ""
+        moment = titled(f"step {step}, epoch {self._epoch(step):g}", setting.name)
+        self._say(f"{moment}: {scored}{praise}; {path}")
+        under = f"{EVALUATION}{setting.name}/" if setting.name else EVALUATION
+        self.logs.scalars(record_scalars(record, under), step)
+        self.logs.picture(f"{under}images", path / GRID, step)
 
-    def _settle_best(self) -> int | None:
-        """Let the weights of the best record become `best.safetensors` where they are there; returns its step."""
-        records = self._records()
-        if not records:
-            return None
-        protocol = protocol_key(records[max(records)])  # an earlier protocol's scores are not compared
-        fids = {
-            step: record["metrics"]["fid"]
-            for step, record in records.items()
-            if record["metrics"].get("fid") is not None and protocol_key(record) == protocol
-        }
-        best = min(fids, key=lambda step: (fids[step], step), default=None)
+    def _keep_best(self) -> None:
+        """Let the weights of the best record become `best.safetensors` where they are there."""
+        best = best_step(self._folder, self._settings[0].name)
         if best is not None and self._weights(best).is_file():
             os.replace(self._weights(best), self._folder / BEST_NAME)
-        return best
 
-    def _records(self) -> dict[int, Record]:
-        """The records of the evaluations so far, without one that cannot be read, which is told."""
-        found = {}
-        for step, file in stored_evaluations(self._folder).items():
-            try:
-                found[step] = load_record(file)
-            except (ValueError, OSError) as error:
-                self._say(f"not compared with others: {one_line(error)}")
-        return found
-
-    def _clear(self, step: int) -> None:
+    def _clear(self, step: int, setting: Evaluated) -> None:
         """Let go of the images of an evaluation that has failed, which nobody does again."""
-        if self._mine.is_first and step not in stored_evaluations(self._folder):
-            shutil.rmtree(self._folder / FOLDER_NAME / step_name(step), ignore_errors=True)
+        if self._mine.is_first and step not in stored_evaluations(self._folder, setting.name):
+            shutil.rmtree(self._folder / FOLDER_NAME / evaluation_name(step, setting.name), ignore_errors=True)
 
-    def _is_done(self, step: int) -> bool:
-        """Whether the record of `step` is there; what a killed process left undone after writing it is done now."""
-        done = step in stored_evaluations(self._folder)
-        if done:
-            self._settle_best()
+    def _missing(self, step: int) -> list[str]:
+        """The settings of which `step` has no record; what a killed process left undone after the last is done now."""
+        names = [one.name for one in self._settings]
+        missing = [name for name in names if step not in stored_evaluations(self._folder, name)]
+        if not missing:
+            self._keep_best()
             self._weights(step).unlink(missing_ok=True)
-        return done
+        return missing
 
     def _epoch(self, step: int) -> float:
         return round(step * self._job.config.batch_size / self._job.config.images, 4)
@@ -206,8 +226,8 @@ class Evaluation:
     def _weights(self, step: int) -> Path:
         return self._folder / f"{step_name(step)}.safetensors"
 
-    def _request(self, step: int, weights: Path) -> RunRequest:
-        """The run of these weights; its record says of which training they are, and when."""
+    def _request(self, step: int, setting: Evaluated, weights: Path) -> RunRequest:
+        """The run of these weights with `setting`; its record says of which training they are, and when."""
         job, asked = self._job, self._asked
         usual = DEFAULT_IMAGES if get_preset(job.target).data == DIGITS else PUBLISHED_IMAGES
         return RunRequest(
@@ -217,15 +237,21 @@ class Evaluation:
             tokenizer_weights=job.tokenizer_weights,
             tokenizer_config=job.tokenizer_config,
             num_images=usual if asked.num_images is None else asked.num_images,
-            out=self._folder / FOLDER_NAME / step_name(step),
+            out=self._folder / FOLDER_NAME / evaluation_name(step, setting.name),
             device=job.device,
             resume=IF_STARTED,
             reference=asked.reference,
             extractor=asked.extractor,
             inception_weights=asked.inception_weights,
             on_the_fly=self._mine.count > 1,
+            sampling=setting.sampling,
             source={"trained_in": training_name(self._folder), "epoch": self._epoch(step), "step": step},
         )
+
+
+def titled(moment: str, name: str) -> str:
+    """`moment` with the name of an evaluation's settings, where they have one."""
+    return f"{moment}, {name}" if name else moment
 
 
 def check_asked(asked: Evaluating, job: Job, request: RunRequest) -> None:
@@ -267,22 +293,3 @@ def undisturbed(device: torch.device) -> Iterator[None]:
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         yield
-
-
-def stored_evaluations(folder: Path) -> dict[int, Path]:
-    """The record files of a training's evaluations by ascending step."""
-    found = {}
-    for file in (folder / FOLDER_NAME).glob(f"step-*/*/{RECORD_FILE}"):
-        match = STEP_NAME.fullmatch(file.parent.parent.name)
-        if match:
-            found[int(match[1])] = file
-    return dict(sorted(found.items()))
-
-
-def step_name(step: int) -> str:
-    return f"step-{step:07d}"
-
-
-def training_name(folder: Path) -> str:
-    """What a training is called in curves of several: the last two parts of its folder."""
-    return "/".join(folder.parts[-2:])
