@@ -144,4 +144,6 @@ def test_the_comparison_is_by_what_each_method_is_made_faster_by():
     assert ("par", ("model", "par-digits-16x")) in told
     assert {("mar",), ("mar", ("num_iter", 4)), ("dit", ("head_steps", 8)), ("ar",)} <= told
     assert ("dit",) not in told  # 50 steps take longer than all its others
+    points = [point.method.name for point in comparison.points()]
+    assert {name: points.count(name) for name in points} == {"mar": 3, "par": 2, "ar": 1, "arpg": 3, "dit": 3}
     assert not any(name == "cfg_interval" for _, *settings in told for name, _ in settings)

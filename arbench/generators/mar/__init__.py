@@ -38,6 +38,6 @@ METHOD = Method(
     backbone_work=lazy("arbench.generators.mar.work:masked_work"),
     head_work=lazy("arbench.heads.work:head_work"),
     memory=lazy("arbench.generators.mar.work:masked_memory"),
-    compared=({"num_iter": 2}, {"num_iter": 4}, {"num_iter": 16}),
+    compared=({"num_iter": 2}, {"num_iter": 4}),
     traded=("num_iter", "iterations"),
 )
