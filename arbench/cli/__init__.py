@@ -17,6 +17,9 @@ TYPE_CHECKING = False  # not from `typing`: Ctrl-C is ours only once this module
 if TYPE_CHECKING:
     from typing import Any, TextIO
 
+    import typer
+    from typer.models import CommandInfo, TyperInfo
+
 USER_ERRORS = (ValueError, OSError)
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -72,13 +75,17 @@ def build_app() -> Any:
     return app
 
 
-def keep_examples(app: Any) -> None:
+def keep_examples(app: typer.Typer) -> None:
     """Let the examples of every command be shown as they can be copied, broken into lines only where a shell allows."""
-    for info in (*app.registered_commands, *filter(None, [app.registered_callback])):
+    infos: list[CommandInfo | TyperInfo] = [*app.registered_commands]
+    if app.registered_callback is not None:
+        infos.append(app.registered_callback)
+    for info in infos:
         if isinstance(info.epilog, str):
             info.epilog = "\n\n".join(_example(part) for part in info.epilog.strip().split("\n\n"))
     for group in app.registered_groups:
-        keep_examples(group.typer_instance)
+        if group.typer_instance is not None:
+            keep_examples(group.typer_instance)
 
 
 def _example(part: str) -> str:

@@ -15,6 +15,7 @@ import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator
 
 from arbench.generators.methods import methods
@@ -246,7 +247,7 @@ def _legend(
         axes.legend(handles, names, **style)
 
 
-def _make_room(figure: Figure, below: Any) -> None:
+def _make_room(figure: Figure, below: Text) -> None:
     """Let the figure grow where the legend beside the axes and the notes `below` do not fit above one another."""
     renderer = FigureCanvasAgg(figure).get_renderer()
     parts = (below, *figure.legends)
