@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
@@ -43,6 +44,10 @@ OnTheFly = Annotated[
         help="Extract features while sampling, on every process; the extractor then counts to the peak memory.",
     ),
 ]
+NumImages = Annotated[
+    Optional[int], typer.Option("--num-images", help="How many images; 500 where the row does not say.")
+]
+Out = Annotated[Optional[Path], typer.Option("--out", "-o", help="Where the run folder goes; runs/ if left out.")]
 ExportNpz = Annotated[bool, typer.Option("--export-npz", help="Also write samples.npz for the ADM evaluator.")]
 ExperimentName = Annotated[
     Optional[str], typer.Option("--experiment", help="A paper's table, e.g. mar/table4, or a file: my.yaml.")
@@ -66,10 +71,10 @@ def run(
     which: options.Which = "ema",
     experiment: ExperimentName = None,
     row: RowName = None,
-    num_images: options.NumImages = None,
+    num_images: NumImages = None,
     label_mode: LabelMode = "balanced",
     seed: options.Seed = 0,
-    out: options.Out = None,
+    out: Out = None,
     resume: options.Resume = False,
     batch_size: options.BatchSize = None,
     device: options.Device = "auto",
