@@ -196,7 +196,7 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor, both: Tensor | None = None) -> Tensor:
         """(.., D) -> (.., D); `both` is `pair` in one tensor (2 hidden, D): one product in place of two."""
-        gate, up = (self.w1(x), self.w3(x)) if both is None else F.linear(x, both).chunk(2, dim=-1)
+        gate, up = (self.w1(x), self.w3(x)) if both is None else F.linear(x.to(both.dtype), both).chunk(2, dim=-1)
         return self.w2(F.silu(gate) * up)
 
 
