@@ -81,7 +81,6 @@ def bench(
     device: options.Device = "auto",
     dtype: options.Precision = "auto",
     decode_dtype: options.DecodeDtype = "float32",
-    few_rows: options.FewRows = False,
     engine: options.Engine = "auto",
 ) -> None:
     """Time generator, head and decoder at batch 1 and at --batch-size; a tokenizer alone with --tokenizer alone.
@@ -206,6 +205,5 @@ def load_for_speed(chosen: dict[str, Any]) -> Parts:
         device=resolve_device(chosen.get("device", "auto")),
         dtype=chosen.get("dtype", "auto"),
         decode_dtype=chosen.get("decode_dtype", "float32"),
-        few_rows=chosen.get("few_rows", False),
         sampling=options.sampling_of(chosen),
     )

@@ -41,9 +41,6 @@ DecodeDtype = Annotated[
     str,
     typer.Option("--decode-dtype", help="The tokenizer's: float32, or bfloat16 for speed, which shows in the images."),
 ]
-FewRows = Annotated[
-    bool, typer.Option("--few-rows", help="CPU: weights laid out for batch 1; images may differ by rounding.")
-]
 Engine = Annotated[str, typer.Option("--engine", help="auto, eager or graph (CUDA graphs): speed, not images.")]
 Seed = Annotated[int, typer.Option("--seed", help="Image i is a function of (seed, i) alone.")]
 Out = Annotated[Optional[Path], typer.Option("--out", "-o", help="Where to write.")]

@@ -80,7 +80,6 @@ def run(
     device: options.Device = "auto",
     dtype: options.Precision = "auto",
     decode_dtype: options.DecodeDtype = "float32",
-    few_rows: options.FewRows = False,
     engine: options.Engine = "auto",
     evaluate: Evaluate = True,
     reference: options.Reference = None,

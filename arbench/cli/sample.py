@@ -69,7 +69,6 @@ def sample(
     device: options.Device = "auto",
     dtype: options.Precision = "auto",
     decode_dtype: options.DecodeDtype = "float32",
-    few_rows: options.FewRows = False,
     engine: options.Engine = "auto",
     film: Film = None,
     film_pictures: Pictures = DEFAULT_PICTURES,
@@ -129,7 +128,6 @@ def load_asked(asked: Mapping[str, Any], sampling: Mapping[str, Any]) -> Parts:
         device=resolve_device(asked.get("device", "auto")),
         dtype=asked.get("dtype", "auto"),
         decode_dtype=asked.get("decode_dtype", "float32"),
-        few_rows=asked.get("few_rows", False),
         sampling=sampling,
     )
 

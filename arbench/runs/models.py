@@ -16,7 +16,6 @@ from arbench.generators.spec import Preset
 from arbench.images import imagenet
 from arbench.machine.files import file_sha256
 from arbench.machine.hardware import resolve_dtype
-from arbench.machine.layout import store_for_few_rows
 from arbench.machine.precision import (
     AUTO,
     FLOAT32,
@@ -119,7 +118,6 @@ def load_parts(
     device: torch.device,
     dtype: str = AUTO,
     decode_dtype: str = FLOAT32,
-    few_rows: bool = False,
     config: Mapping[str, Any] | None = None,
     tokenizer_config: Mapping[str, Any] | None = None,
     sampling: Mapping[str, Any] | None = None,
@@ -128,7 +126,6 @@ def load_parts(
 
     `dtype` is the generator's precision by name, "auto" that which its release is evaluated in; `decode_dtype` the
     tokenizer's, at least float32 as well where the generator is in float64. Half precision shows in the images.
-    `few_rows` lays weights on a CPU out for products of one or two rows (`arbench.machine.layout`).
     Raises ValueError or OSError for unknown names, missing or broken files, settings out of range and a tokenizer that
     does not fit the generator.
     """
@@ -138,8 +135,6 @@ def load_parts(
     stamps = {file: file_stamp(file) for file in chosen.files}
     generator, decoder = _load_both(chosen, which, device, precision, config or {})
     decoder = in_dtype(chosen.tokenizer, decoder, decoded_in)
-    if few_rows:
-        lay_out_for_few_rows(generator, device)
     # The settings of the run become the generator's own, so that they hold, and are warned of once.
     settings = resolve_settings(generator, sampling or {})
     warn_of_last_timesteps(generator, settings)
@@ -185,15 +180,6 @@ def _load_both(
         file = None if chosen.tokenizer_weights is None else Path(chosen.tokenizer_weights)
         require_tokenizer(chosen.told, describe_tokenizer(name, decoder, file, settings))
     return generator, decoder
-
-
-def lay_out_for_few_rows(generator: Generator, device: torch.device) -> None:
-    """Weights for products of one or two rows, in place. Raises ValueError on another device than a CPU."""
-    if device.type != "cpu":
-        raise ValueError(f"few_rows lays weights out for a CPU, not for {device.type}; expected --device cpu with it")
-    model: object = generator
-    assert isinstance(model, nn.Module)
-    store_for_few_rows(model)
 
 
 def in_dtype(name: str, tokenizer: Tokenizer, dtype: torch.dtype) -> Tokenizer:

@@ -121,7 +121,6 @@ def make_record(job: PreparedRun, folder: RunFolder, scores: dict[str, Any]) -> 
             "dtype": images["dtype"],
             "decode_dtype": dtype_name(parts.decode_dtype),
             "engine": engine_name(job.request.engine, parts.generator, folder.batches_each(job.mine.count)),
-            **({"few_rows": True} if job.request.few_rows else {}),
         },
         versions={**versions(), **plug_in_versions(job, folder)},
         source=describe_source(job, folder),

@@ -61,7 +61,6 @@ class RunRequest:
     device: str = AUTO
     dtype: str = AUTO  # a name of `arbench.machine.precision`
     decode_dtype: str = FLOAT32
-    few_rows: bool = False  # as the engine: no part of the folder's name
     engine: str = AUTO  # how it is computed, not what: no part of the folder's name
     resume: bool | str = False
     evaluate: bool = True
@@ -120,7 +119,6 @@ def prepare(request: RunRequest) -> PreparedRun:
         device=resolve_device(request.device, mine.local_rank),
         dtype=request.dtype,
         decode_dtype=request.decode_dtype,
-        few_rows=request.few_rows,
         config=request.config,
         tokenizer_config=request.tokenizer_config,
         sampling=request.sampling,
