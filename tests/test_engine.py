@@ -38,7 +38,7 @@ def make(name, head="categorical", **changes):
     if name != "arpg":
         return make_generator(name, head, grid=GRID, **changes).double()
     torch.manual_seed(0)
-    generator = ARPG(ARPGConfig(width=32, depth=4, heads=2, num_classes=5, grid=GRID, vocab_size=17))
+    generator = ARPG(ARPGConfig(width=32, depth=4, heads=2, num_classes=5, grid=GRID, vocab_size=17, **changes))
     for parameter in generator.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return generator.double().eval()
@@ -126,8 +126,9 @@ def test_causal_groups_stay_causal_on_a_static_cache():
     assert torch.equal(generate(generator, [1, 2], seed=2, engine="graph"), generate(generator, [1, 2], seed=2))
 
 
-def test_without_a_cache_too():
-    generator = make("par", kv_cache=False)
+@pytest.mark.parametrize("name", ["par", "arpg"])
+def test_without_a_cache_too(name):
+    generator = make(name, kv_cache=False)
     settings, engine = resolve_settings(generator, {}), Engine()
     for ids in ([0, 1], [4, 9]):
         found = draw_tokens(generator, [1, 2], settings=settings, image_ids=ids, engine=engine)
@@ -143,9 +144,18 @@ def test_another_batch_seed_or_setting_is_recorded_anew():
         assert engine.replays is not before
 
 
-@pytest.mark.parametrize("name", ["output", "layers.1.feed_forward.w3"])
-def test_new_weights_are_seen(name):
-    generator, engine = make("par"), Engine()
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        ("par", "output"),
+        ("par", "layers.1.feed_forward.w3"),
+        ("arpg", "layers.self_dec.1.attn.to_v"),
+        ("arpg", "layers.cross_dec.0.ffn.w3"),
+        ("arpg", "layers.to_k"),
+    ],
+)
+def test_new_weights_are_seen(method, name):
+    generator, engine = make(method), Engine()
     settings = resolve_settings(generator, {})
     first = draw_tokens(generator, [0, 1], settings=settings, engine=engine)
     with torch.no_grad():

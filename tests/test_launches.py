@@ -96,6 +96,14 @@ def test_replays_of_causal_steps_launch_no_more_than_this(name, tokens, layers):
     assert tokens * layers * 14 < count.in_graphs <= tokens * (layers * 15 + 27)
 
 
+# Queries, keys and values are one product too: 15 launches a block of the first pass, 14 of the second, 33 around them.
+def test_replays_of_both_passes_launch_no_more_than_this():
+    generator = load_generator("arpg-l", device="meta")
+    count = count_launches(generator, resolve_settings(generator, {}), 1, engine="graph")
+    iterations, blocks = 64, 12
+    assert iterations * blocks * 28 < count.in_graphs <= iterations * (blocks * (15 + 14) + 33)
+
+
 def test_copies_and_waits_are_found():
     generator = make_generator("par")
 

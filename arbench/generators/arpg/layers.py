@@ -11,12 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from arbench.generators.common.joined import JoinedWeights, joined_product, joined_rotaries
 from arbench.generators.common.layers import KVCache, RMSNorm, SwiGLU, rotate
 from arbench.machine.fused import Region
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, T, D) -> (B, H, T, D/H)
+
+
+def split_parts(x: Tensor, parts: int, heads: int) -> Tensor:
+    return x.unflatten(-1, (parts, heads, -1)).permute(2, 0, 3, 1, 4)  # (B, T, parts D) -> (parts, B, H, T, D/H)
 
 
 def merge_heads(x: Tensor) -> Tensor:
@@ -38,6 +43,16 @@ class SelfAttention(nn.Module):
         """(B, T, D) -> queries, keys, values, each (B, H, T, D/H)."""
         q, k, v = (split_heads(project(x), self.heads) for project in (self.to_q, self.to_k, self.to_v))
         return rotate(q, rotary), rotate(k, rotary), v
+
+    @property
+    def projections(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The weights of the three products that read the same: (D, D) each."""
+        return self.to_q.weight, self.to_k.weight, self.to_v.weight
+
+    def project_together(self, x: Tensor, rotaries: Tensor, joined: Tensor) -> Tensor:
+        """As `project`, in one tensor (3, B, H, T, D/H), for `joined` projections (3 D, D) and `rotaries`
+        (3, B, 1, T, W, 2) that leave values alone."""
+        return rotate(split_parts(joined_product(x, joined), 3, self.heads), rotaries)
 
     def forward(self, x: Tensor, rotary: Tensor, mask: Tensor | None) -> Tensor:
         """A whole sequence (B, T, D); `mask` (T, T) bool, True where attention is allowed, None for causal."""
@@ -82,14 +97,26 @@ class KnownBlock(nn.Module):
         keys, values = cache.extend(layer, k, v)
         return self._after_attention(x, F.scaled_dot_product_attention(q, keys, values))
 
+    def step_joined(
+        self, x: Tensor, rotaries: Tensor, cache: KVCache, layer: int, joined: Tensor, both: Tensor
+    ) -> Tensor:
+        """As `step` in fewer kernels: `rotaries` and `joined` as in `project_together`, `both` as in `SwiGLU`."""
+        qkv = self._all_before_attention(x, rotaries, joined)
+        keys, values = cache.extend_both(layer, qkv[1:])
+        return self._after_attention(x, F.scaled_dot_product_attention(qkv[0], keys, values), both)
+
     @Region
     def _before_attention(self, x: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self.attn.project(self.attn_norm(x), rotary)
 
     @Region
-    def _after_attention(self, x: Tensor, heads: Tensor) -> Tensor:
+    def _all_before_attention(self, x: Tensor, rotaries: Tensor, joined: Tensor) -> Tensor:
+        return self.attn.project_together(self.attn_norm(x), rotaries, joined)
+
+    @Region
+    def _after_attention(self, x: Tensor, heads: Tensor, both: Tensor | None = None) -> Tensor:
         x = x + self.attn.proj(merge_heads(heads))
-        return x + self.ffn(self.ffn_norm(x))
+        return x + self.ffn(self.ffn_norm(x), both)
 
 
 class WantedBlock(nn.Module):
@@ -104,10 +131,12 @@ class WantedBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     @Region
-    def forward(self, x: Tensor, rotary: Tensor, keys: Tensor, values: Tensor, causal: bool) -> Tensor:
-        """(B, n, D) -> (B, n, D)."""
+    def forward(
+        self, x: Tensor, rotary: Tensor, keys: Tensor, values: Tensor, causal: bool, both: Tensor | None = None
+    ) -> Tensor:
+        """(B, n, D) -> (B, n, D); `both` as in `SwiGLU`."""
         x = x + self.dropout(self.attn(self.attn_norm(x), rotary, keys, values, causal))
-        return x + self.dropout(self.ffn(self.ffn_norm(x)))
+        return x + self.dropout(self.ffn(self.ffn_norm(x), both))
 
 
 class TwoPasses(nn.Module):
@@ -142,11 +171,52 @@ class TwoPasses(nn.Module):
         shared.advance(x.shape[1])
         return keys, values
 
-    def wanted(self, x: Tensor, rotary: Tensor, keys: Tensor, values: Tensor, *, causal: bool) -> Tensor:
+    def known_step_joined(
+        self, x: Tensor, rotaries: Tensor, cache: KVCache, shared: KVCache, joined: JoinedPasses
+    ) -> tuple[Tensor, Tensor]:
+        """As `known_step` in fewer kernels, for `rotaries` (3, R, 1, n, W, 2)."""
+        blocks = zip(cast("list[KnownBlock]", self.self_dec), joined.projections, joined.known, strict=True)
+        for index, (block, projections, both) in enumerate(blocks):
+            x = block.step_joined(x, rotaries, cache, index, projections, both)
+        keys, values = shared.extend_both(0, self._shared_together(x, rotaries[1:], joined.shared))
+        cache.advance(x.shape[1])
+        shared.advance(x.shape[1])
+        return keys, values
+
+    @Region
+    def _shared_together(self, x: Tensor, rotaries: Tensor, joined: Tensor) -> Tensor:
+        """As `_shared`, in one tensor (2, B, H, T, D/H)."""
+        return rotate(split_parts(joined_product(self.norm(x), joined), 2, self.heads), rotaries)
+
+    def wanted(
+        self,
+        x: Tensor,
+        rotary: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        *,
+        causal: bool,
+        joined: JoinedPasses | None = None,
+    ) -> Tensor:
         """Second pass: queries (B, n, D), rotated by the places that are wanted -> (B, n, D)."""
-        for block in self.cross_dec:
-            x = block(x, rotary, keys, values, causal)
+        pairs = [None] * len(self.cross_dec) if joined is None else joined.wanted
+        for block, both in zip(self.cross_dec, pairs, strict=True):
+            x = block(x, rotary, keys, values, causal, both)
         return x
+
+
+class JoinedPasses:
+    """What the steps of a static state read in fewer pieces: copies of most weights, and rotary entries."""
+
+    def __init__(self, passes: TwoPasses, rotary_table: Tensor) -> None:
+        first, second = cast("list[KnownBlock]", passes.self_dec), cast("list[WantedBlock]", passes.cross_dec)
+        projections = [block.attn.projections for block in first]
+        pairs = [block.ffn.pair for block in first] + [block.ffn.pair for block in second]
+        self.rotaries = joined_rotaries(rotary_table)  # (3, 1 + N, W, 2)
+        self.weights = JoinedWeights([*projections, *pairs, (passes.to_k.weight, passes.to_v.weight)])
+        made, depth = self.weights.joined, len(first)
+        self.projections, self.known = made[:depth], made[depth : 2 * depth]  # (3 D, D) and (2 hidden, D) a block
+        self.wanted, self.shared = made[2 * depth : -1], made[-1]  # (2 hidden, D) a block; (2 D, D)
 
 
 def group_causal_mask(sizes: list[int], device: torch.device) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from arbench.generators.arpg.config import ARPGConfig, ARPGSampling
-from arbench.generators.arpg.layers import TwoPasses, group_causal_mask
+from arbench.generators.arpg.layers import JoinedPasses, TwoPasses, group_causal_mask
 from arbench.generators.common.config import as_grid, require
 from arbench.generators.common.layers import KVCache, RMSNorm, grid_sinusoids, rotary_table
 from arbench.generators.common.tokens import drop_labels
@@ -49,6 +49,7 @@ class ARPGState:
     rotary_table: Tensor  # (1 + N, W, 2)
     caches: tuple[KVCache, KVCache] | None  # of the first pass and of what the second looks at; None: run again
     sizes: list[int]  # tokens fed so far and next, group by group; the class token is the first group
+    joined: JoinedPasses | None = None  # where the state is static
 
     @property
     def images(self) -> int:
@@ -166,6 +167,8 @@ class ARPG(nn.Module):
         state.labels.copy_(self.label_rows(labels, len(state.labels) > len(labels)))
         state.order.copy_(order)
         state.sizes = [1]
+        if state.joined is not None:
+            state.joined.weights.refresh()
         for cache in state.caches or ():
             cache.restart()
 
@@ -178,15 +181,19 @@ class ARPG(nn.Module):
         return tuple(state.sizes), step.size, guided
 
     def begin(self, labels: Tensor, guided: bool, reveal_order: Tensor, *, static: bool = False) -> ARPGState:
-        """The state with nothing drawn; `labels` (B,), `reveal_order` (B, N). It is `static` as it is."""
-        rows = self.label_rows(labels, guided)
+        """The state with nothing drawn; `labels` (B,), `reveal_order` (B, N).
+
+        Its tensors stay where they are; a `static` one, for CUDA graphs, joins weights beside.
+        """
+        rows, table = self.label_rows(labels, guided), self.rotary_table()
         return ARPGState(
             labels=rows,
             order=reveal_order,
             tokens=torch.zeros_like(reveal_order),
-            rotary_table=self.rotary_table(),
+            rotary_table=table,
             caches=self._empty_caches(len(rows)) if self.config.kv_cache else None,
             sizes=[1],
+            joined=JoinedPasses(self.layers, table) if static and self.config.kv_cache else None,
         )
 
     def _empty_caches(self, rows: int) -> tuple[KVCache, KVCache]:
@@ -201,7 +208,8 @@ class ARPG(nn.Module):
         keys, values = self._known_again(state) if state.caches is None else self._known_step(state, state.caches)
         positions = step.positions.repeat(state.copies, 1)
         rotary = state.rotary_table[positions + 1].unsqueeze(1)  # (R, 1, n, W, 2)
-        x = self.norm(self.layers.wanted(self.queries(positions), rotary, keys, values, causal=False))
+        x = self.layers.wanted(self.queries(positions), rotary, keys, values, causal=False, joined=state.joined)
+        x = self.norm(x)
         return (x[: state.images], x[state.images :]) if guided else (x, None)
 
     def _sequence_so_far(self, state: ARPGState) -> tuple[Tensor, Tensor]:
@@ -218,8 +226,21 @@ class ARPG(nn.Module):
 
     def _known_step(self, state: ARPGState, caches: tuple[KVCache, KVCache]) -> tuple[Tensor, Tensor]:
         """The same from what was drawn last alone, the rest being in the caches."""
-        x, places = (part[:, -state.sizes[-1] :] for part in self._sequence_so_far(state))
-        return self.layers.known_step(x, state.rotary_table[places].unsqueeze(1), *caches)
+        x, places = self._fed(state)
+        if state.joined is None:
+            return self.layers.known_step(x, state.rotary_table[places].unsqueeze(1), *caches)
+        rotaries = state.joined.rotaries[:, places].unsqueeze(2)  # (3, R, 1, n, W, 2)
+        return self.layers.known_step_joined(x, rotaries, *caches, state.joined)
+
+    def _fed(self, state: ARPGState) -> tuple[Tensor, Tensor]:
+        """Embeddings (R, n, D) and rotary places (R, n) of what was drawn last; of the class token before that."""
+        known = sum(state.sizes) - 1
+        if known == 0:
+            rows = self.class_rows(state.labels)
+            return self.embed(rows, torch.zeros_like(rows)), torch.zeros_like(rows)
+        last = slice(known - state.sizes[-1], known)
+        tokens, order = (x[:, last].repeat(state.copies, 1) for x in (state.tokens, state.order))
+        return self.embed(tokens, order + 1), order + 1
 
     def reveal(self, state: ARPGState, step: Step, tokens: Tensor) -> None:
         """Keep the drawn codes (B, n); the next step feeds them."""

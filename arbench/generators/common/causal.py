@@ -15,6 +15,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from arbench.generators.common.joined import JoinedWeights, joined_rotaries
 from arbench.generators.common.layers import CausalBlock, KVCache, RMSNorm, StaticKVCache, rotary_table
 from arbench.generators.common.tokens import put, span
 from arbench.machine.transfer import constant
@@ -63,18 +64,11 @@ def group_mask(length: int, parallel: int, singles: int, full_attention: bool = 
 
 
 class Gathered:
-    """What the steps of a static state read in fewer pieces: rotary entries with those of values, pairs of weights."""
+    """What the steps of a static state read in fewer pieces."""
 
     def __init__(self, rotary_table: Tensor, layers: Iterable[CausalBlock]) -> None:
-        unturned = torch.stack((torch.ones_like(rotary_table[..., 0]), torch.zeros_like(rotary_table[..., 0])), dim=-1)
-        self.rotaries = torch.stack((rotary_table, rotary_table, unturned))  # (3, 1 + N, W, 2) of queries, keys, values
-        self._pairs = [layer.feed_forward.pair for layer in layers]
-        self.both = [torch.cat(pair) for pair in self._pairs]  # (2 hidden, D) a layer
-
-    def refresh(self) -> None:
-        """Read the weights again, which may have been changed where they are."""
-        halves = [half for both in self.both for half in both.chunk(2)]
-        torch._foreach_copy_(halves, [weight for pair in self._pairs for weight in pair])
+        self.rotaries = joined_rotaries(rotary_table)  # (3, 1 + N, W, 2)
+        self.weights = JoinedWeights(layer.feed_forward.pair for layer in layers)  # (2 hidden, D) a layer
 
 
 @dataclass
@@ -228,7 +222,7 @@ class CausalBackbone(nn.Module):
         else:
             assert isinstance(state.known, Tensor)
             assert state.gathered is not None
-            state.gathered.refresh()
+            state.gathered.weights.refresh()
             state.cache.restart()
             state.known.zero_()
 
@@ -289,7 +283,7 @@ class CausalBackbone(nn.Module):
         assert isinstance(cache, StaticKVCache)
         assert mask is not None
         rotaries = gathered.rotaries[:, places].unsqueeze(2)  # (3, R, 1, n, W, 2)
-        for index, (layer, both) in enumerate(zip(layers, gathered.both, strict=True)):
+        for index, (layer, both) in enumerate(zip(layers, gathered.weights.joined, strict=True)):
             x = layer.step_static(x, rotaries, cache, index, mask, both)
         return x
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from arbench.generators.common.joined import joined_product
 from arbench.machine.fused import Region
 from arbench.machine.products import FewRowsLinear
 
@@ -82,6 +83,13 @@ class KVCache:
         buffer = self._buffer[layer]
         buffer[0, :, :, self.length : end] = keys
         buffer[1, :, :, self.length : end] = values
+        return buffer[0, :, :, :end], buffer[1, :, :, :end]
+
+    def extend_both(self, layer: int, keys_values: Tensor) -> tuple[Tensor, Tensor]:
+        """As `extend`, of both in one tensor (2, R, H, n, D): one write."""
+        end = self.length + keys_values.shape[3]
+        buffer = self._buffer[layer]
+        buffer[:, :, :, self.length : end] = keys_values
         return buffer[0, :, :, :end], buffer[1, :, :, :end]
 
     def mask(self, count: int, causal: bool) -> Tensor | None:
@@ -196,7 +204,7 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor, both: Tensor | None = None) -> Tensor:
         """(.., D) -> (.., D); `both` is `pair` in one tensor (2 hidden, D): one product in place of two."""
-        gate, up = (self.w1(x), self.w3(x)) if both is None else F.linear(x.to(both.dtype), both).chunk(2, dim=-1)
+        gate, up = (self.w1(x), self.w3(x)) if both is None else joined_product(x, both).chunk(2, dim=-1)
         return self.w2(F.silu(gate) * up)
 
 
