@@ -175,6 +175,12 @@ def test_small_pictures_are_enlarged_by_a_whole_factor_with_sharp_pixels():
     assert red.sum() == 3 * 4  # one pixel of each picture, 2 × 2
 
 
+def test_pictures_keep_their_proportions():
+    wide = np.zeros((1, 16, 32, 3), np.uint8)
+    black = (draw_grid([("0", wide), ("1", np.repeat(wide, 2, axis=0))]) == 0).all(axis=-1)
+    assert black.sum() == 3 * 32 * 64
+
+
 def test_long_names_are_cut_at_a_word():
     assert shorten("golden retriever") == "golden retriever"
     assert shorten("monarch, monarch butterfly, milkweed butterfly") == "monarch, monarch …"

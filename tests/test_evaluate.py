@@ -242,6 +242,9 @@ def test_mistakes_are_told_before_any_work(tmp_path: Path, images: np.ndarray, e
             evaluate(images, reference, **{"extractor": extractor, **settings})  # type: ignore[arg-type]
 
     expect("150 images, but 151 were asked for", num_images=151)
+    expect("num_images is 2.5; expected a whole number", num_images=2.5)
+    expect("batch_size is 0; expected a whole number of at least 1", batch_size=0)
+    expect(r"labels are float64 \(150,\); expected whole numbers in one row", labels=np.zeros(150))
     expect("did you mean 'precision'", metrics=["precison"])
     expect("no metrics asked for", metrics=[])
     expect("sfid needs the extractor inception", metrics=["sfid"])

@@ -53,6 +53,12 @@ def test_a_denoised_image_is_watched_as_its_noise_goes():
     assert not parts.generator.joint.net._forward_pre_hooks
 
 
+def test_a_grid_that_is_no_square_is_filmed_as_it_is():
+    shape = {"grid": (4, 8), "width": 16, "depth": 1, "heads": 2}
+    reel = film(load_parts("ar", weights="random", device=CPU, config=shape), [3], pictures=2)
+    assert [shot.images.shape for shot in reel.shots] == [(1, 16, 32, 3)] * 3
+
+
 def test_too_many_images_are_one_line(par):
     with pytest.raises(ValueError, match="49 images in a film; expected 1 to 48"):
         film(par, [0] * 49, pictures=2)

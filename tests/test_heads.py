@@ -71,6 +71,12 @@ def test_greedy_guided_and_plain_draws() -> None:
     assert torch.equal(head.draw(z, other, 2.0, greedy, noise, POSITIONS), guided.argmax(-1))
 
 
+def test_a_temperature_too_small_for_float32_draws_the_likeliest_code() -> None:
+    logits = torch.tensor([[-7.0, 3.0, 9.0, -1.0]])
+    for temperature in (1e-9, 1e-38, 1e-45):
+        assert probabilities(logits, temperature=temperature).tolist() == [[0, 0, 1, 0]]
+
+
 def test_half_precision_logits_are_float32() -> None:
     head = CategoricalHead(8, 11).bfloat16()
     assert head.logits(torch.zeros(1, 8, dtype=torch.bfloat16)).dtype == torch.float32

@@ -8,6 +8,7 @@ import warnings
 import zipfile
 import zlib
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,15 @@ from PIL import Image
 from arbench.evaluation.files import load_npz, read_torch
 from arbench.evaluation.reference import open_reference
 from arbench.evaluation.sources import open_images
+from arbench.evaluation.stored_run import read_config
 from arbench.images.data import open_data
 from arbench.images.pictures import MOST_PIXELS, read_image
 from arbench.machine.yaml_file import read_yaml
 from arbench.report.record import load_record, new_record
 from arbench.runs.folder import resume_run, start_run
 from arbench.runs.shards import Shards
+from arbench.tokenizer.load import load_tokenizer
+from arbench.weights.contents import describe
 from arbench.weights.read import read_tensors
 
 IMAGES = np.arange(3 * 4 * 4 * 3, dtype=np.uint8).reshape(3, 4, 4, 3)
@@ -38,6 +42,17 @@ def refused(read, file: Path) -> str:
     assert line.startswith((str(file), f"reference {file}"))
     assert len(line.splitlines()) == 1
     return line
+
+
+def test_json_as_deep_as_a_well_is_one_line(tmp_path):
+    (tmp_path / "facts.json").write_text("[" * 100_000)
+    assert "no intact checkpoint" in refused(read_tensors, tmp_path)
+
+
+def test_a_target_that_is_no_name_is_none(tmp_path):
+    file = tmp_path / "weights.pt"
+    torch.save({"state_dict": load_tokenizer("digits-vq").state_dict(), "target": ["digits-vq"]}, file)
+    assert describe(file).family == "vq16"
 
 
 def npy(array: np.ndarray) -> bytes:
@@ -151,6 +166,9 @@ BROKEN_YAML = {
     "binary": b"\xff\xfe\x00\x01",
     "date": "images: 2020-13-45",
     "keys": "{[1, 2]: 3}",
+    "growth": "a: &a [x, x, x]\n"
+    + "".join(f"{n}: &{n} [*{m}, *{m}, *{m}, *{m}]\n" for m, n in pairwise("abcdefghijklmnop")),
+    "circle": "a: &a [*a]",
 }
 
 
@@ -162,6 +180,14 @@ def test_broken_yaml(tmp_path: Path, content: str | bytes) -> None:
     Shards(tmp_path / "shards", 3).write(0, IMAGES)
     with pytest.raises(ValueError, match=r"config\.yaml: not readable YAML"):
         open_images(tmp_path)
+
+
+@pytest.mark.parametrize("value", ["2020-01-01", "!!set {a}", "!!binary aGk=", "{1: a, b: c}"])
+@pytest.mark.parametrize("layout", ["shard_size: 4", "shard_size: 4\nbatch_size: 4\nhash: x"])
+def test_a_configuration_of_more_than_plain_values(tmp_path: Path, value: str, layout: str) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(f"{layout}\nimages: {{num_images: 3, x: {value}}}")
+    assert "holds more than texts, numbers and lists" in refused(lambda file: read_config(file.parent), file)
 
 
 @pytest.mark.parametrize("content", ["[1, 2]", "just text", "", "arbench: 1", "shard_size: 0", "shard_size: many"])

@@ -120,11 +120,33 @@ def test_conversion_keeps_the_origin(tmp_path):
     assert load_parts(weights=tmp_path / "there.pt", device=CPU).generator.num_classes == 2
 
 
-def test_a_damaged_entry_is_one_line(tmp_path):
+WHOLE = {"method": "ar", "preset": None, "config": {"grid": 8}}
+OF_TOKENIZER = {"name": "digits-vq", "version": None, "sha256": "", "content": ""}
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {MODEL: "{not json"},
+        {MODEL: "[" * 100_000},
+        {MODEL: json.dumps([])},
+        {MODEL: json.dumps({**WHOLE, "method": ["ar"]})},
+        {MODEL: json.dumps({**WHOLE, "preset": ["x"]})},
+        *({MODEL: json.dumps(WHOLE), TOKENIZER: json.dumps(told)} for told in ([], {**OF_TOKENIZER, "name": 5})),
+        *(
+            {MODEL: json.dumps(WHOLE), TOKENIZER: json.dumps({**OF_TOKENIZER, name: 7})}
+            for name in ("file", "config", "version")
+        ),
+    ],
+)
+def test_a_damaged_entry_is_one_line(tmp_path, entries):
     path = tmp_path / "damaged.safetensors"
-    write_safetensors(path, {"a": torch.ones(2)}, {MODEL: "{not json"})
+    write_safetensors(path, {"a": torch.ones(2)}, entries)
     with pytest.raises(ValueError, match="entries of origin are damaged"):
         read_provenance(path)
+
+
+def test_what_says_nothing_has_no_origin(tmp_path):
     assert read_provenance("random") is read_provenance(None) is read_provenance(tmp_path / "nowhere") is None
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 
 import pytest
+from tiny_runs import TINY_GPT
 
 import arbench
 from arbench.cli import reproduce as cli
@@ -16,8 +18,10 @@ from arbench.papers.collect import of_experiment
 from arbench.papers.cost import SHARE_OF_BOUND, Cost, estimate_cost
 from arbench.papers.experiment import experiment_names, load_experiment
 from arbench.papers.plan import differences, plan, plan_row, row_needs, weights_file
+from arbench.papers.run import reproduce
 from arbench.papers.text import render_plan
 from arbench.report.record import load_record, new_record, write_record
+from arbench.runs.request import IF_STARTED
 from arbench.weights import cards
 
 PRINTED = {"fid": 2.31, "is_mean": 281.7, "precision": 0.82, "recall": 0.57}
@@ -169,7 +173,7 @@ def test_yes_runs_each_seed_once_and_goes_on_where_it_stopped(full_machine, tmp_
     with pytest.raises(ValueError, match="interrupted"):
         cli.reproduce("mar/table4", rows="mar-b", yes=True)
     cli.reproduce("mar/table4", rows="mar-b", yes=True)
-    assert [(request.seed, request.resume) for request in requests] == [(0, False), (1, False), (1, True)]
+    assert [(request.seed, request.resume) for request in requests] == [(0, False), (1, False), (1, IF_STARTED)]
     assert requests[0].weights == cards.get_card("mar-b").path
     assert requests[0].num_images == 1000
     assert requests[0].sampling["cfg_scale"] == 2.9
@@ -178,6 +182,20 @@ def test_yes_runs_each_seed_once_and_goes_on_where_it_stopped(full_machine, tmp_
     assert written["source"] == {"kind": "measured", **experiment.row_source("mar-b")}
     cli.reproduce("mar/table4", rows="mar-b", seeds="0, 7", yes=True)
     assert [request.seed for request in requests[3:]] == [7]
+
+
+def test_other_settings_begin_beside_an_unfinished_run(tmp_path):
+    file = tmp_path / "mine.yaml"
+    defaults = {"method": "ar", "model": "ar-digits", "weights": "random", "tokenizer_weights": "random"}
+    file.write_text(json.dumps({"defaults": {**defaults, "config": TINY_GPT}, "rows": {"only": {}}}))
+    how = {"yes": True, "evaluate": False, "out": tmp_path / "runs"}
+    reproduce(str(file), **how, num_images=2)
+    (begun,) = (tmp_path / "runs/mine/only/seed-0").iterdir()
+    (begun / "record.json").unlink()
+    reproduce(str(file), **how, num_images=3)
+    reproduce(str(file), **how, num_images=2)
+    records = sorted((tmp_path / "runs/mine/only/seed-0").glob("*/record.json"))
+    assert sorted(load_record(path)["num_images"] for path in records) == [2, 3]
 
 
 def test_again_measures_beside_what_there_is(full_machine, tmp_path, monkeypatch, capsys, priceless):
@@ -207,7 +225,7 @@ def test_again_measures_beside_what_there_is(full_machine, tmp_path, monkeypatch
         cli.reproduce("mar/table4", again=True)
     cli.reproduce("mar/table4", again=True)
     told = [(request.seed, request.source.get("again"), request.resume) for request in requests]
-    assert told == [(0, None, False), (1, None, False), (0, 1, False), (1, 1, False), (1, 1, True)]
+    assert told == [(0, None, False), (1, None, False), (0, 1, False), (1, 1, False), (1, 1, IF_STARTED)]
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| mar-b ")][-2:]
     assert "MAR-B " in lines[0]
     assert "2.31 → 2.45" in lines[0]

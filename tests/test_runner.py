@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import save_file
 from tiny_runs import images_of, only_run, tiny
 
@@ -243,6 +244,35 @@ def test_labels_may_be_given_one_by_one(tmp_path):
     record = arbench.run(**tiny(num_images=3), labels=[7, 7, 1], out=tmp_path)
     assert record["labels"] == [7, 7, 1]
     assert np.load(only_run(tmp_path) / "labels.npy").tolist() == [7, 7, 1]
+
+
+def drawn_nothing(out):
+    return not list(out.glob("*"))
+
+
+def test_images_of_no_class_have_no_label_accuracy(tmp_path):
+    asked = {**tiny("ar"), "evaluate": True, "labels": [10, 3, 3, 3], "num_images": 4, "out": tmp_path}
+    with pytest.raises(ValueError, match="some images are of no class; expected metrics without label_accuracy"):
+        arbench.run(**asked)
+    assert drawn_nothing(tmp_path)
+    assert arbench.run(**asked, metrics=["fid"])["metrics"]["fid"] > 0
+
+
+def test_too_few_images_for_the_usual_metrics_are_told_before_any_is_drawn(tmp_path):
+    real, asked = tmp_path / "real", {**tiny("ar"), "evaluate": True, "num_images": 3}
+    real.mkdir()
+    for index in range(4):
+        Image.fromarray(np.full((32, 32, 3), 60 * index, np.uint8)).save(real / f"{index}.png")
+    with pytest.raises(ValueError, match="expected at least 4, which precision takes"):
+        arbench.run(**asked, reference=real, extractor="digits-cnn", out=tmp_path / "runs")
+    assert drawn_nothing(tmp_path / "runs")
+
+
+@pytest.mark.parametrize("method", ["ar", "mar"])
+def test_a_grid_that_is_no_square_gives_pictures_that_are_none(tmp_path, method):
+    asked = tiny(method, num_images=2)
+    arbench.run(**{**asked, "config": {**asked["config"], "grid": (4, 8)}}, out=tmp_path)
+    assert images_of(only_run(tmp_path)).shape == (2, 16, 32, 3)
 
 
 def test_the_automatic_batch_fits_the_free_memory(monkeypatch):

@@ -96,6 +96,7 @@ def test_stats(arbench):
         (("check", "digits-kl", "--tokenizer-weights", "absent.pt"), "absent.pt: No such file"),
         (("check", "digits-kl", "--device", "cudo"), "unknown device 'cudo'"),
         (("reconstruct", "digits-kl", "--extractor", "inceptoin"), "did you mean 'inception'?"),
+        (("reconstruct", "digits-kl", "--out", "x.txt"), "unknown suffix of --out '.txt'"),
         (("reconstruct", "digits-kl", "--size", "30"), "images have shape (16, 3, 30, 30)"),
     ],
 )

@@ -10,7 +10,6 @@ import typer
 
 from arbench.cli import options
 from arbench.cli.run import ALL, parse_batch_size
-from arbench.registry import unknown_name
 from arbench.settings import SETTINGS
 
 if TYPE_CHECKING:
@@ -138,14 +137,13 @@ def check_target(text: str) -> Path:
     A folder is one that exists or a name that ends in a slash. Raises ValueError for a suffix of no picture, OSError
     where nothing can be written.
     """
-    from arbench.runs.grid import FORMATS
+    from arbench.runs.grid import check_format
 
     path = Path(text)
     if path.is_dir() or text.endswith("/"):
         path.mkdir(parents=True, exist_ok=True)
         return path
-    if path.suffix.lower() not in FORMATS:
-        raise unknown_name("suffix of --out (a folder ends in /)", path.suffix, FORMATS)
+    check_format(path, "suffix of --out (a folder ends in /)")
     if path.parent.exists() and not path.parent.is_dir():
         raise NotADirectoryError(f"{path.parent} is no folder; expected one to write {path.name} into")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -173,8 +173,11 @@ def reconstruct(
     from arbench.images.data import DIGITS
     from arbench.machine.hardware import resolve_device
     from arbench.machine.progress import image_progress
+    from arbench.runs.grid import check_format
     from arbench.tokenizer.reconstruction import measure_reconstruction
 
+    picture = out or Path(f"reconstruct-{name.replace(':', '-').replace('/', '-')}.png")
+    check_format(picture, "suffix of --out")
     place = resolve_device(device)
     tokenizer, weights = _open(name, tokenizer_weights, device, dtype)
     images = _data(data, split or "heldout", size, num_images)
@@ -189,7 +192,6 @@ def reconstruct(
             inception_weights=inception_weights,
             progress=progress,
         )
-    picture = out or Path(f"reconstruct-{name.replace(':', '-').replace('/', '-')}.png")
     _draw(picture, name, tokenizer, images, place)
     result = {"tokenizer": name, "weights": weights, "data": images.name, **scores}
     from arbench.machine.files import write_whole

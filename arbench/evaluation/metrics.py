@@ -20,6 +20,7 @@ from arbench.evaluation.sources import Images, ImageSource, open_images
 from arbench.evaluation.table import METRICS as METRICS
 from arbench.evaluation.table import REFERENCE_IMAGES, SPATIAL
 from arbench.protocols import Extractor
+from arbench.validation import Count, check
 
 Phase = Callable[[str, int], None]
 
@@ -32,7 +33,7 @@ def evaluate(
     *,
     extractor: str | Extractor | Sequence[str | Extractor] = "inception",
     metrics: Sequence[str] | None = None,
-    labels: np.ndarray | None = None,
+    labels: Sequence[int] | np.ndarray | None = None,
     device: torch.device | str = "cpu",
     num_images: int | None = None,
     batch_size: int = BATCH_SIZE,
@@ -61,10 +62,12 @@ def evaluate(
     `metric_protocol` of each other one by its name. Raises ValueError for what cannot be scored so, OSError for what is
     not there.
     """
+    check("batch_size", batch_size, Count)
+    check("num_images", num_images, int | None)
     source = open_images(images).first(num_images)
     against = open_reference(reference, size=next(iter(source.blocks())).shape[1:3], crop=crop)
     networks = load_networks(extractor, inception_weights, device)
-    labels = source.labels if labels is None else np.asarray(labels)
+    labels = source.labels if labels is None else class_numbers(labels)
     tasks = make_plan(metrics, networks, against, labels, source.count)
     folder = Path(cache) if cache else None
     found = _image_features(tasks, source, batch_size, folder, progress, phase)
@@ -79,6 +82,14 @@ def evaluate(
         pair = Compared.of(ours, against, theirs, labels, source.label_mode, standardised, at)
         results[task.network.name] = _result(task, pair, theirs, source, against, batch_size, reconstructions, phase)
     return _flat(results, networks[0].name, found[0].duplicates)
+
+
+def class_numbers(labels: Sequence[int] | np.ndarray) -> np.ndarray:
+    """`labels` as an array (N,). Raises ValueError for anything but whole numbers in one row."""
+    array = np.asarray(labels)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise ValueError(f"labels are {array.dtype} {array.shape}; expected whole numbers in one row")
+    return array
 
 
 def _result(

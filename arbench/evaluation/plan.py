@@ -60,6 +60,12 @@ def make_plan(
     return tasks
 
 
+def usual_metrics(reference: Reference) -> list[str]:
+    """What is computed against `reference` where nobody asks for metrics by name."""
+    usual = (metric for metric in METRICS.values() if metric.usual)
+    return [metric.name for metric in usual if reference.images or REFERENCE_IMAGES not in metric.needs]
+
+
 def _known(names: Sequence[str] | None) -> list[Metric]:
     if names is None:
         return [metric for metric in METRICS.values() if metric.usual]

@@ -10,6 +10,8 @@ from arbench.machine.products import FewRowsLinear, is_read_anew
 from arbench.protocols import Noise
 from arbench.settings import CategoricalSampling
 
+LEAST_TEMPERATURE = 1e-5  # logits over less overflow float32; LlamaGen release
+
 
 def guided_logits(conditional: Tensor, unconditional: Tensor | None, scale: float | Tensor) -> Tensor:
     """uncond + scale (cond - uncond); the conditional logits where there are no others (LlamaGen, section 2.2)."""
@@ -39,7 +41,7 @@ def keep_top_p(logits: Tensor, top_p: float) -> Tensor:
 
 def probabilities(logits: Tensor, *, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Tensor:
     """Temperature, then top-k, then top-p, then softmax: (..., V) float -> (..., V)."""
-    logits = logits if temperature == 1 else logits / temperature
+    logits = logits if temperature == 1 else logits / max(temperature, LEAST_TEMPERATURE)
     return keep_top_p(keep_top_k(logits, top_k), top_p).softmax(-1)
 
 

@@ -92,6 +92,7 @@ def to_pil(images: Tensor | np.ndarray) -> list[Picture]:
     return [Image.fromarray(np.ascontiguousarray(image)) for image in np.asarray(images)]
 
 
-def resize_bicubic(images: Tensor, size: int) -> Tensor:
-    """Floats (B, 3, H, W) to (B, 3, size, size): bicubic without antialias, as LlamaGen and PAR bring 384 to 256."""
-    return F.interpolate(images.float(), size=(size, size), mode="bicubic", align_corners=False, antialias=False)
+def resize_bicubic(images: Tensor, height: int) -> Tensor:
+    """Floats (B, 3, H, W) to (B, 3, height, W height / H): bicubic without antialias, as LlamaGen brings 384 to 256."""
+    size = (height, round(images.shape[-1] * height / images.shape[-2]))
+    return F.interpolate(images.float(), size=size, mode="bicubic", align_corners=False, antialias=False)

@@ -60,7 +60,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
     """The facts of a folder. Raises ValueError where there are none, or they are damaged."""
     try:
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{folder}: no intact checkpoint ({one_line(error)}); expected {FACTS} in it") from None
     files = facts.get("files") if isinstance(facts, dict) else None
     if not isinstance(files, dict) or CONTENTS not in files or not all(Path(name).name == name for name in files):

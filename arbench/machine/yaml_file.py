@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,10 @@ def _parsed(file: Path, data: bytes) -> Any:
         text = data.decode("utf-8")
         if _bracket_depth(text) > MOST_BRACKETS:
             raise ValueError(f"brackets nested more than {MOST_BRACKETS} deep")
-        return yaml.safe_load(text)
+        content = yaml.safe_load(text)
+        if any(count > len(data) + 1 for count, _ in enumerate(_values(content), 1)):
+            raise ValueError("anchors that multiply")
+        return content
     except (yaml.YAMLError, RecursionError, ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{file}: not readable YAML, or no YAML of plain values ({one_line(error)})") from error
 
@@ -58,24 +62,22 @@ def _bracket_depth(text: str) -> int:
     return deepest
 
 
-def _check_growth(file: Path, content: object) -> None:
-    """Walk what was read as often as it is used; a loop of anchors ends by its depth."""
-    left, count = [(content, 1)], 0
+def _values(content: object) -> Iterator[tuple[object, int]]:
+    """Every value and how deep it lies, as often as anchors use it."""
+    left = [(content, 1)]
     while left:
         node, depth = left.pop()
-        count += 1
+        yield node, depth
+        parts = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+        left += [(part, depth + 1) for part in parts]
+
+
+def _check_growth(file: Path, content: object) -> None:
+    for count, (node, depth) in enumerate(_values(content), 1):
         if count > MOST_NODES:
             raise ValueError(f"{file} holds more than {MOST_NODES} values, anchors counted where they are used")
         if depth > MOST_DEPTH:
-            raise ValueError(_too_deep(file))
-        if isinstance(node, dict):
-            for key in node:
-                if not isinstance(key, str):
-                    raise ValueError(f"{file}: key {key!r} is no text; expected it in quotes")
-            left += [(part, depth + 1) for part in node.values()]
-        elif isinstance(node, list):
-            left += [(part, depth + 1) for part in node]
-
-
-def _too_deep(file: Path) -> str:
-    return f"{file} is nested more than {MOST_DEPTH} deep; expected rows with settings"
+            raise ValueError(f"{file} is nested more than {MOST_DEPTH} deep; expected rows with settings")
+        for key in node if isinstance(node, dict) else ():
+            if not isinstance(key, str):
+                raise ValueError(f"{file}: key {key!r} is no text; expected it in quotes")

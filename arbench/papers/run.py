@@ -23,7 +23,7 @@ from arbench.papers.plan import READY, RowPlan, measured_seeds, next_repeat, pla
 from arbench.papers.training import trained_weights, training_facts
 from arbench.report.record import RECORD_FILE, Record, write_record
 from arbench.runs.execute import execute
-from arbench.runs.request import RunRequest
+from arbench.runs.request import IF_STARTED, RunRequest
 from arbench.training.tokens import Progress, no_progress
 
 RUNS = Path("runs/reproduce")
@@ -157,7 +157,7 @@ def run_row(
         "extractor": row.protocol.extractor,
         "seed": seed,
         "out": folder,
-        "resume": is_unfinished(folder),
+        "resume": IF_STARTED if is_unfinished(folder) else False,
         **changes,
     }
     source = {**experiment.row_source(row.name), **({"again": again} if again else {})}

@@ -30,7 +30,7 @@ class Decoder:
     """Decodes a batch on the `side` of the device, as a CUDA graph where it is `recorded`."""
 
     def __init__(self, tokenizer: Tokenizer, image_size: int | None, side: Side, replays: Replays | None) -> None:
-        """`image_size` None: as the tokenizer decodes; `replays` None: not recorded."""
+        """`image_size` is the height; None: as the tokenizer decodes. `replays` None: not recorded."""
         self._tokenizer, self._image_size, self._side = tokenizer, image_size, side
         self._replays, self._buffers = replays, Buffers()
 
@@ -58,6 +58,6 @@ class Decoder:
 
     def _decode(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         images = decode_tokens(self._tokenizer, tokens)
-        if self._image_size is not None and images.shape[-1] != self._image_size:
+        if self._image_size is not None and images.shape[-2] != self._image_size:
             images = resize_bicubic(images, self._image_size)
         return to_levels(images), count_bad(images)

@@ -90,7 +90,8 @@ def open_folder(job: PreparedRun, say: Callable[[str], None] = lambda line: None
 
 def _opened(out: Path, model: str, job: PreparedRun) -> dict[str, Any]:
     try:
-        check_evaluation(job.settings["evaluation"], job.request.num_images)
+        of_no_class = bool((job.labels == job.parts.generator.num_classes).any())
+        check_evaluation(job.settings["evaluation"], job.request.num_images, of_no_class=of_no_class)
     except (ValueError, OSError) as error:
         if str(job.request.weights) != RANDOM:
             raise

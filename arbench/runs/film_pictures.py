@@ -35,7 +35,7 @@ def tile_size(reels: Sequence[Reel]) -> int:
 
     Small images are enlarged by a whole factor.
     """
-    side = max(reel.shots[-1].images.shape[1] for reel in reels)
+    side = max(max(reel.shots[-1].images.shape[1:3]) for reel in reels)
     cell = cell_size(side)
     while cell > SMALLEST_TILE and _picture([(reel, reel.shots[-1]) for reel in reels], cell).shape[1] > MOST_WIDE:
         cell = cell - side if cell > side else max(SMALLEST_TILE, cell * 7 // 8)

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from arbench.machine.files import write_whole
+from arbench.registry import unknown_name
 from arbench.runs.shards import Shards
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def draw_grid(rows: Sequence[tuple[str, np.ndarray]], cell: int | None = None) -
     A row a class with its name beside it; where every class has a single image, tiles with their names below. Images
     are shown at `cell` pixels a side, or as `cell_size` says.
     """
-    cell = cell_size(rows[0][1].shape[1]) if cell is None else cell
+    cell = cell_size(max(rows[0][1].shape[1:3])) if cell is None else cell
     if all(len(images) == 1 for _, images in rows):
         return _draw_tiles([(caption, images[0]) for caption, images in rows], cell)
     return _draw_rows(rows, cell)
@@ -86,9 +87,12 @@ def _blank(width: int, height: int) -> Picture:
 
 
 def _enlarged(image: np.ndarray, cell: int) -> Picture:
-    """A picture brought to `cell` pixels a side: its pixels sharp where it grows."""
-    filter_ = Image.Resampling.NEAREST if cell >= image.shape[0] else Image.Resampling.LANCZOS
-    return Image.fromarray(np.ascontiguousarray(image)).resize((cell, cell), filter_)
+    """A picture whose longer side is brought to `cell` pixels: its pixels sharp where it grows."""
+    height, width = image.shape[:2]
+    longer = max(height, width)
+    filter_ = Image.Resampling.NEAREST if cell >= longer else Image.Resampling.LANCZOS
+    size = (round(width * cell / longer), round(height * cell / longer))
+    return Image.fromarray(np.ascontiguousarray(image)).resize(size, filter_)
 
 
 def caption_font(cell: int) -> FreeTypeFont:
@@ -105,6 +109,12 @@ def fit_caption(caption: str, fits: Callable[[str], bool]) -> str:
     shorter = [f"{' '.join(words[:count])} …" for count in range(len(words) - 1, 0, -1)]
     letters = [f"{first[:count]}…" for count in range(len(words[0]) - 1, 0, -1)]
     return next((text for text in (caption, first, *shorter, *letters) if fits(text)), "")
+
+
+def check_format(path: Path, what: str = "suffix of a picture") -> None:
+    """Raise ValueError, with the nearest, for a suffix that no picture is written under."""
+    if path.suffix.lower() not in FORMATS:
+        raise unknown_name(what, path.suffix, FORMATS)
 
 
 def save_grid(path: Path, rows: Sequence[tuple[str, np.ndarray]]) -> None:

@@ -62,7 +62,7 @@ class Parts:
     weights: dict[str, Any]  # the record's entry: files and SHA-256
     settings: Guidance  # every sampling setting, resolved; made once
     device: torch.device
-    image_size: int  # pixels a side of the images that are kept
+    image_size: int  # height in pixels of the images that are kept
     decoded_size: int  # and of those that the tokenizer decodes
     stamps: dict[Path, FileStamp] = field(default_factory=dict)  # of the weights files, from before they were read
 
@@ -198,7 +198,7 @@ def in_dtype(name: str, tokenizer: Tokenizer, dtype: torch.dtype) -> Tokenizer:
 
 
 def check_fit(model: str, generator: Generator, tokenizer_name: str, tokenizer: Tokenizer) -> int:
-    """The side of the decoded images in pixels. Raises ValueError where the tokenizer cannot decode the tokens."""
+    """The height of the decoded images in pixels. Raises ValueError where the tokenizer cannot decode the tokens."""
     if tokenizer.kind != generator.kind:
         raise ValueError(
             f"tokenizer {tokenizer_name!r} is {tokenizer.kind} but model {model!r} makes {generator.kind} tokens; "

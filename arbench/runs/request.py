@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from arbench.evaluation.metrics import load_networks
+from arbench.evaluation.plan import usual_metrics
 from arbench.evaluation.reference import open_reference
-from arbench.evaluation.table import METRICS
+from arbench.evaluation.table import CLASSES, METRICS
 from arbench.generators.methods import all_settings
 from arbench.generators.spec import DIGITS, Preset
 from arbench.machine.distributed import Processes, processes
@@ -184,20 +185,23 @@ def evaluation_settings(request: RunRequest, preset: Preset | None) -> dict[str,
     }
 
 
-def check_evaluation(settings: dict[str, Any] | None, num_images: int) -> None:
+def check_evaluation(settings: dict[str, Any] | None, num_images: int, *, of_no_class: bool = False) -> None:
     """Open the reference and load the extractor, so that a mistake shows before the images are made, not after.
 
-    Raises ValueError or OSError as `arbench.evaluate` would, and where a metric cannot be of so few images.
+    Raises ValueError or OSError as `arbench.evaluate` would, and where a metric cannot be of so few images, or not of
+    images `of_no_class`, which some are.
     """
     if settings is None:
         return
-    asked = settings["metrics"] or ("fid",)
-    check_names("metric", asked, METRICS)
+    check_names("metric", settings["metrics"] or (), METRICS)
+    reference = open_reference(settings["reference"])
+    asked = settings["metrics"] or usual_metrics(reference)
+    if of_no_class and (lost := [name for name in asked if CLASSES in METRICS[name].needs]):
+        raise ValueError(f"labels: some images are of no class; expected metrics without {lost[0]}, or --no-evaluate")
     most = max(asked, key=lambda name: METRICS[name].fewest)
     if num_images < METRICS[most].fewest:
         least = f"expected at least {METRICS[most].fewest}, which {most} takes"
         raise ValueError(f"num_images is {num_images}; {least}, or no scores (--no-evaluate)")
-    open_reference(settings["reference"])
     load_networks(settings["extractor"], settings["inception_weights"], "cpu")
 
 

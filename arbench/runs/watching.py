@@ -9,6 +9,7 @@ from torch import Tensor
 from arbench.protocols import Schedule
 from arbench.runs.models import Parts
 from arbench.runs.pipeline import Pipeline
+from arbench.runs.roofline import latent_size
 from arbench.sampling.canvas import Canvas
 from arbench.sampling.noise import ImageNoise
 from arbench.sampling.schedules import make_schedule
@@ -29,9 +30,9 @@ def partial_images(pipeline: Pipeline, canvas: Canvas) -> np.ndarray:
 def blank_tokens(parts: Parts) -> Tensor:
     """The tokens of one grey image, as the generator would draw it."""
     weight = next(parts.generator.parameters())
-    side = parts.decoded_size
+    sides = [side * parts.tokenizer.downsample for side in latent_size(parts.generator)]
     with torch.inference_mode():
-        return parts.tokenizer.encode(torch.zeros(1, 3, side, side, device=parts.device)).to(weight.device)
+        return parts.tokenizer.encode(torch.zeros(1, 3, *sides, device=parts.device)).to(weight.device)
 
 
 def schedule_of(parts: Parts, settings: Guidance) -> Schedule:

@@ -17,7 +17,7 @@ from arbench.machine.transfer import sent
 from arbench.protocols import Generator, Head, Noise, Step, Timer
 from arbench.sampling.engine import Engine, make_engine
 from arbench.sampling.guidance import guidance_scale
-from arbench.sampling.noise import ImageNoise, UniformsAhead
+from arbench.sampling.noise import MOST_IMAGES, ImageNoise, UniformsAhead
 from arbench.sampling.schedules import make_schedule
 from arbench.settings import Guidance, resolve_settings, warn_of_last_timesteps
 
@@ -33,25 +33,38 @@ class NoTimer:
         return {}
 
 
+def whole_numbers(given: Labels, what: str, expected: str) -> Tensor:
+    """What is `given` as int64 of any shape. Raises ValueError, as `what` is told, for all but whole numbers."""
+    try:
+        values = given if isinstance(given, Tensor) else np.asarray(given)
+    except ValueError:  # lists of different lengths
+        raise ValueError(f"{what} {str(given)[:40]}: expected {expected}") from None
+    kind = str(values.dtype).removeprefix("torch.")
+    if "int" not in kind:
+        raise ValueError(f"{what} of shape {tuple(values.shape)}, {kind}: expected {expected}")
+    return values.to(torch.int64) if isinstance(values, Tensor) else torch.from_numpy(values.astype(np.int64))
+
+
 def check_labels(labels: Labels, num_classes: int, device: torch.device) -> Tensor:
     """Labels as (B,) int64 on `device`; `num_classes` itself means unconditional. ValueError outside 0..num_classes."""
-    checked = torch.as_tensor(np.asarray(labels) if not isinstance(labels, Tensor) else labels)
-    if checked.dim() != 1 or len(checked) == 0 or checked.is_floating_point():
-        raise ValueError(f"labels of shape {tuple(checked.shape)}, {checked.dtype}: expected a list of class numbers")
+    checked = whole_numbers(labels, "labels", "a list of class numbers")
+    if checked.dim() != 1 or len(checked) == 0:
+        raise ValueError(f"labels of shape {tuple(checked.shape)}: expected a list of class numbers")
     wrong = checked[(checked < 0) | (checked > num_classes)]
     if len(wrong):
         raise ValueError(f"label {int(wrong[0])}: expected 0 to {num_classes - 1} ({num_classes} is unconditional)")
-    return sent(checked.to(torch.int64), device)
+    return sent(checked, device)
 
 
 def check_image_ids(image_ids: Labels | None, batch: int, device: torch.device) -> Tensor:
     """Image ids as (B,) int64 on `device`; 0 .. B-1 where none are given."""
     if image_ids is None:
         return torch.arange(batch, device=device)
-    checked = torch.as_tensor(np.asarray(image_ids) if not isinstance(image_ids, Tensor) else image_ids)
-    if checked.shape != (batch,) or checked.is_floating_point() or bool((checked < 0).any()):
-        raise ValueError(f"image_ids of shape {tuple(checked.shape)}: expected {batch} numbers of 0 or more")
-    return sent(checked.to(torch.int64), device)
+    expected = f"{batch} numbers from 0 to 2**32 - 1"
+    checked = whole_numbers(image_ids, "image_ids", expected)
+    if checked.shape != (batch,) or bool(((checked < 0) | (checked >= MOST_IMAGES)).any()):
+        raise ValueError(f"image_ids of shape {tuple(checked.shape)}: expected {expected}")
+    return sent(checked, device)
 
 
 def generate(

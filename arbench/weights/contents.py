@@ -95,7 +95,7 @@ def describe(path: str | Path, *, which: str = "ema") -> Contents:
 def _tokenizer_name(family: str, checkpoint: Checkpoint) -> str:
     """The tokenizer that loads a file: the one it was trained as (our own exports say so), else its family's."""
     target = checkpoint.metadata.get("target")
-    return target if target in tokenizer_entry_points() else family
+    return target if isinstance(target, str) and target in tokenizer_entry_points() else family
 
 
 def _num_bad(tensor: Tensor) -> int:

@@ -24,6 +24,7 @@ from arbench.generators.common.config import as_grid
 from arbench.machine.files import file_sha256
 from arbench.protocols import Generator, Tokenizer
 from arbench.registry import tokenizer_entry_points
+from arbench.validation import check, check_fields
 from arbench.weights.read import read_tensors
 
 MODEL, TOKENIZER, WRITER = "model", "tokenizer", "arbench"  # the entries of a file
@@ -168,6 +169,10 @@ def read_provenance(weights: str | Path | None) -> Provenance | None:
         return None
     try:
         model, tokenizer = json.loads(told[MODEL]), json.loads(told.get(TOKENIZER, "null"))
+        for name, hint in (("method", str), ("preset", str | None), ("config", Mapping)):
+            check(name, model[name], hint)
+        if tokenizer is not None:
+            check_fields(TokenizerFacts, tokenizer, name=TOKENIZER)
         return Provenance(
             path=path,
             method=model["method"],
@@ -175,7 +180,7 @@ def read_provenance(weights: str | Path | None) -> Provenance | None:
             config={**model["config"], "grid": as_grid(model["config"]["grid"])},
             tokenizer=None if tokenizer is None else TokenizerFacts(**tokenizer),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: its entries of origin are damaged ({type(error).__name__}: {error})") from None
 
 
