@@ -184,7 +184,8 @@ def test_yes_runs_each_seed_once_and_goes_on_where_it_stopped(full_machine, tmp_
     assert [request.seed for request in requests[3:]] == [7]
 
 
-def test_other_settings_begin_beside_an_unfinished_run(tmp_path):
+def test_other_settings_begin_beside_an_unfinished_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("arbench.papers.run.stored_records", lambda runs: [])
     file = tmp_path / "mine.yaml"
     defaults = {"method": "ar", "model": "ar-digits", "weights": "random", "tokenizer_weights": "random"}
     file.write_text(json.dumps({"defaults": {**defaults, "config": TINY_GPT}, "rows": {"only": {}}}))
