@@ -21,7 +21,11 @@ def read_yaml(file: Path) -> Any:
 
     OSError where it cannot be read, ValueError in one line where it is no YAML, or nested beyond all use.
     """
-    return _parsed(file, file.read_bytes())
+    data = file.read_bytes()
+    content = _parsed(file, data)
+    if any(count > len(data) + 1 for count, _ in enumerate(_values(content), 1)):
+        raise ValueError(f"{file}: not readable YAML: more values than bytes, anchors counted where they are used")
+    return content
 
 
 def read_keys(file: Path) -> dict[str, Any]:
@@ -46,10 +50,7 @@ def _parsed(file: Path, data: bytes) -> Any:
         text = data.decode("utf-8")
         if _bracket_depth(text) > MOST_BRACKETS:
             raise ValueError(f"brackets nested more than {MOST_BRACKETS} deep")
-        content = yaml.safe_load(text)
-        if any(count > len(data) + 1 for count, _ in enumerate(_values(content), 1)):
-            raise ValueError("anchors that multiply")
-        return content
+        return yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{file}: not readable YAML, or no YAML of plain values ({one_line(error)})") from error
 
