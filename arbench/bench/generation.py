@@ -107,12 +107,12 @@ def bench_generation(
     measured alternately. Raises ValueError for a batch that does not fit and for `compare` where the model has no part
     with a plain counterpart.
     """
-    batch = choose_batch(parts, batch_size)
+    chosen = engine_name(engine, parts.generator, GRAPH_BATCHES)  # "auto" as in a long run
+    batch = choose_batch(parts, batch_size, chosen)
     if compare and not find_rivals(parts.generator):
         raise ValueError(f"model {parts.model!r} has neither a diffusion head nor a KV cache; expected no --compare")
     settings = parts.settings
     bounds = Bounds(generator=device_peak(parts.device, parts.precision.products), decoder=decoder_peak(parts))
-    chosen = engine_name(engine, parts.generator, GRAPH_BATCHES)  # "auto" as in a long run
     measured = {}
     for size in sorted({1, batch}):
         say(f"batch {size}: one warm-up, {repeats} repeats")
@@ -156,13 +156,13 @@ def describe_launches(
     }
 
 
-def choose_batch(parts: Parts, asked: int | str | None) -> int:
+def choose_batch(parts: Parts, asked: int | str | None, engine: str = "eager") -> int:
     """The batch of the throughput: as asked, "auto" for what fits into free memory, else the device's default."""
     if asked is None:
         return DEFAULT_BATCH[parts.device.type]
     if isinstance(asked, int):
         return asked
-    estimate = estimate_memory(parts.generator, parts.tokenizer, parts.decoded_size)
+    estimate = estimate_memory(parts.generator, parts.tokenizer, parts.decoded_size, engine)
     return automatic_batch(estimate, parts.device, LARGEST_BATCH[parts.device.type])
 
 

@@ -145,6 +145,7 @@ class Method:
     backbone_work: Callable[[Generator, PlannedStep, int], Work] | None = None  # of a batch's step
     head_work: Callable[[Generator, Any, PlannedStep, int], Iterable[Work]] | None = None
     memory: Callable[[Generator], int] | None = None  # bytes an image of guided sampling, decoder aside
+    static_memory: Callable[[Generator], int] | None = None  # bytes that a static state keeps whatever the batch
 
     # A comparison: settings (or a `model`) beside the default, None to stay out of it; whether the default is a point
     # of it; sets of images that each point draws, more where they cost little.

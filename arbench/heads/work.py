@@ -53,6 +53,13 @@ def diffusion_work(head: DiffusionHead, settings: DiffusionSampling, rows: int, 
     yield Work(flops=rows * 2 * sequential, bytes=sequential * item, repeats=visited)
 
 
+def prepared_bytes(head: object) -> int:
+    """Bytes of what a diffusion head joins for a generation: the modulations' weights and biases; none of another."""
+    if not isinstance(head, DiffusionHead):
+        return 0
+    return (3 * head.net.depth + 2) * head.net.width * (head.net.width + 1) * item_size(head)
+
+
 def num_visited(settings: DiffusionSampling) -> int:
     """How many denoising steps the solver of these settings takes."""
     return len(make_solver(settings).visited)

@@ -24,7 +24,7 @@ from arbench.runs.models import class_names
 from arbench.runs.pipeline import Pipeline, Worker
 from arbench.runs.record import FEATURES, feature_observer, is_scored, make_record, score
 from arbench.runs.request import IF_STARTED, PreparedRun, RunRequest, check_evaluation, prepare
-from arbench.sampling.engine import make_engine
+from arbench.sampling.engine import GRAPH_BATCHES, engine_name, make_engine
 
 WARM_UP_IMAGES = 8  # on the CPU; on a GPU a whole batch, whose shape decides which kernels are chosen
 
@@ -114,7 +114,8 @@ def choose_batch(job: PreparedRun) -> int:
     parts, asked, count = job.parts, job.request.batch_size, job.request.num_images
     if isinstance(asked, int):
         return min(asked, count)
-    estimate = estimate_memory(parts.generator, parts.tokenizer, parts.decoded_size)
+    engine = engine_name(job.request.engine, parts.generator, GRAPH_BATCHES)  # "auto" as in a long run
+    estimate = estimate_memory(parts.generator, parts.tokenizer, parts.decoded_size, engine)
     return automatic_batch(estimate, parts.device, -(-count // job.mine.count))
 
 
@@ -140,7 +141,8 @@ def sample(job: PreparedRun, folder: RunFolder, say: Callable[[str], None]) -> N
         return
     parts, count = job.parts, job.mine.count
     observe = feature_observer(job, folder)
-    estimate, batch_size = estimate_memory(parts.generator, parts.tokenizer, parts.decoded_size), folder.batch_size
+    engine, batch_size = engine_name(job.request.engine, parts.generator, folder.batches_each(count)), folder.batch_size
+    estimate = estimate_memory(parts.generator, parts.tokenizer, parts.decoded_size, engine)
     memory = None if estimate is None else round(estimate.gib(batch_size), 2)
     folder.log("sampling", batch_size=batch_size, estimated_memory_gib=memory, processes=count)
     told = "" if memory is None else f", about {memory:.1f} GiB each"

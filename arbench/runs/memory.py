@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from arbench.generators.methods import get_method
+from arbench.heads.work import prepared_bytes
 from arbench.machine.hardware import GIB, free_memory
 from arbench.protocols import Generator, Tokenizer
 
@@ -23,27 +24,34 @@ TRIAL_BATCH = 8
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryEstimate:
-    """Bytes that sampling needs: once for the libraries and the weights, and for every image of the batch."""
+    """Bytes that sampling needs: once for the libraries and the weights, once more for what drawing joins of them
+    (`joined`), and for every image of the batch."""
 
     fixed: int
     per_image: int
+    joined: int = 0
 
     def gib(self, batch_size: int) -> float:
-        return (self.fixed + batch_size * self.per_image) / GIB
+        return (self.fixed + self.joined + batch_size * self.per_image) / GIB
 
 
-def estimate_memory(generator: Generator, tokenizer: Tokenizer | None, image_size: int) -> MemoryEstimate | None:
-    """First-principles estimate for guided sampling of images decoded at `image_size` a side.
+def estimate_memory(
+    generator: Generator, tokenizer: Tokenizer | None, image_size: int, engine: str = "eager"
+) -> MemoryEstimate | None:
+    """First-principles estimate for guided sampling of images decoded at `image_size` a side, by the "eager" or the
+    "graph" engine.
 
     None where the method does not say what an image takes.
     """
-    memory = get_method(generator.method).memory
+    method = get_method(generator.method)
+    memory, static = method.memory, method.static_memory if engine == "graph" else None
     if memory is None:
         return None
     decoding = DECODER_FLOATS_PER_PIXEL * image_size**2 * 4
     return MemoryEstimate(
         fixed=RUNTIME + _weight_bytes(generator) + _weight_bytes(tokenizer),
         per_image=max(memory(generator), decoding) + 16 * image_size**2,
+        joined=prepared_bytes(generator.draw_head()) + (0 if static is None else static(generator)),
     )
 
 
@@ -56,11 +64,11 @@ def _weight_bytes(part: object) -> int:
 def automatic_batch(estimate: MemoryEstimate | None, device: torch.device, num_images: int) -> int:
     """The largest batch that the estimate lets into the free memory of `device`, at least 1; a small one without any.
 
-    What is fixed is loaded already, so only what an image adds counts.
+    What is fixed is loaded already, so only what is joined and what an image adds counts.
     """
     if estimate is None:
         return min(TRIAL_BATCH, num_images)
-    fits = int(SHARE_OF_FREE * free_memory(device)) // estimate.per_image
+    fits = (int(SHARE_OF_FREE * free_memory(device)) - estimate.joined) // estimate.per_image
     return max(1, min(fits, LARGEST_BATCH[device.type], num_images))
 
 

@@ -12,7 +12,7 @@ from arbench.runs.memory import automatic_batch, estimate_memory
 from arbench.runs.models import Parts, class_names
 from arbench.runs.pipeline import OnStep, Pipeline, draw_fitting, no_step
 from arbench.runs.request import AUTO
-from arbench.sampling.engine import make_engine
+from arbench.sampling.engine import engine_name, make_engine
 
 
 def parse_labels(text: str, num_classes: int) -> list[int]:
@@ -58,7 +58,8 @@ def sample_rows(
         engine=make_engine(engine, parts.generator),
     )
     if batch_size == AUTO:
-        estimate = estimate_memory(parts.generator, parts.tokenizer, parts.decoded_size)
+        chosen = engine_name(engine, parts.generator)
+        estimate = estimate_memory(parts.generator, parts.tokenizer, parts.decoded_size, chosen)
         batch_size = automatic_batch(estimate, parts.device, len(wanted))
     assert isinstance(batch_size, int)
     batches: list[np.ndarray] = []

@@ -31,6 +31,7 @@ METHOD = Method(
     backbone_work=lazy("arbench.generators.common.work:causal_work"),
     head_work=lazy("arbench.heads.work:head_work"),
     memory=lazy("arbench.generators.common.work:causal_memory"),
+    static_memory=lazy("arbench.generators.common.work:causal_static_memory"),
     compared=(),  # as many steps as it was trained for
     compared_sets=4,
     family="AR, PAR",  # one family by the tokens of a step

@@ -30,6 +30,7 @@ METHOD = Method(
     backbone_work=lazy("arbench.generators.arpg.work:two_pass_work"),
     head_work=lazy("arbench.heads.work:head_work"),
     memory=lazy("arbench.generators.arpg.work:two_pass_memory"),
+    static_memory=lazy("arbench.generators.arpg.work:two_pass_static_memory"),
     compared=({"num_iter": 4}, {"num_iter": 8}),
     compared_sets=4,
     traded=("num_iter", "iterations"),

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from arbench.generators.common.layers import swiglu_width
-from arbench.generators.common.work import ROWS, activation_bytes, logit_bytes, num_tokens
+from arbench.generators.common.work import (
+    ROWS,
+    activation_bytes,
+    logit_bytes,
+    num_tokens,
+    pair_weights,
+    rotaries_bytes,
+)
 from arbench.heads.work import item_size
 from arbench.machine.work import PlannedStep, Work
 from arbench.protocols import Generator
@@ -34,3 +41,13 @@ def two_pass_memory(generator: Generator) -> int:
     layers = config.depth // 2 + 1 if config.kv_cache else 1
     key_value_cache = ROWS * 2 * layers * tokens * config.width * item_size(generator)
     return activation_bytes(generator, tokens, config.width) + key_value_cache + tokens * logit_bytes(generator)
+
+
+def two_pass_static_memory(generator: Generator) -> int:
+    """Bytes that a static state keeps beside weights and caches: joined projections of queries, keys and values, those
+    that both passes share too, joined w1 and w3, and rotary entries."""
+    config, blocks = generator.config, generator.config.depth // 2
+    if not config.kv_cache:
+        return 0
+    joined = blocks * (3 * config.width**2 + 2 * pair_weights(config.width)) + 2 * config.width**2
+    return joined * item_size(generator) + rotaries_bytes(generator)

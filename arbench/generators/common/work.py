@@ -6,8 +6,11 @@ Operations are two for each multiply-add; bytes are weights once and the filled 
 
 from __future__ import annotations
 
+import torch
+
 from arbench.generators.common.layers import swiglu_width
 from arbench.heads.work import item_size
+from arbench.machine.precision import precision_of
 from arbench.machine.work import PlannedStep, Work
 from arbench.protocols import Generator
 
@@ -21,6 +24,7 @@ KEPT_BYTES = {True: 42, False: 76}
 INPUT_BYTES = 4
 LOGIT_BYTES = 10  # a code: the logits in bfloat16, again in float32, and their gradient
 ROWS = 2  # sequences an image under guidance
+INDEX_BYTES = 8
 
 
 def causal_work(generator: Generator, step: PlannedStep, batch_size: int) -> Work:
@@ -46,6 +50,27 @@ def causal_memory(generator: Generator) -> int:
     cached = config.depth if config.kv_cache else 0  # layers
     key_value_cache = ROWS * 2 * cached * tokens * config.width * item_size(generator)
     return activation_bytes(generator, tokens, config.width) + key_value_cache + logit_bytes(generator)
+
+
+def causal_static_memory(generator: Generator) -> int:
+    """Bytes that a static state of the GPT keeps beside weights and cache: joined w1 and w3 of each layer, rotary
+    entries, the table of masks, and places: one a token, where the cache ends, what is known."""
+    config, tokens = generator.config, num_tokens(generator)
+    if not config.kv_cache:
+        return 0
+    joined = config.depth * pair_weights(config.width)
+    return (joined + tokens**2) * item_size(generator) + rotaries_bytes(generator) + (tokens + 2) * INDEX_BYTES
+
+
+def pair_weights(width: int) -> int:
+    """Weights of w1 and w3 of one SwiGLU."""
+    return 2 * width * swiglu_width(width)
+
+
+def rotaries_bytes(generator: Generator) -> int:
+    """Rotary entries of queries, keys and values at every place and the class token's, in float32 at least."""
+    config, dtype = generator.config, torch.promote_types(precision_of(generator).kept, torch.float32)
+    return 3 * (1 + num_tokens(generator)) * (config.width // config.heads) * dtype.itemsize
 
 
 def block_flops(width: int, queries: int, keys: int) -> float:
