@@ -98,6 +98,7 @@ def measure(row: Row, device: torch.device, dtype: str, decode_dtype: str, engin
         found[engine]["took_seconds"] = round(time.perf_counter() - start, 1)
         gc.collect()
         torch.cuda.empty_cache()
+        torch._dynamo.reset()  # compilations of a layer are counted over all models that have it
     return found
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_runs import images_of, only_run, tiny
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from arbench.images.pixels import FiniteChecks, to_uint8
 from arbench.machine.streams import Fetched, Side
@@ -19,7 +20,8 @@ from arbench.report.record import load_record
 from arbench.runs.decoding import Decoder
 from arbench.runs.execute import run
 from arbench.runs.models import in_dtype, load_parts
-from arbench.runs.pipeline import Drawing, Pipeline
+from arbench.runs.pipeline import Drawing, Pipeline, draw_fitting
+from arbench.sampling.algorithm import NoTimer
 from arbench.sampling.engine import Engine, Replays
 from arbench.tokenizer.load import load_tokenizer
 
@@ -207,3 +209,41 @@ def test_graphs_are_recorded_before_time_counts(tmp_path, beside):
     run(**tiny(num_images=8, batch_size=4), engine="graph", out=tmp_path)
     assert [event for event, _ in beside[:4]] == ["start", "take", "start", "take"]  # two warm-ups
     assert beside[4:] == [("start", 0), ("start", 4), ("take", 0), ("take", 4)]
+
+
+class NoValues(TorchDispatchMode):
+    """Nothing inside asks for the value of a tensor, for which a GPU would be waited for and no graph recorded."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func is not torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_decoding_latents_waits_for_nothing_once_the_scale_was_read():
+    tokenizer = load_tokenizer("digits-kl")
+    latents = torch.randn(2, tokenizer.channels, 8, 8)
+    expected = tokenizer.decode(latents)
+    with NoValues():
+        found = tokenizer.decode(latents)
+    assert torch.equal(found, expected)
+    tokenizer.set_scale(2.0)
+    assert tokenizer.scale == 2
+    with torch.no_grad():
+        tokenizer.latent_scale.fill_(4)
+    assert tokenizer.scale == 4
+
+
+def test_what_was_recorded_for_a_batch_that_did_not_fit_is_freed():
+    class Scarce(Pipeline):
+        def start(self, image_ids, timer, batch_size=None):
+            if len(image_ids) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().start(image_ids, timer, batch_size)
+
+    parts = load_parts("par", device=torch.device("cpu"))
+    given = {"labels": np.arange(4), "settings": parts.settings, "seed": 0, "device": parts.device}
+    pipeline = Scarce(generator=parts.generator, tokenizer=parts.tokenizer, engine=Engine(), **given)
+    before = pipeline.decoder
+    drawing, fitting = draw_fitting(pipeline, range(4), 4, NoTimer)
+    assert (drawing.rows, fitting) == (2, 2)
+    assert pipeline.decoder is not before

@@ -152,17 +152,20 @@ def test_another_batch_seed_or_setting_is_recorded_anew():
         ("arpg", "layers.self_dec.1.attn.to_v"),
         ("arpg", "layers.cross_dec.0.ffn.w3"),
         ("arpg", "layers.to_k"),
+        ("mar", "diffloss.net.res_blocks.1.adaLN_modulation.1"),
+        ("mar", "diffloss.net.time_embed.mlp.2"),
     ],
 )
 def test_new_weights_are_seen(method, name):
-    generator, engine = make(method), Engine()
-    settings = resolve_settings(generator, {})
+    generator, engine = make(method, "diffusion" if method == "mar" else "categorical"), Engine()
+    settings = resolve_settings(generator, {"num_iter": 3, "head_steps": 3} if method == "mar" else {})
     first = draw_tokens(generator, [0, 1], settings=settings, engine=engine)
     with torch.no_grad():
         generator.get_submodule(name).weight.mul_(-1)
     found = draw_tokens(generator, [0, 1], settings=settings, engine=engine)
     assert not torch.equal(found, first)
-    assert torch.equal(found, draw_tokens(generator, [0, 1], settings=settings))
+    expected = draw_tokens(generator, [0, 1], settings=settings)
+    assert relative_error(found.double(), expected.double()) < 1e-9  # codes are the same, latents in float64
 
 
 @pytest.mark.parametrize("name", ["ar-digits", "par-digits", "mar-digits", "arpg-digits"])

@@ -168,6 +168,13 @@ def test_normals_compile_into_one_function_for_every_shape_and_seed(backend: str
         assert torch.equal(fused(IDS, places, INDEX, (torch.tensor(7), torch.tensor(0)), 6)[0], other)
 
 
+def test_past_the_limit_of_compilations_a_function_is_called_as_it_is_written() -> None:
+    fused = Fused(lambda x, word: x + len(word), "sums", backend="eager", dynamic=None)
+    with torch._dynamo.config.patch(recompile_limit=2), pytest.warns(EngineWarning, match="sums in many") as told:
+        assert [float(fused(torch.zeros(()), "a" * length)) for length in range(5)] == [0, 1, 2, 3, 4]
+    assert len(told) == 1
+
+
 def test_what_cannot_be_compiled_is_told_once_and_drawn_all_the_same() -> None:
     def fails(graph, inputs):
         raise RuntimeError("no compiler here")

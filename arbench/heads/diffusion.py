@@ -165,10 +165,11 @@ class ModulationTable:
 
 @dataclass
 class DenoisingPlan:
-    """The steps of one choice of settings: their solver, its coefficients and the embeddings (S, W) of the times."""
+    """The steps of one choice of settings: solver and its coefficients, times (S,) and their embeddings (S, W)."""
 
     solver: Any
     rows: Sequence[Row]
+    visited: Tensor
     time: Tensor
 
 
@@ -190,8 +191,17 @@ class PreparedHead:
         if key not in self.plans:
             solver = make_solver(settings)
             visited = torch.from_numpy(solver.visited).to(self.weight.device)
-            self.plans[key] = DenoisingPlan(solver, self._rows(solver), self.net.time_embed(visited))
+            self.plans[key] = DenoisingPlan(solver, self._rows(solver), visited, self.net.time_embed(visited))
         return self.plans[key]
+
+    def refresh(self) -> None:
+        """Read the weights again, which may have been changed where they are; what is kept stays where it is."""
+        layers = self.net.modulation_layers
+        sizes = [layer.out_features for layer in layers]
+        torch._foreach_copy_(self.weight.split(sizes), [layer.weight for layer in layers])
+        torch._foreach_copy_(self.bias.split(sizes), [layer.bias for layer in layers])
+        for plan in self.plans.values():
+            plan.time.copy_(self.net.time_embed(plan.visited))
 
     def _rows(self, solver: Solver) -> Sequence[Row]:
         """The solver's coefficients; numbers on the device where that is a GPU: what is compiled serves every step."""

@@ -18,6 +18,11 @@ class EngineWarning(UserWarning):
     """A fast way that cannot be gone here; the plain one, which gives the same, is gone instead."""
 
 
+def _too_many_compilations() -> type[Exception]:
+    """What a function that must compile whole raises past the limit of compilations, which is no RuntimeError."""
+    return getattr(torch._dynamo.exc, "FailOnRecompileLimitHit", RuntimeError)
+
+
 class Fused:
     """`function` through `torch.compile`; as it is, with one warning, where that fails."""
 
@@ -43,7 +48,7 @@ class Fused:
             return self._compiled(*given)
         except torch.OutOfMemoryError:
             raise
-        except (RuntimeError, ImportError, OSError, AssertionError) as error:
+        except (RuntimeError, ImportError, OSError, AssertionError, _too_many_compilations()) as error:
             self._is_broken = True
             reason = str(error).strip().partition("\n")[0]
             warnings.warn(f"{self._what} in many kernels, for one could not be compiled: {reason}", EngineWarning, 2)

@@ -138,6 +138,11 @@ class ReplayedHead:
         self._scale = torch.ones((), dtype=torch.float64, device=noise.image_ids.device)
         self._told_scale = 1.0
 
+    def refresh(self) -> None:
+        """What was prepared of the weights is prepared of those that stand there now."""
+        if hasattr(self._head, "refresh"):
+            self._head.refresh()
+
     def draw(
         self,
         condition: Tensor,
@@ -177,6 +182,7 @@ class ReplayedGenerator:
             self._state = self._generator.begin(labels.clone(), guided, reveal_order.clone(), static=True)
             self._whole = dict(vars(self._state))
         else:
+            self._head.refresh()
             vars(self._state).update(self._whole)  # rows that were dropped come back
             self._generator.restart(self._state, labels, reveal_order)
         return self._state

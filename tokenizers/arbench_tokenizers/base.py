@@ -143,6 +143,7 @@ class KLTokenizer(ConvTokenizer):
     def __init__(self, **config: Any) -> None:
         super().__init__(**config)
         self.register_buffer("latent_scale", None)
+        self._read: tuple[Tensor, int, float] | None = None  # the buffer, its version and its value when last read
 
     @classmethod
     def told_besides(cls, tensors: dict[str, Tensor]) -> dict[str, Any]:
@@ -155,7 +156,14 @@ class KLTokenizer(ConvTokenizer):
     @property
     def scale(self) -> float:
         """Factor that brings the latents to unit deviation."""
-        return self.config.scale if self.latent_scale is None else float(self.latent_scale)
+        told = self.latent_scale
+        if told is None:
+            return self.config.scale
+        # Read again where it was changed alone: to ask a device for a value is to wait for it, which no graph records.
+        version = -1 if told.is_inference() else told._version
+        if self._read is None or self._read[0] is not told or self._read[1] != version:
+            self._read = told, version, float(told)
+        return self._read[2]
 
     def set_scale(self, scale: float) -> None:
         """Store the factor, usually 1 / standard deviation of the training set's latents."""
