@@ -181,6 +181,7 @@ def test_the_table_has_a_column_a_batch_size():
     result = bench_generation(tiny_parts(), batch_size=2, repeats=1)
     assert "batch 1" in render(result)
     assert "batch 2" in render(result)
+    assert "B/s (measured here: " in render(result)
     assert result["tier"] == "A1"  # fewer iterations and denoising steps than the preset's
     unknown = {"floor_seconds_per_image": None, "share_of_peak": None, "share_of_floor": None}
     alone = {**result["latency"], **unknown, "cpu_share": None}

@@ -7,7 +7,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from arbench.generators.methods import get_preset, presets
-from arbench.machine.peak import GPU_PEAKS, device_peak, gpu_peak
+from arbench.machine import peak as peak_module
+from arbench.machine.peak import GPU_PEAKS, MATMUL_SIDE, device_peak, gpu_peak, measure_cpu
 from arbench.machine.work import Peak, Work
 from arbench.runs.roofline import planned_steps, roofline
 from arbench.runs.tiers import TIERS, describe_tier, find_tier
@@ -167,6 +168,16 @@ def test_peaks_of_gpus_come_from_data_sheets():
     assert gpu_peak("NVIDIA H100 80GB HBM3", torch.float32).flops < gpu_peak("H100", torch.bfloat16).flops
     assert gpu_peak("GeForce GTX 1080", torch.float32) is None
     assert all(len(row) == 4 for row in GPU_PEAKS.values())
+
+
+@pytest.mark.parametrize(("copy", "read", "bandwidth"), [(4.0, 1.0, 4096), (1.0, 4.0, 8192)])
+def test_a_cpu_is_measured_by_a_product_and_the_faster_of_a_copy_and_a_read(copy, read, bandwidth, monkeypatch):
+    seconds = iter((2.0, copy, read))
+    monkeypatch.setattr(peak_module, "FLOATS", 1024)
+    monkeypatch.setattr(peak_module, "best_seconds", lambda function: next(seconds))
+    found = measure_cpu(torch.float32)
+    assert (found.flops, found.bandwidth) == (MATMUL_SIDE**3, bandwidth)
+    assert found.source.startswith("measured here")
 
 
 def test_the_peak_of_a_cpu_is_measured():

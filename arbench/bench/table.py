@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 UNKNOWN = "–"
+PEAKS = {"flops_per_second": "FLOP/s", "bytes_per_second": "B/s"}
 
 
 def render(result: Mapping[str, Any]) -> str:
@@ -73,7 +74,10 @@ def heading(result: Mapping[str, Any]) -> list[str]:
     work = "no roofline for this method"
     if result["flops_per_image"] is not None:
         work = f"{quantity(result['flops_per_image'])}FLOP an image"
-    bound = f"peak {quantity(peak['flops_per_second'])}FLOP/s ({peak['source']})" if peak else "peak unknown"
+    bound = "peak unknown"
+    if peak:
+        rates = (f"{quantity(peak[name])}{unit}" for name, unit in PEAKS.items())
+        bound = f"peak {' and '.join(rates)} ({peak['source']})"
     return [
         f"{result['model']} ({result['params_m']:.1f} M parameters, weights: {weights}) with {result['tokenizer']}, "
         f"{result['image_size']} px; {chosen}",
