@@ -216,22 +216,22 @@ def test_the_plan_counts_what_there_is():
     job = tokenizer_job("llamagen-vq", data="somewhere")
     job = replace(job, config=job.config.for_images(1_281_167))
     plan = plan_tokenizer(job, 8)
-    lines = list(plan.lines(torch.device("meta")))
+    told = list(plan.sentences(torch.device("meta")))
     assert plan.parameters == 71_883_403
     assert plan.rivals == 2_765_633
     assert plan.config.steps == round(40 * 1_281_167 / 128)
-    assert "400,365 steps of 128" in lines[0]
-    assert "from step 20,000" in lines[-1]
-    assert "1 L2 + 1 LPIPS + 1 codebook + 0.25 commitment + 0.5 hinge" in lines[-1]
+    assert "400,365 steps of 128" in told[0]
+    assert "from step 20,000" in told[-1]
+    assert "1 L2 + 1 LPIPS + 1 codebook + 0.25 commitment + 0.5 hinge" in told[-1]
     # Encoder and decoder of a 256 px image are 138 + 248 GFLOP, three times with the backward pass; VGG-16 and three
     # passes of the discriminator come on top.
     assert 3 * (138 + 248) < plan.flops / 1e9 < 3 * (138 + 248) * 1.3
 
 
 def test_a_forecast_needs_no_images():
-    (first, *_, last) = forecast([tokenizer_job("llamagen-vq")], 8, Engine(), {"epochs": 2}, data=None)
-    assert "20,018 steps of 128" in first
-    assert "0.5 hinge" in last
+    told = " ".join(forecast([tokenizer_job("llamagen-vq")], 8, Engine(), {"epochs": 2}, data=None))
+    assert "20,018 steps of 128" in told
+    assert "0.5 hinge" in told
 
 
 SHARED = {"data": "digits", "size": None, "tokenizer": None, "tokenizer_weights": None, "losses": None}

@@ -1,5 +1,6 @@
 """The training loop: a resumed run is the uninterrupted one, and no run is overwritten or silently started afresh."""
 
+import itertools
 import json
 import os
 import pickle
@@ -16,12 +17,12 @@ from arbench.machine import saving
 from arbench.machine.files import file_sha256
 from arbench.machine.sharded import FACTS, SEAL, read_all, sealed
 from arbench.training.augment import augment
-from arbench.training.checkpoint import FOLDER_NAME, Keeping, find_checkpoint, read_checkpoint_facts
+from arbench.training.checkpoint import FOLDER_NAME, Keeping, find_checkpoint, read_checkpoint_facts, saved_steps
 from arbench.training.data import batch_indices
 from arbench.training.engine import Engine
 from arbench.training.log import LOG_NAME
 from arbench.training.loop import Trainer, train
-from arbench.training.parts import fit_micro_batches, number_of_parts
+from arbench.training.parts import Part, fit_micro_batches, number_of_parts
 
 
 class TinyTask:
@@ -202,6 +203,8 @@ def test_the_last_checkpoints_and_milestones_are_kept(tmp_path):
     train(TinyTask, tiny_config(steps=13, checkpoint_every=1), tmp_path, keeping=Keeping(last=2, every=5))
     steps = sorted(int(path.name[5:]) for path in (tmp_path / FOLDER_NAME).iterdir())
     assert steps == [5, 10, 12, 13]
+    train(TinyTask, tiny_config(), tmp_path / "between", keeping=Keeping(every=3))  # others go at every fourth step
+    assert list(saved_steps(tmp_path / "between")) == [3, 6, 9, 12]
     with pytest.raises(ValueError, match="keep_last=0"):
         Keeping(last=0)
 
@@ -282,6 +285,33 @@ def test_constant_rate_run_can_be_lengthened(tmp_path):
     train(TinyTask, tiny_config(steps=5, **config), tmp_path / "longer")
     train(TinyTask, tiny_config(steps=12, **config), tmp_path / "longer", resume=True)
     assert losses_of(tmp_path / "longer") == losses_of(tmp_path / "whole")
+
+
+def test_a_run_whose_warm_up_shrank_can_be_lengthened_past_that(tmp_path):
+    """Three epochs of warm-up are too many for four epochs, not for eight; what was begun is gone on with."""
+
+    def config(epochs):
+        return tiny_config(steps=0, epochs=epochs, warmup_epochs=3.0, schedule="constant").for_images(13)
+
+    train(TinyTask, config(4), tmp_path)
+    assert (config(4).warmup, config(8).warmup) == (1, 7.8)
+    assert train(TinyTask, config(8), tmp_path, resume=True).config.warmup == 1
+
+
+def test_another_number_of_parts_goes_on_with_numbers_that_no_part_has_drawn():
+    def drawn(part):
+        with part.drawing():
+            return torch.rand(4, generator=part.rng).tolist(), torch.rand(4).tolist()
+
+    with torch.random.fork_rng():
+        torch.manual_seed(7)  # what the first part's dropout draws from
+        seen = [drawn(Part(number, 7, torch.device("cpu"))) for number in range(12)]
+        for step, number in itertools.product((1, 5), range(3)):
+            part = Part(number, 7, torch.device("cpu"))
+            part.seed_afresh(7, step)
+            seen.append(drawn(part))
+    for draws in zip(*seen, strict=True):
+        assert len(set(map(tuple, draws))) == 18
 
 
 def test_a_checkpoint_holds_the_weights_and_the_recipe_s_average(tmp_path):

@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_runs import TINY_GPT
+from training_cases import needs_cpu_shards
 
 import arbench
 from arbench.cli import run_command
@@ -343,6 +344,7 @@ def sharded_by_two(job: Job, folder: Path, name: str, *options: str) -> str:
     return done.stdout
 
 
+@needs_cpu_shards
 def test_two_processes_with_sharded_weights_evaluate_the_weights_of_all(cache, tmp_path):
     job = tiny_job(cache)
     asked = ["--eval-steps", str(STEPS), "--eval-images", str(IMAGES), "--eval-cfg", ",".join(map(str, SCALES))]
@@ -357,6 +359,7 @@ def test_two_processes_with_sharded_weights_evaluate_the_weights_of_all(cache, t
     assert last["metrics"]["label_accuracy"] == record["metrics"]["label_accuracy"]
 
 
+@needs_cpu_shards
 @pytest.mark.slow
 def test_sharded_weights_are_the_same_with_and_without_evaluation(cache, tmp_path):
     job = tiny_job(cache)

@@ -52,7 +52,7 @@ def test_what_is_trained_has_its_cost_told():
 def test_costs_are_what_the_plan_computes(command, hours, memory, capsys):
     assert run_command(shlex.split(command)[1:]) == 0
     told = capsys.readouterr().out
-    assert f"about {hours} hours" in told
+    assert f"about {hours} hours" in " ".join(told.split())
     assert f"= {memory} GiB\n" in told
 
 

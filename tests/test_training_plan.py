@@ -24,9 +24,32 @@ def test_mar_l_is_the_published_run():
     known = plan("mar-l", "mar", 16)
     assert known.hours == pytest.approx(35, rel=0.01)  # 1 day 11 hours on 16 H100
     assert (known.parts, known.sharded, known.config.steps) == (32, False, 250_228)
-    lines = list(known.lines(CPU))
-    assert "16 x 2 micro-batches of 64 images a step (DDP), bfloat16" in lines[1]
-    assert lines[0].startswith("plan: mar-l, 478 M parameters, 250,228 steps of 2048")
+    told = list(known.sentences(CPU))
+    assert told[0] == (
+        "mar-l, 478 M parameters, 250,228 steps of 2048 = 512,466,944 images (400 epochs), learning rate 0.0008 after "
+        "62,557 steps of warm-up, then constant"
+    )
+    assert told[1] == (
+        "16 x 2 micro-batches of 64 images a step (DDP), bfloat16; about 35 hours at 4,064 images/s on 16 H100 "
+        "(as published for mar-l: MAR's repository, cached latents)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "method", "rate"),
+    [
+        ("mar-b", "mar", "learning rate 0.0008 after 62,557 steps of warm-up, then constant"),
+        ("par-b-4x", "par", "learning rate 0.0001, constant"),
+        ("arpg-l", "arpg", "learning rate 0.0004 after 125,114 steps of warm-up, then a cosine to 1e-05"),
+    ],
+)
+def test_the_plan_is_read_on_a_screen_of_80_columns(monkeypatch, model, method, rate):
+    monkeypatch.setattr("arbench.training.plan.memory_of", lambda device: 8 * GIB)
+    lines = list(plan(model, method, 8).lines(CPU))
+    assert max(map(len, lines)) <= 80
+    assert all(line.startswith(("plan: ", "      ")) for line in lines)
+    assert len([line for line in lines if line.startswith("plan: ")]) == 3
+    assert rate in " ".join(" ".join(lines).split())
 
 
 def test_memory_of_mar_l_is_near_what_was_published():
@@ -47,9 +70,9 @@ def test_weights_of_large_models_by_their_parameters(model, method):
 
 def test_what_does_not_fit_is_said(monkeypatch):
     monkeypatch.setattr("arbench.training.plan.memory_of", lambda device: 8 * GIB)
-    assert "does not fit into 8 GiB; --recompute" in list(plan("mar-b", "mar").lines(CPU))[2]
+    assert "does not fit into 8 GiB; --recompute" in list(plan("mar-b", "mar").sentences(CPU))[2]
     monkeypatch.setattr("arbench.training.plan.memory_of", lambda device: 800 * GIB)
-    assert "fits into 800 GiB" in list(plan("mar-b", "mar").lines(CPU))[2]
+    assert "fits into 800 GiB" in list(plan("mar-b", "mar").sentences(CPU))[2]
 
 
 def test_a_changed_batch_keeps_epochs_and_scales_the_rate_and_says_so():

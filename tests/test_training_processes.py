@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_cases import CASES, STEPS, result, run
+from training_cases import RUN_HERE, STEPS, needs_cpu_shards, result, run
 
 from arbench.machine.distributed import Processes
 from arbench.machine.sharded import read_all
@@ -55,7 +55,7 @@ def torchrun(out, count, *words, script=SCRIPT, restarts=0):
 @pytest.fixture(scope="module")
 def by_two(tmp_path_factory):
     out = tmp_path_factory.mktemp("two")
-    torchrun(out, 2, *CASES, "cut:mar")
+    torchrun(out, 2, *RUN_HERE, "cut:mar")
     return out
 
 
@@ -69,14 +69,14 @@ def assert_same(first, second, error=ERROR):
 
 def test_two_processes_are_one_with_the_whole_batch(by_two, tmp_path):
     alone = result(run(tmp_path, Processes(), "ar-raster"))
-    for name in ("ddp", "fsdp", "accumulated"):
+    for name in {"ddp", "fsdp", "accumulated"}.intersection(RUN_HERE):
         assert_same(load_file(by_two / f"{name}.safetensors"), alone)
 
 
 def test_mask_ratios_of_two_processes_are_replayed_by_one(by_two, tmp_path):
     """Each part of the batch draws its own ratio, order, noise and dropout, wherever it is computed."""
     alone = result(run(tmp_path, Processes(), "mar", parts=2))
-    for name in ("mar", "mar-fsdp"):
+    for name in {"mar", "mar-fsdp"}.intersection(RUN_HERE):
         assert_same(load_file(by_two / f"{name}.safetensors"), alone)
     one_ratio = result(run(tmp_path / "one", Processes(), "mar"))
     assert not torch.allclose(one_ratio["class_emb.weight"], alone["class_emb.weight"], rtol=0, atol=ERROR)
@@ -86,6 +86,7 @@ def test_two_processes_stop_together_and_go_on_to_the_bit(by_two):
     assert_same(load_file(by_two / "cut.safetensors"), load_file(by_two / "mar.safetensors"), error=0)
 
 
+@needs_cpu_shards
 def test_what_two_have_sharded_one_reads_and_goes_on_with(by_two, tmp_path):
     path = find_checkpoint(by_two / "fsdp")
     facts = read_checkpoint_facts(path)
@@ -103,6 +104,7 @@ def test_two_processes_train_the_tokenizer_that_one_does_in_two_parts(by_two, tm
     assert_same(load_file(by_two / "tokenizer.safetensors"), alone)
 
 
+@needs_cpu_shards
 @pytest.mark.slow
 def test_what_two_have_saved_three_go_on_with(tmp_path):
     torchrun(tmp_path, 2, "fsdp")
@@ -139,6 +141,7 @@ with process_group(mine, torch.device("cpu")):
 """
 
 
+@needs_cpu_shards
 @pytest.mark.slow
 def test_compiled_blocks_of_two_processes_are_the_blocks(tmp_path):
     """Under DDP and under FSDP2, whose hooks stand around each block."""

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import warnings
 
 import pytest
 import torch
@@ -158,3 +159,17 @@ def test_a_full_disk_is_one_line_and_room_goes_on(tmp_path):
         again = train(wide, config, disk.folder / "run", resume=has_checkpoint(disk.folder / "run"))
     for name, value in whole.ema.weights.items():
         assert torch.equal(again.ema.weights[name], value)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "torch.distributed is disabled, unavailable or uninitialized, assuming the intent is to save",
+        "torch.distributed is unavailable or uninitialized, assuming the intent is to save",
+        "TypedStorage is deprecated. It will be removed in the future",
+    ],
+)
+def test_what_pytorch_says_to_itself_is_not_passed_on(told):
+    """The last two by the saver of PyTorch 2.6."""
+    with saving.saving(Processes()):
+        warnings.warn(told, stacklevel=1)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from conftest import make_generator, make_tokens
 from torch.nn import functional
@@ -16,7 +17,7 @@ from arbench.generators.recipe import TrainConfig
 from arbench.machine.distributed import Processes
 from arbench.tokenizer.load import load_tokenizer
 from arbench.tokenizer.recipe import TokenizerLosses
-from arbench.training.engine import Engine, whole
+from arbench.training.engine import CPU_SHARDS, Engine, whole
 from arbench.training.loop import Task, Trainer, Watcher, train
 from arbench.training.reading import Examples
 from arbench.training.tokenizer_task import TokenizerTask
@@ -30,6 +31,8 @@ CASES: dict[str, dict[str, Any]] = {
     "mar-fsdp": {"name": "mar", "engine": Engine(shard=True, recompute=True)},
     "tokenizer": {"name": "tokenizer"},
 }
+RUN_HERE = [name for name, case in CASES.items() if CPU_SHARDS or "engine" not in case]
+needs_cpu_shards = pytest.mark.skipif(not CPU_SHARDS, reason="FSDP2 of this PyTorch needs a GPU")
 ADVERSARIAL = TokenizerLosses(
     discriminator_weight=0.5, discriminator_start=4, discriminator_layers=1, adaptive_weight=True, unit_codes=True
 )

@@ -151,7 +151,8 @@ def lengthened(now: TrainConfig, then: dict[str, Any], step: int, say: Callable[
     """
     if now.steps <= then.get("steps", now.steps):
         return now
-    config = dataclasses.replace(now, warmup_steps=then["warmup_steps"])
+    warm_up = {"warmup_steps": then["warmup_steps"], "warmup_epochs": then.get("warmup_epochs", 0.0)}
+    config = dataclasses.replace(now, **warm_up)
     if config.schedule == "cosine":
         before = dataclasses.replace(config, steps=then["steps"]).learning_rate_at(step)
         say(

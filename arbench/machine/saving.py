@@ -25,6 +25,8 @@ from arbench.machine.files import PARTIAL, file_sha256, one_line, write_whole
 from arbench.machine.sharded import CONTENTS, FACTS, sealed
 
 Value = TypeVar("Value")
+# What PyTorch says to itself: that one process saves (2.14 and 2.6 in other words), and of its own storages (2.6).
+OWN_WARNINGS = r"torch\.distributed is (disabled|unavailable)|TypedStorage is deprecated"
 
 
 class Saver:
@@ -131,7 +133,7 @@ def cause_of(error: CheckpointException, folder: Path) -> OSError:
 def saving(mine: Processes) -> Iterator[Saver]:
     """A saver that has written all that it was given when the block is left, by an error too."""
     with warnings.catch_warnings():  # of this thread's choosing: the saver's own cannot have filters of its own
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        warnings.filterwarnings("ignore", message=OWN_WARNINGS)
         saver = Saver(mine)
         try:
             yield saver

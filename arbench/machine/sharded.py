@@ -98,8 +98,21 @@ def stored_tensors(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
 
 def load_into(folder: Path, tensors: Mapping[str, Tensor], mine: Processes) -> None:
     """Fill `tensors`, whole or sharded over these processes, in place; all of them have to be in `folder`."""
+    reader = _PlainReader(folder)
     with _without_warnings():
-        dcp.load(dict(tensors), storage_reader=_PlainReader(folder), no_dist=mine.count == 1)
+        if mine.count == 1:
+            _load_alone(reader, dict(tensors))
+        else:
+            dcp.load(dict(tensors), storage_reader=reader)
+
+
+def _load_alone(reader: dcp.StorageReader, tensors: dict[str, Tensor]) -> None:
+    """As `dcp.load`, without a word to other processes, which that of PyTorch 2.6 always has where there are any."""
+    planner, table = dcp.DefaultLoadPlanner(), reader.read_metadata()
+    planner.set_up_planner(tensors, table, is_coordinator=True)
+    reader.set_up_storage_reader(table, is_coordinator=True)
+    plans = planner.create_global_plan([reader.prepare_local_plan(planner.create_local_plan())])
+    reader.read_data(planner.finish_plan(reader.prepare_global_plan(plans)[0]), planner).wait()
 
 
 def read_all(folder: Path, prefix: str = "") -> dict[str, Tensor]:

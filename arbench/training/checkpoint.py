@@ -23,7 +23,7 @@ FACTS: dict[str, type] = {"step": int, "config": dict, "made_of": dict, "parts":
 
 @dataclass(frozen=True, kw_only=True)
 class Keeping:
-    """Which checkpoints stay: the newest `last`, and every one whose step is a multiple of `every` (0: none)."""
+    """Which checkpoints stay: the newest `last`, and one every `every` steps (0: none)."""
 
     last: int = 1
     every: int = 0
@@ -34,9 +34,13 @@ class Keeping:
         if self.every < 0:
             raise ValueError(f"keep_every={self.every}: expected a number of steps, 0 for no milestones")
 
+    def is_milestone(self, step: int) -> bool:
+        """Whether the checkpoint of `step` stays for good; there has to be one."""
+        return bool(self.every) and step % self.every == 0
+
     def outdated(self, steps: list[int]) -> list[int]:
         """Those of the saved `steps`, ascending, that nobody keeps."""
-        return [step for step in steps[: -self.last] if not (self.every and step % self.every == 0)]
+        return [step for step in steps[: -self.last] if not self.is_milestone(step)]
 
 
 def saved_steps(folder: Path) -> dict[int, Path]:

@@ -24,6 +24,7 @@ from arbench.machine.distributed import Processes
 if TYPE_CHECKING:
     from arbench.training.loop import Task
 
+CPU_SHARDS = hasattr(torch.cpu.Stream, "record_event")  # FSDP2 of PyTorch 2.6 calls it, and it is not there
 SHARDED_FROM = 1_000_000_000  # parameters: 20 bytes each with moments and an average are beyond a small GPU
 
 
@@ -85,10 +86,15 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 def shard(module: LossModule, config: TrainConfig, mine: Processes) -> LossModule:
-    """FSDP2: every block for itself, the rest last. With bfloat16 gradients are still reduced in float32."""
+    """FSDP2: every block for itself, the rest last. With bfloat16 gradients are still reduced in float32.
+
+    Raises ValueError where this PyTorch has no FSDP2 for the module's device.
+    """
     mixed = config.dtype == "bfloat16"
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if mixed else None
     device = next(module.parameters()).device.type
+    if device == "cpu" and not CPU_SHARDS:
+        raise ValueError(f"FSDP2 of PyTorch {torch.__version__} needs a GPU; expected a later one, or --no-shard")
     settings: dict[str, Any] = {"mesh": init_device_mesh(device, (mine.count,))}
     if policy is not None:
         settings["mp_policy"] = policy

@@ -325,7 +325,8 @@ def _run(trainer: Trainer, folder: Path, report: Reporter, keeping: Keeping, bet
             last = trainer.step == config.steps or stopped
             if last or trainer.step % config.log_every == 0:
                 report.line(trainer.step)
-            if last or is_due() or trainer.step % config.checkpoint_every == 0:
+            regular = trainer.step % config.checkpoint_every == 0 or keeping.is_milestone(trainer.step)
+            if last or is_due() or regular:
                 report.check(trainer.step)
                 begin_checkpoint(folder, trainer.step, trainer.tensors(), trainer.facts(), keeping, saver)
             if is_due() and not stopped:

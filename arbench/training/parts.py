@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,20 +63,19 @@ class Part:
 
     def __init__(self, number: int, seed: int, device: torch.device) -> None:
         self.number, self.device = number, device
-        self.rng = torch.Generator(device=device)
-        self._seed(seed)
+        self.rng = torch.Generator(device=device).manual_seed(seed + PART_SEEDS * number)
+        self.states: dict[str, Tensor] = self._seeded(seed + PART_SEEDS * number) if number else {}
 
-    def _seed(self, seed: int) -> None:
-        self.rng.manual_seed(seed + PART_SEEDS * self.number)
-        self.states: dict[str, Tensor] = {}
-        if self.number:
-            with torch.random.fork_rng():
-                torch.manual_seed(seed + PART_SEEDS * self.number)
-                self.states = global_rng_state(self.device)
+    def _seeded(self, seed: int) -> dict[str, Tensor]:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return global_rng_state(self.device)
 
     def seed_afresh(self, seed: int, step: int) -> None:
         """Go on at `step` with numbers that no part has drawn, where those of the run before are not known."""
-        self._seed(seed + PART_SEEDS * self.number * step)
+        own = np.random.SeedSequence((seed, step, self.number)).generate_state(2, np.uint64).tolist()
+        self.rng.manual_seed(own[0])
+        self.states = self._seeded(own[1])
 
     @contextmanager
     def drawing(self) -> Iterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import textwrap
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,6 +24,7 @@ from arbench.weights.configure import build_generator
 from arbench.weights.load import without_memory
 
 GIB = 2**30
+WIDTH = 80  # of the plan's lines
 FLOAT = 4  # bytes of a weight, a gradient, an average, and each of Adam's two moments
 REMEDIES = "--recompute keeps fewer activations, --accumulate makes smaller micro-batches"
 BACKWARD = 2  # operations of the backward pass for one of the forward pass
@@ -53,21 +55,27 @@ class TrainingPlan:
         return None if self.activations is None else 4 * self.weights + self.average + self.activations
 
     def lines(self, device: torch.device | None) -> Iterator[str]:
-        """The plan in words; what fits is said of the memory of `device`, where it is this machine's."""
+        """The plan in lines of a terminal; what fits is said of the memory of `device`, where it is this machine's."""
+        for sentence in self.sentences(device):
+            yield from textwrap.wrap(
+                sentence, WIDTH, initial_indent="plan: ", subsequent_indent="      ", break_on_hyphens=False
+            )
+
+    def sentences(self, device: torch.device | None) -> Iterator[str]:
+        """What is to be said, in words."""
         config, each = self.config, self.config.batch_size // self.parts
         images = config.steps * config.batch_size
         yield (
-            f"plan: {self.model}, {self.parameters / 1e6:.0f} M parameters, {config.steps:,} steps of "
-            f"{config.batch_size} = {images:,} images ({images / max(1, config.images):.4g} epochs), learning rate "
-            f"{config.learning_rate:.4g} after {config.warmup:,.0f} steps of warm-up"
+            f"{self.model}, {self.parameters / 1e6:.0f} M parameters, {config.steps:,} steps of "
+            f"{config.batch_size} = {images:,} images ({images / max(1, config.images):.4g} epochs), {rate(config)}"
         )
         how = ("FSDP2" if self.sharded else "DDP") if self.processes > 1 else "one process"
         turns = self.parts // self.processes
         yield (
-            f"plan: {self.processes} x {turns} micro-batches of {each} images a step ({how}), {config.dtype}; "
+            f"{self.processes} x {turns} micro-batches of {each} images a step ({how}), {config.dtype}; "
             + (f"about {self.hours:,.0f} hours at {self.hours_of}" if self.hours else "hours not known")
         )
-        yield f"plan: memory a process {self._memory()}{self._fits(device)}"
+        yield f"memory a process: {self._memory()}{self._fits(device)}"
 
     def _memory(self) -> str:
         told = {
@@ -89,6 +97,14 @@ class TrainingPlan:
         if self.num_bytes <= there:
             return f"{said}: fits into {there / GIB:.0f} GiB"
         return f"{said}: does not fit into {there / GIB:.0f} GiB; {REMEDIES}{self.more_remedies}"
+
+
+def rate(config: TrainConfig) -> str:
+    """The learning rate over a training, in words."""
+    warm_up = f" after {config.warmup:,.0f} steps of warm-up" if config.warmup else ""
+    last = config.learning_rate * config.final_rate
+    law = "constant" if config.schedule == "constant" else f"a cosine to {last:.4g}"
+    return f"learning rate {config.learning_rate:.4g}{warm_up}, {'then ' if warm_up else ''}{law}"
 
 
 def plan_training(
@@ -141,14 +157,14 @@ def published_hours(generator: Generator, config: TrainConfig, processes: int) -
     if known is None:
         return None, ""
     peer = get_preset(known.preset)
-    slower, scaled = 1.0, ""
+    slower, of = 1.0, f"as published for {known.preset}"
     if (spec.name, generator.config) != (peer.method, get_method(peer.method).config(**peer.config)):
         reference = get_method(peer.method).config(**peer.config)
         slower = image_flops(spec.name, generator.config) / image_flops(peer.method, reference)
-        scaled = ", by operations"
-    rate = known.images_per_second / slower * processes
-    told = f"{rate:,.0f} images/s on {processes} {known.device} ({known.preset}{scaled}; {known.source})"
-    return config.steps * config.batch_size / rate / 3600, told
+        of = f"by operations, from {known.preset}'s"
+    speed = known.images_per_second / slower * processes
+    told = f"{speed:,.0f} images/s on {processes} {known.device} ({of}: {known.source})"
+    return config.steps * config.batch_size / speed / 3600, told
 
 
 def empty_generator(method: str, config: dict[str, Any]) -> Generator:

@@ -34,10 +34,10 @@ class TokenizerPlan(TrainingPlan):
     rivals: int  # parameters of the discriminator
     flops: float | None
 
-    def lines(self, device: torch.device | None) -> Iterator[str]:
-        yield from super().lines(device)
+    def sentences(self, device: torch.device | None) -> Iterator[str]:
+        yield from super().sentences(device)
         flops = "" if self.flops is None else f"; {self.flops / 1e12:.2f} TFLOP an image"
-        yield f"plan: loss {' + '.join(self._terms())}{flops}"
+        yield f"loss {' + '.join(self._terms())}{flops}"
 
     def _terms(self) -> Iterator[str]:
         losses = self.losses
