@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 
 import numpy as np
@@ -111,6 +112,30 @@ def test_interrupted_build_goes_on_to_the_same_content(data, tmp_path, monkeypat
     for shard in range(3):
         first, second = (np.load(cache.folder / shard_name(shard)) for cache in (whole, resumed))
         assert np.array_equal(first, second)
+
+
+def test_runs_that_build_a_cache_at_once_leave_each_other_s_files(data, tmp_path, monkeypatch):
+    """What another is writing stays, and a shard that it has finished meanwhile is not written once more."""
+    monkeypatch.setattr(cache_module, "IMAGES_PER_SHARD", 4)
+    other = build(Codes(), data, tmp_path / "other").folder
+    target = tmp_path / "shared" / other.name
+    target.mkdir(parents=True)
+    writing, left = (target / f".{shard_name(2)}.{name}.partial" for name in ("0badcafe", "deadbeef"))
+    for file in (writing, left):
+        file.write_bytes(b"half")
+    os.utime(left, (0, 0))
+    finished = []
+
+    def watch(done):
+        if not finished:  # the first shard is encoded here, and not written yet
+            for file in other.glob(f"{shard_name(0)}*"):
+                shutil.copy(file, target)
+            finished.append((target / shard_name(0)).stat())
+
+    build_cache(Codes(), data, describe_cache(Codes(), data), tmp_path / "shared", batch_size=4, watch=watch)
+    assert os.path.samestat((target / shard_name(0)).stat(), finished[0])
+    assert writing.exists()
+    assert not left.exists()
 
 
 def test_views_differ_and_are_all_drawn(data, tmp_path):

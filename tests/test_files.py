@@ -36,6 +36,8 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
 def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
     write_whole(tmp_path / "000000.npy", b"images")
     (tmp_path / ".000001.npy.123.partial").write_bytes(b"ima")
+    remove_partials(tmp_path, idle=60.0)
+    assert len(os.listdir(tmp_path)) == 2  # somebody may be writing it
     remove_partials(tmp_path)
     assert os.listdir(tmp_path) == ["000000.npy"]
 

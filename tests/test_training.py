@@ -232,6 +232,21 @@ def test_micro_batches_draw_each_for_itself_and_come_back_to_the_bit(tmp_path):
     assert not torch.equal(weights[0], weights[2])
 
 
+def test_fewer_processes_replay_the_micro_batches_that_more_have_begun(tmp_path):
+    """Three of the recipe, six of the run that six processes began: it goes on as it would have."""
+    whole = train(TinyTask, tiny_config(batch_size=6, micro_batches=6), tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(TinyTask, tiny_config(batch_size=6, micro_batches=6), tmp_path / "cut", watch=stop_at(5))
+    recipe, said = tiny_config(batch_size=6, micro_batches=3), []
+    resumed = train(TinyTask, recipe, tmp_path / "cut", resume=True, say=said.append)
+    assert said == ["micro_batches 3 -> 6: as the run was begun"]
+    assert torch.equal(*(run.task.model.state_dict()["0.weight"] for run in (whole, resumed)))
+    begun = {"config": {"micro_batches": 6}}  # which four processes cannot share
+    assert (
+        fit_micro_batches(tiny_config(batch_size=12, micro_batches=4), 4, said.append, begun=begun).micro_batches == 4
+    )
+
+
 def test_the_number_of_micro_batches_follows_batch_and_processes():
     said = []
 

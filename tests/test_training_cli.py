@@ -226,7 +226,9 @@ def test_another_seed_is_refused_before_its_cache_is_built(tmp_path):
     assert list((tmp_path / "cache").iterdir()) == [cache]
     whole = sorted(path.name for path in cache.iterdir())
     assert {"cache.json", "labels.npy", "tokens-00000.npy"} < set(whole)
-    (cache / ".tokens-00000.npy.0badcafe.partial").write_bytes(b"half")
+    left = cache / ".tokens-00000.npy.0badcafe.partial"
+    left.write_bytes(b"half")
+    os.utime(left, (0, 0))
     (cache / "cache.json").unlink()
     run_job(job, tmp_path, resume=True)
     assert sorted(path.name for path in cache.iterdir()) == whole

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
 import secrets
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,10 +99,13 @@ def _has_room(folder: Path) -> bool:
     return True
 
 
-def remove_partials(folder: Path) -> None:
-    """Remove what killed processes left half-written in `folder`."""
+def remove_partials(folder: Path, *, idle: float = 0.0) -> None:
+    """Remove what killed processes left half-written in `folder`; only what nobody has written to for `idle` seconds,
+    where others may be at work there."""
     for left in folder.glob(f".*{PARTIAL}"):
-        left.unlink()
+        with contextlib.suppress(FileNotFoundError):  # it has just become whole
+            if time.time() - left.stat().st_mtime >= idle:
+                left.unlink()
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:

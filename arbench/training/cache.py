@@ -39,6 +39,7 @@ EARLIER_SHARD = 4096  # of caches from before that was told
 MANY_SHARDS = 64  # a small data set is cut into about so many, so that processes get equal shares
 SMALLEST_SHARD = 64
 DRAWN_AN_IMAGE = "image"  # random views are a function of (seed, view, image); before, of (seed, shard)
+ABANDONED = 3600.0  # seconds without a byte, after which a half-written file is nobody's: runs share these folders
 SPEC_NAME = "cache.json"  # written last: its presence says that the cache is complete
 LABELS_NAME = "labels.npy"
 
@@ -183,9 +184,8 @@ def _begin(target: Path, spec: CacheSpec) -> list[int] | None:
     if (target / SPEC_NAME).exists():
         return None
     target.mkdir(parents=True, exist_ok=True)
-    remove_partials(target)
-    names = [shard_name(number) for number in range(spec.num_shards)]
-    return [number for number, name in enumerate(names) if not all(part.exists() for part in with_sum(target / name))]
+    remove_partials(target, idle=ABANDONED)
+    return [number for number in range(spec.num_shards) if not is_stored(target / shard_name(number))]
 
 
 def _finish(target: Path, data: ImageData, spec: CacheSpec) -> None:
@@ -272,6 +272,10 @@ def broken(folder: Path, error: Exception) -> ValueError:
 def with_sum(path: Path) -> tuple[Path, Path]:
     """A file of a cache, and that of its SHA-256, as `sha256sum -c` reads it."""
     return path, path.with_name(f"{path.name}.sha256")
+
+
+def is_stored(path: Path) -> bool:
+    return all(part.exists() for part in with_sum(path))
 
 
 def require_intact(path: Path) -> None:
@@ -370,7 +374,8 @@ def _build_shards(
                 for number, view in enumerate(_views(pictures, spec, indices[rows].tolist())):
                     stored[rows, number] = _encode(tokenizer, view)
                 watch(int(indices[rows[-1]]) + 1)
-            _save_array(target / shard_name(shard), stored)
+            if not is_stored(target / shard_name(shard)):  # else by another run, meanwhile
+                _save_array(target / shard_name(shard), stored)
             watch(int(indices[-1]) + 1)
 
 

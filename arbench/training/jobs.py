@@ -184,7 +184,7 @@ def run_job(
     device = resolve_device(job.device, mine.local_rank)
     list_once(job.data, mine, again=relist, say=say)
     data = open_data(job.data, size=job.size)
-    config = fit_micro_batches(job.config.for_images(len(data)), mine.count, say)
+    config = fit_micro_batches(job.config.for_images(len(data)), mine.count, say, begun=facts)
     workers = usual_workers(job.data, device, mine) if job.workers is None else job.workers
     job = dataclasses.replace(job, config=config, workers=workers)
     tell_plan(job, data, mine, engine or Engine(), device, say)

@@ -274,11 +274,11 @@ def train(
     the checkpoint was to have lengthen the run; `say` is told what that means for the rate.
     """
     mine, parts = mine or Processes(), 0
-    config = fit_micro_batches(config, mine.count, say)
     refuse_overwriting(folder, resume)
     path = find_checkpoint(folder) if resume else None
-    if path is not None:
-        facts = read_checkpoint_facts(path)
+    facts = None if path is None else read_checkpoint_facts(path)
+    config = fit_micro_batches(config, mine.count, say, begun=facts)
+    if facts is not None:
         parts = facts["parts"]
         config = lengthened(config, facts["config"], facts["step"], say)
     if mine.is_first:

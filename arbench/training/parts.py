@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,16 +20,24 @@ from arbench.generators.recipe import TrainConfig
 PART_SEEDS = 1_000_003  # between the seeds of two parts, so that no two draw the same noise
 
 
-def fit_micro_batches(config: TrainConfig, count: int, say: Callable[[str], None]) -> TrainConfig:
+def fit_micro_batches(
+    config: TrainConfig, count: int, say: Callable[[str], None], *, begun: Mapping[str, Any] | None = None
+) -> TrainConfig:
     """The recipe's number of micro-batches as `count` processes can share it; `say` is told where it changes.
 
-    Raises ValueError where the batch cannot be shared by that many processes evenly.
+    A run that goes on from a checkpoint, whose facts are `begun`, keeps its own number where they can share that: fewer
+    processes replay what more have begun. Raises ValueError where the batch cannot be shared by that many processes
+    evenly.
     """
     if config.batch_size % count:
         raise ValueError(f"batch_size={config.batch_size} cannot be shared by {count} processes evenly")
     wanted = config.micro_batches
     if not wanted:
         return config
+    before = begun["config"].get("micro_batches", 0) if begun else 0
+    if before and before != wanted and before % count == 0 and config.batch_size % before == 0:
+        say(f"micro_batches {wanted} -> {before}: as the run was begun")
+        wanted = before
     fitting = [number for number in range(count, max(wanted, count) + 1, count) if config.batch_size % number == 0]
     if fitting[-1] != wanted:
         say(
