@@ -1,10 +1,12 @@
 """The training loop: a resumed run is the uninterrupted one, and no run is overwritten or silently started afresh."""
 
+import errno
 import itertools
 import json
 import os
 import pickle
 import re
+import shutil
 import signal
 
 import pytest
@@ -207,6 +209,26 @@ def test_the_last_checkpoints_and_milestones_are_kept(tmp_path):
     assert list(saved_steps(tmp_path / "between")) == [3, 6, 9, 12]
     with pytest.raises(ValueError, match="keep_last=0"):
         Keeping(last=0)
+
+
+def test_a_checkpoint_that_cannot_be_removed_stops_nothing_and_goes_at_the_next_start(tmp_path, monkeypatch):
+    """As on a network's disk, where another process reads one of its files; the facts are gone, the tensors are not."""
+    remove, stuck = shutil.rmtree, []
+
+    def busy(path, ignore_errors=False):
+        if stuck or not (path / FACTS).exists():
+            remove(path, ignore_errors=ignore_errors)
+            return
+        stuck.append((path / FACTS).unlink())
+        if not ignore_errors:
+            raise OSError(errno.ENOTEMPTY, "Directory not empty")
+
+    monkeypatch.setattr(shutil, "rmtree", busy)
+    train(TinyTask, tiny_config(), tmp_path)
+    folder = tmp_path / FOLDER_NAME
+    assert sorted(path.name for path in folder.iterdir()) == [".step-0000004.partial", "step-0000012"]
+    train(TinyTask, tiny_config(steps=13), tmp_path, resume=True)
+    assert [path.name for path in folder.iterdir()] == ["step-0000013"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])

@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import os
 import pickle
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,15 @@ def remove_partial_folders(folder: Path) -> None:
     """Take away what killed processes left half-written in `folder`."""
     for left in folder.glob(f".*{PARTIAL}"):
         shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def remove_folder(folder: Path) -> None:
+    """Take `folder` away. Nobody is stopped where its files cannot go, or a kill leaves some of them: what is left is
+    named as half-written, for `remove_partial_folders`."""
+    gone = folder.with_name(f".{folder.name}{PARTIAL}")
+    with suppress(OSError):
+        os.replace(folder, gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def is_tensor_folder(path: Path) -> bool:

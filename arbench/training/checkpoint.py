@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from arbench.machine.distributed import Processes
 from arbench.machine.saving import Saver
-from arbench.machine.sharded import check_files, is_tensor_folder, read_facts, remove_partial_folders
+from arbench.machine.sharded import check_files, is_tensor_folder, read_facts, remove_folder, remove_partial_folders
 
 FOLDER_NAME = "checkpoints"
 EARLIER_NAME = "checkpoint.pt"  # of versions before the folder
@@ -69,7 +68,7 @@ def begin_checkpoint(
     def let_go() -> None:
         saved = saved_steps(folder)
         for outdated in keeping.outdated(list(saved)):
-            shutil.rmtree(saved[outdated])
+            remove_folder(saved[outdated])
 
     path = folder / FOLDER_NAME / f"step-{step:07d}"
     saver.begin(path, tensors, facts, let_go)
