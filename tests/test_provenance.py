@@ -29,7 +29,7 @@ from arbench.weights.provenance import (
     entries,
     read_provenance,
 )
-from arbench.weights.write import with_metadata, write_safetensors
+from arbench.weights.write import write_safetensors
 
 CPU = torch.device("cpu")
 GENERATORS = [name for name, recipe in digits_recipes().items() if recipe.kind == "generator"]
@@ -164,13 +164,3 @@ def test_equal_content_gives_equal_bytes(tmp_path):
     assert torch.equal(load_file(files[0])["x"], torch.arange(6.0))
     with safe_open(files[0], "pt") as file:
         assert file.metadata() == {"format": "pt", **{name: name * 3 for name in "abcdefg"}}
-
-
-def test_entries_are_added_and_tensors_left(tmp_path):
-    path = tmp_path / "x.safetensors"
-    write_safetensors(path, {"x": torch.arange(5.0)}, {"b": "1"})
-    path.write_bytes(with_metadata(path.read_bytes(), {"a": "ä\n"}))
-    assert torch.equal(load_file(path)["x"], torch.arange(5.0))
-    with safe_open(path, "pt") as file:
-        assert file.metadata() == {"format": "pt", "a": "ä\n", "b": "1"}
-    assert with_metadata(path.read_bytes(), {}) == path.read_bytes()

@@ -258,6 +258,15 @@ def test_images_of_no_class_have_no_label_accuracy(tmp_path):
     assert arbench.run(**asked, metrics=["fid"])["metrics"]["fid"] > 0
 
 
+@pytest.mark.parametrize(
+    ("nothing", "told"), [({"metrics": []}, "no metrics asked for"), ({"extractor": ""}, "no extractor in ''")]
+)
+def test_nothing_asked_for_is_not_the_usual(tmp_path, nothing, told):
+    with pytest.raises(ValueError, match=told):
+        arbench.run(**{**tiny("ar"), "evaluate": True, **nothing}, out=tmp_path)
+    assert drawn_nothing(tmp_path)
+
+
 def test_too_few_images_for_the_usual_metrics_are_told_before_any_is_drawn(tmp_path):
     real, asked = tmp_path / "real", {**tiny("ar"), "evaluate": True, "num_images": 3}
     real.mkdir()

@@ -29,10 +29,11 @@ from arbench.runs.labels import make_labels
 from arbench.runs.memory import LARGEST_BATCH, automatic_batch, estimate_memory
 from arbench.runs.models import Parts
 from arbench.runs.pipeline import Pipeline
-from arbench.runs.roofline import Roofline, num_passes, roofline
+from arbench.runs.roofline import Roofline, roofline
 from arbench.runs.tiers import describe_tier, find_tier
 from arbench.sampling.algorithm import draw_tokens
 from arbench.sampling.engine import GRAPH_BATCHES, engine_name, make_engine
+from arbench.sampling.schedules import one_schedule
 from arbench.weights.cards import find_weights
 from arbench.weights.provenance import Provenance
 
@@ -123,7 +124,7 @@ def bench_generation(
         counted = describe_launches(parts, size, work, bounds, chosen) if launches else None
         measured[size] = {**summary(timing), **bounds.beside(work, timing), "launches": counted}
     return {
-        **describe(parts, work, num_passes(parts.generator, settings), bounds, seed),
+        **describe(parts, work, one_schedule(parts.generator, settings).num_passes, bounds, seed),
         "engine": chosen,
         "latency": measured[1],
         "throughput": measured[batch],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -89,7 +90,10 @@ def evaluate(
     result = _evaluate(images, reference, num_images, device, settings)
     _show(result)
     if out is not None:
-        _write_json(out, result)
+        from arbench.machine.files import write_whole
+
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(out, json.dumps(result, indent=2) + "\n")
 
 
 def _evaluate(
@@ -172,12 +176,3 @@ def _protocol_line(protocol: dict[str, Any]) -> str:
 
 def _usual_extractor(reference: str) -> str:
     return "digits-cnn" if reference.startswith("digits-") else "inception"
-
-
-def _write_json(out: Path, result: dict[str, Any]) -> None:
-    import json
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    from arbench.machine.files import write_whole
-
-    write_whole(out, json.dumps(result, indent=2) + "\n")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 from typer.core import TyperGroup
 
+from arbench.cli.screen import print_columns
 from arbench.settings import as_option
 
 if TYPE_CHECKING:
@@ -93,9 +94,7 @@ def check(name: Name) -> None:
 
     method, config = find_checked(name)
     checks = check_generator(method, config)
-    widths = [max(len(item.name) for item in checks), len("skipped")]
-    for item in checks:
-        print(f"{item.name:{widths[0]}}  {item.outcome:{widths[1]}}  {item.detail}".rstrip())
+    print_columns([(item.name, item.outcome, item.detail) for item in checks])
     failed = [item.name for item in checks if item.outcome == "failed"]
     if failed:
         raise ValueError(f"method {name!r} failed {len(failed)} of {len(checks)} checks: {', '.join(failed)}")

@@ -117,8 +117,3 @@ def sampling_of(asked: Mapping[str, Any], others: Collection[str] = ()) -> dict[
     """The sampling settings among the given options, of which `others` are none."""
     known = all_settings()
     return {name: value for name, value in asked.items() if name not in others and name in known}
-
-
-def given(**options: object) -> dict[str, object]:
-    """The options that were really given (not None), by name."""
-    return {name: value for name, value in options.items() if value is not None}

@@ -65,11 +65,12 @@ def reproduce(
         for name in experiment_names():
             typer.echo(f"{name:18} {load_experiment(name).title}")
         return
-    from arbench.cli.run import say
+    from arbench.cli.run import parse_batch_size, say
     from arbench.machine.progress import progress_bar
     from arbench.papers import run
 
-    given = {"num_images": num_images, "dtype": dtype, "device": device, "batch_size": parse_batch(batch_size)}
+    batch = None if batch_size is None else parse_batch_size(batch_size)
+    given = {"num_images": num_images, "dtype": dtype, "device": device, "batch_size": batch}
     changes = {name: value for name, value in given.items() if value is not None}
     plans = run.reproduce(
         table,
@@ -111,10 +112,3 @@ def parse_seeds(text: str | None) -> tuple[int, ...]:
     if not all(part.isdecimal() for part in given):
         raise ValueError(f"--seeds {text!r}: expected whole numbers of 0 or more, as 0,1,2")
     return tuple(int(part) for part in given)
-
-
-def parse_batch(text: str | None) -> int | str | None:
-    """A number, "auto", or nothing."""
-    from arbench.cli.run import parse_batch_size
-
-    return None if text is None else parse_batch_size(text)

@@ -89,9 +89,10 @@ def sample(
 
     from arbench.machine.progress import image_progress
     from arbench.runs.grid import MOST_ROWS, save_grid, save_singles
-    from arbench.runs.request import AUTO, BatchSize, count_steps
+    from arbench.runs.request import AUTO, BatchSize
     from arbench.runs.samples import parse_labels, sample_rows
     from arbench.sampling.engine import check_engine
+    from arbench.sampling.schedules import one_schedule
     from arbench.validation import Count, Seed, check
 
     check("per_class", per_class, Count)
@@ -103,7 +104,8 @@ def sample(
     num_classes = parts.generator.num_classes
     classes = range(min(num_classes, MOST_ROWS)) if labels is None else parse_labels(labels, num_classes)
     count = len(classes) * per_class
-    with image_progress(parts.model, count, 0, steps=count_steps(parts)) as progress:
+    steps = one_schedule(parts.generator, parts.settings).num_passes
+    with image_progress(parts.model, count, 0, steps=steps) as progress:
         rows = sample_rows(
             parts, classes, per_class, seed=seed, batch_size=batch, progress=progress, step=progress.step, engine=engine
         )

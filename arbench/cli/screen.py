@@ -24,6 +24,13 @@ def tell(line: str) -> None:
         typer.echo(line)
 
 
+def print_columns(rows: Sequence[tuple[str, ...]]) -> None:
+    """Print rows of words, each column as wide as its longest."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
 def is_wider_than_screen(markdown: str) -> bool:
     """Whether standard output is a terminal and a row of the `markdown` tables does not fit into its width."""
     import shutil

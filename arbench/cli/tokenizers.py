@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from arbench.cli import options
+from arbench.cli.screen import print_columns
 
 if TYPE_CHECKING:
     import torch
@@ -78,7 +79,7 @@ def list_tokenizers(context: typer.Context) -> None:
     from arbench.registry import TOKENIZERS
 
     rows = [_describe(name) if TOKENIZERS.is_own(name) else _stranger(name) for name in TOKENIZERS.installed()]
-    _print_table([("name", "kind", "pixels a token", "tokens", "from", "weights"), *rows])
+    print_columns([("name", "kind", "pixels a token", "tokens", "from", "weights"), *rows])
     typer.echo("\nmodule:Class takes any other class; tokenizers/README.md writes one.")
 
 
@@ -146,7 +147,7 @@ def check(
     )
     checks = check_tokenizer(tokenizer, images, trained=weights != "random")
     typer.echo(f"{name}, weights {weights}, {len(images)} images of {side} px")
-    _print_table([("check", "outcome", "seen"), *((item.name, item.outcome, item.detail) for item in checks)])
+    print_columns([("check", "outcome", "seen"), *((item.name, item.outcome, item.detail) for item in checks)])
     failed = [item.name for item in checks if item.outcome == "failed"]
     if failed:
         raise ValueError(f"tokenizer {name!r} failed {len(failed)} of {len(checks)} checks: {', '.join(failed)}")
@@ -197,7 +198,7 @@ def reconstruct(
     from arbench.machine.files import write_whole
 
     write_whole(picture.with_suffix(".json"), json.dumps(result, indent=2) + "\n")
-    _print_table([(key, _number(value)) for key, value in result.items() if not isinstance(value, dict)])
+    print_columns([(key, _number(value)) for key, value in result.items() if not isinstance(value, dict)])
     typer.echo(f"picture {picture}, scores and protocol {picture.with_suffix('.json')}")
 
 
@@ -226,7 +227,7 @@ def stats(
     typer.echo(f"{name}: latents of {found.num_images} images of {images.name}, before scaling")
     channels = zip(found.channel_mean, found.channel_std, strict=True)
     rows = [(f"channel {index}", f"{mean:.4f}", f"{std:.4f}") for index, (mean, std) in enumerate(channels)]
-    _print_table([("", "mean", "deviation"), *rows, ("all", f"{found.mean:.4f}", f"{found.std:.4f}")])
+    print_columns([("", "mean", "deviation"), *rows, ("all", f"{found.mean:.4f}", f"{found.std:.4f}")])
     typer.echo(f"by channel: shift {_numbers(found.channel_mean)}, scale {_numbers(found.channel_scale)}")
     typer.echo(f"scale to use: {found.scale:.4f} (this tokenizer has {_numbers(tokenizer.scale)})")
 
@@ -290,9 +291,3 @@ def _numbers(value: object) -> str:
 
 def _number(value: object) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
-
-
-def _print_table(rows: list[tuple[str, ...]]) -> None:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

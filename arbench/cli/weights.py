@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from arbench.cli import options
+from arbench.cli.screen import print_columns
 
 if TYPE_CHECKING:
     from arbench.generators.cards import WeightsCard
@@ -76,9 +77,7 @@ def list_weights(context: typer.Context) -> None:
 
     rows = [_card_row(card) for card in all_cards().values()]
     headings = ("name", "here", "file", "size", "licence", "SHA-256", "source")
-    widths = [max(len(row[column]) for row in (headings, *rows)) for column in range(len(headings))]
-    for row in (headings, *rows):
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print_columns([headings, *rows])
     typer.echo()
     for note in dict.fromkeys(card.note for card in all_cards().values() if card.note):
         typer.echo(f"{', '.join(card.name for card in all_cards().values() if card.note == note)}: {note}.")

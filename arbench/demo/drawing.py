@@ -22,8 +22,9 @@ from arbench.report.record import PHASES, Record, new_record
 from arbench.runs.memory import is_out_of_memory
 from arbench.runs.models import Parts
 from arbench.runs.pipeline import Pipeline
-from arbench.runs.watching import blank_tokens, partial_images, schedule_of
+from arbench.runs.watching import blank_tokens, partial_images
 from arbench.sampling.canvas import Canvas
+from arbench.sampling.schedules import one_schedule
 
 EXCLUDED = "loading, and decoding and showing what is revealed on the way"
 COLD = "; no warm-up draw before"  # a first drawing is slower
@@ -97,7 +98,7 @@ def draw(parts: Parts, wish: Wish, *, warm: bool = False) -> Iterator[Frame]:
         image_size=parts.image_size,
     )
     canvas = Canvas(parts.generator, len(labels), blank_tokens(parts))
-    watch = Watch(canvas, pipeline, parts.model, len(schedule_of(parts, settings)))
+    watch = Watch(canvas, pipeline, parts.model, len(one_schedule(parts.generator, settings)))
     yield watch.frame()
     yield from _in_a_thread(watch, dataclasses.replace(pipeline, observe=watch), parts, warm)
 
@@ -167,7 +168,7 @@ def make_record(parts: Parts, pipeline: Pipeline, phases: dict[str, float], warm
             "images_per_second": 1 / seconds,
             "batch_size": images,
             "phases": {name: phases.get(name, 0.0) / images for name in PHASES},
-            "steps": schedule_of(parts, pipeline.settings).num_passes,
+            "steps": one_schedule(parts.generator, pipeline.settings).num_passes,
             "excludes": EXCLUDED if warm else EXCLUDED + COLD,
         },
         hardware={

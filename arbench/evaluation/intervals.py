@@ -14,6 +14,7 @@ import math
 
 import numpy as np
 
+from arbench.evaluation.kernels import NORMAL
 from arbench.evaluation.scores import IS_SPLITS, SplitScores
 from arbench.evaluation.statistics import Frechet, FrechetStatistics
 
@@ -22,7 +23,6 @@ METHOD = (
     "shares by Wilson's score, recall and coverage over the reference's images and, by the jackknife, over these; "
     "KID and CMMD as of normal draws of both sides"
 )
-NORMAL = 1.959964  # standard deviations to the ends of 95 %
 DRAWS = 1000
 SEED = 0
 LEVELS = (2.5, 97.5)  # per cent

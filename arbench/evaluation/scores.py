@@ -26,13 +26,6 @@ DENSITY_NEIGHBOURS = 5  # Naeem et al. 2020
 CHUNK_BYTES = 2**28  # of one block of distances
 
 
-class MeanStd(NamedTuple):
-    """A score averaged over blocks, and its standard deviation over them."""
-
-    mean: float
-    std: float
-
-
 class Kid(NamedTuple):
     """KID averaged over subsets, and its standard deviation over them; None where all subsets are the whole."""
 
@@ -87,12 +80,6 @@ def inception_splits(logits: np.ndarray, splits: int = IS_SPLITS, seed: int = SH
         share = len(logits) / (len(bounds) - 1) / len(block)  # of one image of this split in the mean over splits
         influences[order[start:stop]] = share * scores[-1] * (divergence - divergence.mean())
     return SplitScores(np.array(scores), influences)
-
-
-def inception_score(logits: np.ndarray, splits: int = IS_SPLITS, seed: int = SHUFFLE_SEED) -> MeanStd:
-    """Mean and deviation over the splits of `inception_splits`."""
-    scores = inception_splits(logits, splits, seed).scores
-    return MeanStd(float(scores.mean()), float(scores.std()))
 
 
 def kid(

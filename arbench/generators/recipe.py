@@ -125,20 +125,8 @@ class TrainConfig:
 
 
 OPTIONAL = (
-    *(
-        "epochs",
-        "images",
-        "warmup_epochs",
-        "undecayed",
-        "ema_warmup",
-        "dropout",
-        "view_set",
-        "zero_output",
-        "crop_share",
-        "micro_batches",
-        "compiled",
-        "cached",
-    ),
+    *("epochs", "images", "warmup_epochs", "undecayed", "ema_warmup", "dropout", "view_set", "zero_output"),
+    *("crop_share", "micro_batches", "compiled", "cached"),
 )
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
 

@@ -10,10 +10,9 @@ from arbench.generators.methods import get_method, get_preset, method_by_module,
 from arbench.generators.spec import Method, Preset
 from arbench.registry import unknown_name
 from arbench.weights.cards import cards_for, find_weights, how_to_get
-from arbench.weights.provenance import Provenance, read_provenance
+from arbench.weights.provenance import RANDOM, Provenance, read_provenance
 
 DEFAULT_METHOD = "mar"
-RANDOM = "random"
 
 
 def choose_model(method: str | None, model: str | None, told: Provenance | None = None) -> str:

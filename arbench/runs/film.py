@@ -20,8 +20,9 @@ from arbench.protocols import Step
 from arbench.runs.memory import is_out_of_memory
 from arbench.runs.models import Parts, class_names
 from arbench.runs.pipeline import Pipeline
-from arbench.runs.watching import blank_tokens, partial_images, schedule_of
+from arbench.runs.watching import blank_tokens, partial_images
 from arbench.sampling.canvas import Canvas
+from arbench.sampling.schedules import one_schedule
 
 MOST_FILMED = 48  # images of one model: they are drawn as one batch, and one picture shows them all
 
@@ -97,13 +98,13 @@ class Camera:
 
 def count_filmed(parts: Parts) -> int:
     """Steps that a film of this model has: those that reveal, or where all is revealed at once, those of denoising."""
-    schedule = schedule_of(parts, parts.settings)
+    schedule = one_schedule(parts.generator, parts.settings)
     return schedule.num_passes if _is_joint(parts) else len(schedule)
 
 
 def _is_joint(parts: Parts) -> bool:
     """Whether all tokens are denoised together, by a network that can be watched."""
-    schedule = schedule_of(parts, parts.settings)
+    schedule = one_schedule(parts.generator, parts.settings)
     return len(schedule) == 1 and schedule.passes > 1 and isinstance(_network(parts), torch.nn.Module)
 
 

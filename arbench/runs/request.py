@@ -25,8 +25,8 @@ from arbench.runs.labels import make_labels
 from arbench.runs.models import Parts, load_parts
 from arbench.sampling.algorithm import check_labels
 from arbench.sampling.engine import check_engine
-from arbench.sampling.noise import MOST_IMAGES, ImageNoise
-from arbench.sampling.schedules import make_schedule
+from arbench.sampling.noise import MOST_IMAGES
+from arbench.sampling.schedules import one_schedule
 from arbench.validation import Limits, Seed, check_fields, check_names
 
 DEFAULT_IMAGES = 500
@@ -127,9 +127,8 @@ def prepare(request: RunRequest) -> PreparedRun:
     labels = resolve_labels(request, parts.generator.num_classes)
     images = image_settings(request, parts)
     settings = {"images": images, "evaluation": evaluation_settings(request, parts.preset)}
-    return PreparedRun(
-        request=request, parts=parts, labels=labels, steps=count_steps(parts), settings=plain(settings), mine=mine
-    )
+    steps = one_schedule(parts.generator, parts.settings).num_passes
+    return PreparedRun(request=request, parts=parts, labels=labels, steps=steps, settings=plain(settings), mine=mine)
 
 
 def resolve_labels(request: RunRequest, num_classes: int) -> np.ndarray:
@@ -137,12 +136,6 @@ def resolve_labels(request: RunRequest, num_classes: int) -> np.ndarray:
     if request.labels is None:
         return make_labels(request.num_images, num_classes, request.label_mode, request.seed)
     return check_labels(list(request.labels), num_classes, torch.device("cpu")).numpy()
-
-
-def count_steps(parts: Parts) -> int:
-    """Steps of the generator for one image under the resolved settings. Raises ValueError where they do not fit it."""
-    label = torch.zeros(1, dtype=torch.int64, device=parts.device)
-    return make_schedule(parts.generator, parts.settings, ImageNoise(0, label), label).num_passes
 
 
 def image_settings(request: RunRequest, parts: Parts) -> dict[str, Any]:
@@ -179,8 +172,8 @@ def evaluation_settings(request: RunRequest, preset: Preset | None) -> dict[str,
         own = {}
     return {
         "reference": str(reference),
-        "extractor": request.extractor or own.get("extractor", "inception"),
-        "metrics": request.metrics or own.get("metrics"),  # None: what the reference allows
+        "extractor": own.get("extractor", "inception") if request.extractor is None else request.extractor,
+        "metrics": own.get("metrics") if request.metrics is None else request.metrics,  # None: what is usual
         "inception_weights": request.inception_weights,
     }
 
@@ -195,7 +188,9 @@ def check_evaluation(settings: dict[str, Any] | None, num_images: int, *, of_no_
         return
     check_names("metric", settings["metrics"] or (), METRICS)
     reference = open_reference(settings["reference"])
-    asked = settings["metrics"] or usual_metrics(reference)
+    asked = usual_metrics(reference) if settings["metrics"] is None else settings["metrics"]
+    if not asked:
+        raise ValueError(f"no metrics asked for; expected some of {', '.join(METRICS)}, or --no-evaluate")
     if of_no_class and (lost := [name for name in asked if CLASSES in METRICS[name].needs]):
         raise ValueError(f"labels: some images are of no class; expected metrics without {lost[0]}, or --no-evaluate")
     most = max(asked, key=lambda name: METRICS[name].fewest)

@@ -12,15 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-
 from arbench.generators.common.tokens import patch_side
 from arbench.generators.methods import get_method
 from arbench.machine.work import Peak, PlannedStep, Work
 from arbench.protocols import Generator, Tokenizer
 from arbench.sampling.guidance import guidance_scale
-from arbench.sampling.noise import ImageNoise
-from arbench.sampling.schedules import make_schedule
+from arbench.sampling.schedules import one_schedule
 from arbench.settings import Guidance
 from arbench.tokenizer.work import decoder_work
 
@@ -82,15 +79,9 @@ def latent_size(generator: Generator) -> tuple[int, int]:
     return generator.grid[0] * patch, generator.grid[1] * patch
 
 
-def num_passes(generator: Generator, settings: Guidance) -> int:
-    """Passes of the network through one image, as a table counts its steps."""
-    return sum(step.passes for step in planned_steps(generator, settings))
-
-
 def planned_steps(generator: Generator, settings: Guidance) -> list[PlannedStep]:
     """The steps as the sampling loop takes them: the same schedule, the same guidance at each step."""
-    label = torch.zeros(1, dtype=torch.int64)
-    schedule = make_schedule(generator, settings, ImageNoise(0, label), label)
+    schedule = one_schedule(generator, settings)
     scales = [guidance_scale(settings, stage) for stage in schedule.plan]
     last_guided = max((index for index, scale in enumerate(scales) if scale != 1), default=-1)
     sizes = [0, *schedule.sizes]

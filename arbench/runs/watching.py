@@ -6,14 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from arbench.protocols import Schedule
 from arbench.runs.models import Parts
 from arbench.runs.pipeline import Pipeline
 from arbench.runs.roofline import latent_size
 from arbench.sampling.canvas import Canvas
-from arbench.sampling.noise import ImageNoise
-from arbench.sampling.schedules import make_schedule
-from arbench.settings import Guidance
 
 GREY = 128  # what stands where no token is revealed
 
@@ -33,9 +29,3 @@ def blank_tokens(parts: Parts) -> Tensor:
     sides = [side * parts.tokenizer.downsample for side in latent_size(parts.generator)]
     with torch.inference_mode():
         return parts.tokenizer.encode(torch.zeros(1, 3, *sides, device=parts.device)).to(weight.device)
-
-
-def schedule_of(parts: Parts, settings: Guidance) -> Schedule:
-    """The schedule of one image under `settings`."""
-    label = torch.zeros(1, dtype=torch.int64, device=parts.device)
-    return make_schedule(parts.generator, settings, ImageNoise(0, label), label)

@@ -13,6 +13,7 @@ from arbench.generators.methods import get_method
 from arbench.generators.spec import MakeSchedule
 from arbench.protocols import Generator, Noise, Schedule
 from arbench.registry import unknown_name
+from arbench.sampling.noise import ImageNoise
 from arbench.settings import DiffusionSampling, Guidance, MaskedSampling
 
 HiddenShare = Callable[[int, int], float]  # (step, num_iter) -> share of the tokens that is hidden after that step
@@ -117,3 +118,9 @@ def make_schedule(generator: Generator, settings: Guidance, noise: Noise, labels
             raise unknown_name(f"schedule of method {generator.method!r}", schedule, SCHEDULES)
         schedule = SCHEDULES[schedule]
     return schedule(generator, settings, noise, labels)
+
+
+def one_schedule(generator: Generator, settings: Guidance) -> Schedule:
+    """The schedule of one image under `settings`: how many steps, whatever its class and noise."""
+    label = torch.zeros(1, dtype=torch.int64)
+    return make_schedule(generator, settings, ImageNoise(0, label), label)

@@ -14,7 +14,6 @@ from arbench.generators.spec import Release, Shapes
 from arbench.heads.diffusion import TRAINING_ONLY
 
 T = TypeVar("T")
-Shape = tuple[int, ...]
 
 # Wrappers put these in front of every name: DDP and FSDP, torch.compile, a full latent-diffusion checkpoint.
 PREFIXES = ("module.", "_orig_mod.", "first_stage_model.")

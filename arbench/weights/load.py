@@ -23,10 +23,8 @@ from arbench.registry import unknown_name
 from arbench.weights.cards import shipped_weights
 from arbench.weights.configure import build_generator, expand_config, full_config, merge_config, untold_names
 from arbench.weights.keys import detect_family, read_config, release_names, require_same
-from arbench.weights.provenance import read_provenance
+from arbench.weights.provenance import RANDOM, read_provenance
 from arbench.weights.read import read_tensors
-
-RANDOM = "random"
 
 
 def load_generator(

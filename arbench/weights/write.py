@@ -44,13 +44,3 @@ def sort_header(path: Path) -> None:
         assert len(text) <= length, "the same entries need the same room"
         file.seek(LENGTH_BYTES)
         file.write(text.ljust(length))
-
-
-def with_metadata(source: bytes, metadata: Mapping[str, str]) -> bytes:
-    """The bytes of a safetensors file with these text entries over those that it has; tensors as they are."""
-    length = int.from_bytes(source[:LENGTH_BYTES], "little")
-    header: dict[str, Any] = json.loads(source[LENGTH_BYTES : LENGTH_BYTES + length])
-    entries = dict(sorted({**header.pop(METADATA, {}), **metadata}.items()))
-    text = json.dumps({METADATA: entries, **header}, separators=(",", ":"), ensure_ascii=False).encode()
-    text = text.ljust(-(-len(text) // LENGTH_BYTES) * LENGTH_BYTES)  # tensors begin at a multiple of eight
-    return len(text).to_bytes(LENGTH_BYTES, "little") + text + source[LENGTH_BYTES + length :]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, TypeVar
 
+from arbench.generators.common.shapes import count_blocks
 from arbench.validation import Limits, check_fields
 from arbench.weights.keys import Shapes
 
@@ -107,14 +108,14 @@ def read_config(shapes: Shapes, resolution: int, where: str) -> dict[str, Any]:
 
     Raises ValueError, begun with `where`, for a state dict that is no such autoencoder.
     """
-    levels = _count(shapes, r"encoder\.down\.(\d+)\.")
+    levels = count_blocks(shapes, r"encoder\.down\.(\d+)\.")
     attending = sorted({int(match[1]) for name in shapes if (match := re.match(r"encoder\.down\.(\d+)\.attn\.", name))})
     base = _width(shapes, "encoder.conv_in.weight", where)
     widths = [_width(shapes, f"encoder.down.{level}.block.0.conv2.weight", where) for level in range(levels)]
     told: dict[str, Any] = {
         "base_channels": base,
         "channel_multipliers": tuple(width // base for width in widths),
-        "num_res_blocks": _count(shapes, r"encoder\.down\.0\.block\.(\d+)\."),
+        "num_res_blocks": count_blocks(shapes, r"encoder\.down\.0\.block\.(\d+)\."),
         "attention_resolutions": tuple(resolution // 2**level for level in attending),
         "channels": _width(shapes, "decoder.conv_in.weight", where, axis=1),
     }
@@ -124,11 +125,6 @@ def read_config(shapes: Shapes, resolution: int, where: str) -> dict[str, Any]:
         told["vocab_size"] = _width(shapes, "quantize.embedding.weight", where)
         told["codebook_dim"] = _width(shapes, "quantize.embedding.weight", where, axis=1)
     return told
-
-
-def _count(shapes: Shapes, pattern: str) -> int:
-    """How many different indices stand where `pattern` has its group."""
-    return len({match[1] for name in shapes if (match := re.match(pattern, name))})
 
 
 def _width(shapes: Shapes, name: str, where: str, axis: int = 0) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from arbench.generators.common.config import HEADS, Grid, as_grid, require
+from arbench.generators.common.config import HEADS, Grid, as_grid, require, require_rotary
 from arbench.registry import unknown_name
 
 ORDERS = ("raster", "random")
@@ -34,11 +34,7 @@ class ARConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grid", as_grid(self.grid))
-        require(self.width % self.heads == 0, f"width {self.width}: not a multiple of heads {self.heads}")
-        require(
-            (self.width // self.heads) % 4 == 0,
-            f"width {self.width} over heads {self.heads}: 2-D rotary needs a multiple of 4 channels a head",
-        )
+        require_rotary(self.width, self.heads)
         if self.order not in ORDERS:
             raise unknown_name("order", self.order, ORDERS)
         if self.head not in HEADS:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from arbench.generators.common.config import Grid, as_grid, require
+from arbench.generators.common.config import Grid, as_grid, require, require_rotary
 from arbench.settings import CFG_SCHEDULE, REVEAL_SCHEDULE, CategoricalSampling, MaskedSampling
 
 # Share of the tokens that is hidden after `step` of `num_iter` iterations (release).
@@ -58,9 +58,5 @@ class ARPGConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grid", as_grid(self.grid))
-        require(self.width % self.heads == 0, f"width {self.width}: not a multiple of heads {self.heads}")
-        require(
-            (self.width // self.heads) % 4 == 0,
-            f"width {self.width} over heads {self.heads}: 2-D rotary needs a multiple of 4 channels a head",
-        )
+        require_rotary(self.width, self.heads)
         require(self.depth % 2 == 0, f"depth {self.depth}: expected an even number, half of it for each pass")

@@ -21,7 +21,7 @@ from arbench.generators.arpg.config import ARPGConfig, ARPGSampling
 from arbench.generators.arpg.layers import JoinedPasses, TwoPasses, group_causal_mask
 from arbench.generators.common.config import as_grid, require
 from arbench.generators.common.layers import KVCache, RMSNorm, grid_sinusoids, rotary_table
-from arbench.generators.common.tokens import drop_labels
+from arbench.generators.common.tokens import drop_labels, with_unconditional
 from arbench.heads.categorical import CategoricalHead
 from arbench.machine.transfer import constant
 from arbench.protocols import Step
@@ -71,7 +71,6 @@ class ARPG(nn.Module):
 
     method = "arpg"
     kind = "discrete"
-    schedule = "randomised"
     sampling_type: type = ARPGSampling
     default_sampling: Mapping[str, Any]  # a preset's
 
@@ -92,11 +91,6 @@ class ARPG(nn.Module):
 
     def draw_head(self) -> CategoricalHead:
         return self.head
-
-    @property
-    def order(self) -> None:
-        """None: each image has its own order."""
-        return None
 
     def rotary_table(self) -> Tensor:
         """Rotary entries (1 + N, W, 2): place 0 for the class token, 1 + raster index for image tokens."""
@@ -158,13 +152,9 @@ class ARPG(nn.Module):
         orders = self.random_orders(len(tokens), rng, tokens.device)
         return self.head.loss(*self._teacher_forced(tokens, labels, orders))
 
-    def label_rows(self, labels: Tensor, guided: bool) -> Tensor:
-        """Labels of all rows: the images, then once more unconditionally where guided."""
-        return torch.cat((labels, torch.full_like(labels, self.num_classes))) if guided else labels
-
     def restart(self, state: ARPGState, labels: Tensor, order: Tensor) -> None:
         """Fill a state, all rows of it, with another batch."""
-        state.labels.copy_(self.label_rows(labels, len(state.labels) > len(labels)))
+        state.labels.copy_(with_unconditional(labels, self.num_classes, len(state.labels) > len(labels)))
         state.order.copy_(order)
         state.sizes = [1]
         if state.joined is not None:
@@ -185,7 +175,7 @@ class ARPG(nn.Module):
 
         Its tensors stay where they are; a `static` one, for CUDA graphs, joins weights beside.
         """
-        rows, table = self.label_rows(labels, guided), self.rotary_table()
+        rows, table = with_unconditional(labels, self.num_classes, guided), self.rotary_table()
         return ARPGState(
             labels=rows,
             order=reveal_order,

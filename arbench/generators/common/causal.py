@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from arbench.generators.common.joined import JoinedWeights, joined_rotaries
 from arbench.generators.common.layers import CausalBlock, KVCache, RMSNorm, StaticKVCache, rotary_table
-from arbench.generators.common.tokens import put, span
+from arbench.generators.common.tokens import put, span, with_unconditional
 from arbench.machine.transfer import constant
 from arbench.protocols import Step
 
@@ -186,7 +186,7 @@ class CausalBackbone(nn.Module):
 
         A `static` one is for CUDA graphs: its tensors stay where they are, and where it stands is a tensor.
         """
-        rows = self.label_rows(labels, guided)
+        rows = with_unconditional(labels, self.num_classes, guided)
         like = self.norm.weight
         has_places = static and self.kv_cache
         table, layers = self.rotary_table(like), cast("list[CausalBlock]", self.layers)
@@ -207,13 +207,9 @@ class CausalBackbone(nn.Module):
         shape = (len(self.layers), rows, self.heads, self.num_tokens, self.width // self.heads)
         return kind(*shape, cast("CausalBlock", self.layers[0]).attention.wqkv.weight)
 
-    def label_rows(self, labels: Tensor, guided: bool) -> Tensor:
-        """Labels of all rows: the images, then once more unconditionally where guided."""
-        return torch.cat((labels, torch.full_like(labels, self.num_classes))) if guided else labels
-
     def restart(self, state: CausalState, labels: Tensor, order: Tensor) -> None:
         """Fill a static state, all rows of it, with another batch."""
-        state.labels.copy_(self.label_rows(labels, len(state.labels) > len(labels)))
+        state.labels.copy_(with_unconditional(labels, self.num_classes, len(state.labels) > len(labels)))
         state.order.copy_(order)
         state.places.copy_(order.repeat(state.copies, 1) + 1)
         state.drawn = 0

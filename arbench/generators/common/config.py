@@ -23,3 +23,10 @@ def require(condition: bool, message: str) -> None:
     """Raise ValueError with `message` unless `condition` holds."""
     if not condition:
         raise ValueError(message)
+
+
+def require_rotary(width: int, heads: int) -> None:
+    """Raise ValueError unless heads are equally wide, and as a 2-D rotary embedding needs them."""
+    require(width % heads == 0, f"width {width}: not a multiple of heads {heads}")
+    told = f"width {width} over heads {heads}: 2-D rotary needs a multiple of 4 channels a head"
+    require((width // heads) % 4 == 0, told)

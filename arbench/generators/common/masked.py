@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from arbench.generators.common.config import require
 from arbench.generators.common.layers import ViTBlock
-from arbench.generators.common.tokens import take
+from arbench.generators.common.tokens import take, with_unconditional
 from arbench.protocols import Step
 
 INIT_STD = 0.02  # MAR release
@@ -128,16 +128,12 @@ class MaskedBackbone(nn.Module):
 
     def begin(self, labels: Tensor, guided: bool, reveal_order: Tensor, *, static: bool = False) -> MaskedState:
         """The state with nothing revealed; `labels` (B,), `reveal_order` (B, N). It is `static` as it is."""
-        rows = self.label_rows(labels, guided)
+        rows = with_unconditional(labels, self.num_classes, guided)
         return MaskedState(labels=rows, order=reveal_order, tokens=self.empty_tokens(len(labels)))
-
-    def label_rows(self, labels: Tensor, guided: bool) -> Tensor:
-        """Labels of all rows: the images, then once more unconditionally where guided."""
-        return torch.cat((labels, torch.full_like(labels, self.num_classes))) if guided else labels
 
     def restart(self, state: MaskedState, labels: Tensor, order: Tensor) -> None:
         """Fill a state, all rows of it, with another batch."""
-        state.labels.copy_(self.label_rows(labels, len(state.labels) > len(labels)))
+        state.labels.copy_(with_unconditional(labels, self.num_classes, len(state.labels) > len(labels)))
         state.order.copy_(order)
         state.known = 0
 

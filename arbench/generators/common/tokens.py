@@ -36,6 +36,11 @@ def drop_labels(labels: Tensor, num_classes: int, rng: torch.Generator | None) -
     return torch.where(chance < LABEL_DROP, num_classes, labels)
 
 
+def with_unconditional(labels: Tensor, num_classes: int, guided: bool) -> Tensor:
+    """Labels (B,) of all rows of a state: the images, then once more unconditionally where guided."""
+    return torch.cat((labels, torch.full_like(labels, num_classes))) if guided else labels
+
+
 def take(x: Tensor, index: Tensor) -> Tensor:
     """Rows of each sequence: (B, L, D), (B, n) -> (B, n, D)."""
     return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from arbench.generators.common.config import as_grid
 from arbench.generators.common.layers import BidirectionalAttention, Mlp, grid_sinusoids
-from arbench.generators.common.tokens import drop_labels, patchify, unpatchify
+from arbench.generators.common.tokens import drop_labels, patchify, unpatchify, with_unconditional
 from arbench.generators.dit.config import DiTConfig, JointSampling
 from arbench.heads.diffusion import (
     FinalLayer,
@@ -157,7 +157,7 @@ class DiT(nn.Module):
 
     def begin(self, labels: Tensor, guided: bool, reveal_order: Tensor) -> JointState:
         """The state with nothing drawn; `labels` (B,)."""
-        rows = torch.cat((labels, torch.full_like(labels, self.num_classes))) if guided else labels
+        rows = with_unconditional(labels, self.num_classes, guided)
         return JointState(labels=rows, images=len(labels))
 
     def conditions(self, state: JointState, step: Step, guided: bool) -> tuple[Tensor, Tensor | None]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from arbench.generators.ar.recipe import DIGITS_RECIPE, RECIPE
 from arbench.generators.par.config import PARConfig
 from arbench.generators.par.presets import PRESETS
-from arbench.generators.par.recipe import DIGITS_RECIPE, RECIPE
 from arbench.generators.par.release import CARDS, RELEASE
 from arbench.generators.spec import Method
 from arbench.registry import lazy
@@ -26,6 +26,8 @@ METHOD = Method(
     cards=CARDS,
     borrows={"ar": {"parallel": 1}},  # one token at a time is AR
     precision="bfloat16",  # as LlamaGen's
+    # arXiv:2412.15119, section 4, and the release's script, whose rate is constant (the paper: 15 epochs of warm-up,
+    # then a cosine to 0): as AR.
     recipe=RECIPE,
     digits_recipe=DIGITS_RECIPE,
     training_memory=lazy("arbench.generators.common.work:causal_training_memory"),
