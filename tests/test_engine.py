@@ -103,6 +103,25 @@ def test_what_a_replay_returned_is_not_read_after_the_next():
     assert torch.equal(found, draw_tokens(generator, [1, 2], settings=settings))
 
 
+@pytest.mark.parametrize("name", ["arpg", "mar"])
+def test_a_step_whose_recording_failed_is_called_again(name):
+    generator = make(name)
+
+    class Twice(Replays):
+        def _call(self, key):
+            super()._call(key)  # as far as the recording came
+            return super()._call(key)
+
+    class TwiceEngine(Engine):
+        def make_replays(self, device):
+            return Twice(device)
+
+    settings, engine = resolve_settings(generator, {"cfg_scale": 2.0, "num_iter": 9}), TwiceEngine()
+    for _ in range(2):
+        found = draw_tokens(generator, [1, 2], settings=settings, engine=engine)
+    assert torch.equal(found, draw_tokens(generator, [1, 2], settings=settings))
+
+
 def test_causal_steps_share_a_few_recordings():
     generator, engine = make("ar-raster"), Watched()
     settings = resolve_settings(generator, {"cfg_scale": 2.0})

@@ -28,6 +28,8 @@ pytestmark = pytest.mark.gpu
 GPU = torch.device("cuda", 0)
 FEW = {"num_iter": 3, "head_steps": 3}
 MAR_B = {**TINY_MASKED, "head_depth": 1, "head_width": 16}  # its tokens and tokenizer, and next to no weights
+# Random weights predict no noise: three whole steps from the last timestep would multiply it beyond what float16 holds.
+TAME = {**FEW, "head_sampler": "ddpm-trimmed"}
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +98,7 @@ def test_mixed_latents_are_those_of_float32_but_for_rounding(name, engine):
 @pytest.mark.parametrize("engine", ["eager", "graph"])
 @pytest.mark.parametrize("decode_dtype", ["float32", "bfloat16"])
 def test_auto_draws_mar_as_its_release_does(engine, decode_dtype):
-    given = {"weights": "random", "tokenizer_weights": "random", "decode_dtype": decode_dtype, "sampling": FEW}
+    given = {"weights": "random", "tokenizer_weights": "random", "decode_dtype": decode_dtype, "sampling": TAME}
     parts = load_parts("mar", "mar-b", device=GPU, config=MAR_B, **given)
     assert parts.precision.name == "mixed-float16"
     pipeline = Pipeline(

@@ -165,9 +165,7 @@ class ARPG(nn.Module):
     steps_have_places = True  # steps of one `step_shape` are at one place of the order
 
     def step_shape(self, state: ARPGState, step: Step, guided: bool) -> Hashable:
-        """What decides the shapes of a step: every iteration has its own. Sets how far the caches are filled."""
-        for cache in state.caches or ():
-            cache.length = sum(state.sizes[:-1])
+        """What decides the shapes of a step: every iteration has its own."""
         return tuple(state.sizes), step.size, guided
 
     def begin(self, labels: Tensor, guided: bool, reveal_order: Tensor, *, static: bool = False) -> ARPGState:
@@ -216,6 +214,8 @@ class ARPG(nn.Module):
 
     def _known_step(self, state: ARPGState, caches: tuple[KVCache, KVCache]) -> tuple[Tensor, Tensor]:
         """The same from what was drawn last alone, the rest being in the caches."""
+        for cache in caches:  # told and not counted: a step that was not recorded to its end is called again
+            cache.length = sum(state.sizes[:-1])
         x, places = self._fed(state)
         if state.joined is None:
             return self.layers.known_step(x, state.rotary_table[places].unsqueeze(1), *caches)
