@@ -7,6 +7,7 @@ import pytest
 from arbench import cli
 from arbench.papers.experiment import load_experiment
 from arbench.report.curves import Curve, Point, axis_head, record_curves
+from arbench.report.looks import Look, curve_looks, method_looks
 from arbench.report.plots import draw_curves, plot_records
 from arbench.report.protocols import record_marks
 from arbench.report.record import new_record, write_record
@@ -128,7 +129,7 @@ def test_published_points_are_hollow_and_measured_ones_solid():
     axes = Figure().subplots()
     points = (Point(x=1, y=1), Point(x=2, y=2))
     published, measured = (
-        plots._draw_curve(axes, Curve(name="MAR", points=points, published=hollow), "#000000", "o")
+        plots._draw_curve(axes, Curve(name="MAR", points=points, published=hollow), Look("#000000", "o"))
         for hollow in (True, False)
     )
     assert (published.get_markerfacecolor(), measured.get_markerfacecolor()) == ("white", "#000000")
@@ -143,18 +144,31 @@ def test_a_single_point_and_models_that_are_no_curve_have_no_line():
     axes = Figure().subplots()
     points = (Point(x=1, y=1), Point(x=2, y=2))
     for curve in (Curve(name="a", points=points[:1]), Curve(name="b", points=points, joined=False)):
-        assert plots._draw_curve(axes, curve, "#000000", "o").get_linestyle() == "None"
+        assert plots._draw_curve(axes, curve, Look("#000000", "o")).get_linestyle() == "None"
 
 
 def test_a_method_looks_the_same_in_every_figure():
-    from arbench.report.plots import _looks, method_looks
-
     names = ["others", "AR", "MAR, guidance 1", "MAR, guidance 2", "PAR par-xl-4x"]
-    looks = _looks([Curve(name=name, points=()) for name in names])
+    looks = curve_looks(names)
     assert looks["AR"] == method_looks()["AR"]
     assert looks["MAR, guidance 1"] == method_looks()["MAR"]
     assert looks["PAR par-xl-4x"] == method_looks()["PAR"]
     assert len(set(looks.values())) == len(names)
+
+
+def test_forty_curves_are_told_apart_by_colour_and_marker_and_none_is_dashed_as_published_ones_are():
+    looks = curve_looks(["AR", *(f"MAR, temperature {n}" for n in range(39))])
+    assert len({(look.colour, look.marker) for look in looks.values()}) == 40
+    assert len({look.line for look in looks.values()}) > 1
+    assert "--" not in {look.line for look in looks.values()}
+
+
+def test_a_curve_is_drawn_in_its_look(tmp_path, monkeypatch):
+    points = (Point(x=1, y=1), Point(x=2, y=2))
+    axes, _, _ = drawn_labels(tmp_path, monkeypatch, [Curve(name=f"MAR, {n}", points=points) for n in range(20)])
+    lines = [drawn[0] for drawn in axes.containers]
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == 20
+    assert len({line.get_linestyle() for line in lines}) > 1
 
 
 def drawn_labels(tmp_path, monkeypatch, curves, **told):

@@ -205,6 +205,27 @@ def test_one_setting_on_two_devices_is_two_rows():
     assert len(group_seeds([timed("A100", 0.02), timed("H100", 0.01)])) == 2
 
 
+def threaded(threads, seed=0, **told):
+    given = timed("EPYC", 0.02, seed=seed, **told)
+    return {**given, "hardware": {"device": "cpu", "name": "EPYC", "cores": 2, "threads": threads}}
+
+
+def test_times_tell_the_threads():
+    assert "- time on EPYC, 2 cores, 1 thread, batch 100\n" in render_table([threaded(1)])
+
+
+def test_rows_that_were_timed_with_other_threads_are_told():
+    text = render_table([threaded(1), threaded(2, model="ar-digits")])
+    assert "- time on EPYC, 2 cores, 1 or 2 threads, batch 100\n" in text
+    assert "- time with 1 thread: MAR mar-digits\n- time with 2 threads: AR ar-digits\n" in text
+
+
+def test_seeds_with_other_threads_do_not_read_as_those_that_they_are_not_pooled_with():
+    text = render_table([threaded(2), threaded(2, seed=1), threaded(1, seed=2)])
+    assert "- time on EPYC, 2 cores, 2 threads, batch 100\n" in text
+    assert "- time of 2 of 3 seeds; not pooled with it: EPYC, 2 cores, 1 thread, batch 100" in text
+
+
 def test_seeds_that_were_timed_elsewhere_are_told():
     row = {"kind": "measured", "experiment": "digits/mar-fig6", "row": "mar-8"}
     records = [timed("A100", 0.02), timed("A100", 0.04, seed=1), timed("H100", 0.9, seed=2)]
@@ -226,7 +247,7 @@ def test_processors_of_one_name_with_other_cores_or_threads_are_not_pooled():
         (group,) = group_seeds(records)
         assert group.mean("seconds_per_image") == pytest.approx(0.03, rel=1e-12)  # one division
         assert len(group.timed) == 2
-    assert "- time on EPYC, 2 cores, batch 100" in render_table(records)
+    assert "- time on EPYC, 2 cores, 2 threads, batch 100" in render_table(records)
 
 
 def test_what_was_measured_again_is_a_row_of_its_own():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 import warnings
 from collections.abc import Sequence
@@ -18,21 +17,19 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator
 
-from arbench.generators.methods import methods
 from arbench.machine.files import whole_file
 from arbench.machine.plain_text import printable
 from arbench.registry import unknown_name
 from arbench.report.curves import Curve, axis_head, record_curves, without_intervals
 from arbench.report.estimates import IMAGES, SEEDS, estimate
 from arbench.report.labels import Label, place_labels
+from arbench.report.looks import Look, curve_looks
 from arbench.report.protocols import SCORE, TIME, Marks
 from arbench.report.record import Record
 from arbench.report.values import OF_TRAINING, TIMED, SeedGroup, group_seeds, is_score, quantity
 
+FRONTIER = "#F0E442"  # Okabe and Ito's yellow, which is seen on the grey band too
 SUFFIXES = (".png", ".svg", ".pdf")
-# Okabe and Ito's colours, told apart by colour-blind readers (their yellow is lost on paper), each with its marker, so
-# that a curve is known in print without colour too. Those of the methods stand in their specs.
-OTHER_LOOKS = (("#CC79A7", "D"), ("#56B4E9", "v"), ("#000000", "X"), ("#7F7F7F", "<"))
 NOTE_GAP = 0.4  # inches between a legend and the notes, and at the edges
 LONG_LEGEND = 4  # curves; a longer legend stands beside the axes
 TITLE_WIDTH, NOTE_WIDTH, LEGEND_WIDTH = 62, 130, 26  # characters a line
@@ -134,9 +131,9 @@ def draw_curves(
         figure = Figure(figsize=(6.4, 4.2), layout="constrained")
         axes = figure.subplots()
         _scale_axes(axes, curves, log_x)
-        looks = _looks(curves)
+        looks = curve_looks([curve.name for curve in curves])
         behind = _draw_background(axes, background) if background is not None else {}
-        handles = [_draw_curve(axes, curve, *looks[curve.name]) for curve in curves]
+        handles = [_draw_curve(axes, curve, looks[curve.name]) for curve in curves]
         axes.set(xlabel=x_head, ylabel=y_head, title=textwrap.fill(printable(title), TITLE_WIDTH))
         _legend(figure, axes, curves, handles, behind, numbers)
         if notes:
@@ -151,10 +148,11 @@ def draw_curves(
     return target
 
 
-def _draw_curve(axes: Axes, curve: Curve, colour: str, marker: str) -> Any:
+def _draw_curve(axes: Axes, curve: Curve, look: Look) -> Any:
     """Draw `curve`; returns its line, which stands in the legend."""
     across, up = [point.x for point in curve.points], [point.y for point in curve.points]
-    style: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 6.5, "linewidth": 1.6, "capsize": 2.5}
+    style: dict[str, Any] = {"color": look.colour, "marker": look.marker, "linestyle": look.line}
+    style |= {"markersize": 6.5, "linewidth": 1.6, "capsize": 2.5}
     if curve.published:
         style |= {"markerfacecolor": "white", "linestyle": "--", "linewidth": 1.1}
     if not curve.joined or len(curve.points) == 1:
@@ -171,17 +169,17 @@ def _draw_background(axes: Axes, background: Background) -> dict[str, Any]:
     parts: dict[str, Any] = {}
     if background.frontier:
         across, up = zip(*background.frontier, strict=True)
-        (line,) = axes.plot(across, up, color="#bdbdbd", linewidth=7, alpha=0.6, solid_capstyle="round", zorder=0.5)
+        (line,) = axes.plot(across, up, color=FRONTIER, linewidth=8, alpha=0.55, solid_capstyle="round", zorder=0.5)
         parts["frontier: none is both faster and better"] = line
     if background.band is not None:
         parts[background.band_name] = axes.axhspan(*background.band, color="#7F7F7F", alpha=0.25, linewidth=0, zorder=0)
     return parts
 
 
-def _label_points(figure: Figure, axes: Axes, curves: Sequence[Curve], looks: dict[str, tuple[str, str]]) -> None:
+def _label_points(figure: Figure, axes: Axes, curves: Sequence[Curve], looks: dict[str, Look]) -> None:
     """Step counts beside the points, clear of each other, of markers, lines and error bars."""
     labels = [
-        Label(x=point.x, y=point.y, text=point.label, colour=looks[curve.name][0])
+        Label(x=point.x, y=point.y, text=point.label, colour=looks[curve.name].colour)
         for curve in curves
         for point in curve.points
     ]
@@ -193,25 +191,6 @@ def _label_points(figure: Figure, axes: Axes, curves: Sequence[Curve], looks: di
         bottom, top = point.y_interval or (point.y, point.y)
         lines += [[(left, point.y), (right, point.y)], [(point.x, bottom), (point.x, top)]]
     place_labels(figure, axes, labels, lines)
-
-
-def method_looks() -> dict[str, tuple[str, str]]:
-    """Colour and marker of each method that has its own, by its label."""
-    return {m.label: (m.colour, m.marker) for m in methods().values() if m.colour is not None and m.marker is not None}
-
-
-def _looks(curves: Sequence[Curve]) -> dict[str, tuple[str, str]]:
-    """Colour and marker of each name: the first curve of a method looks the same in every figure."""
-    known = method_looks()
-    looks: dict[str, tuple[str, str]] = {}
-    names = list(dict.fromkeys(curve.name for curve in curves))
-    for name in names:
-        own = known.get(re.split(r"[,: ]", name)[0])  # "MAR, guidance 2" and "MAR mar-b" are of MAR
-        if own is not None and own not in looks.values():
-            looks[name] = own
-    free = [look for look in (*OTHER_LOOKS, *known.values()) if look not in looks.values()]
-    others = [name for name in names if name not in looks]
-    return looks | {name: free[i % len(free)] for i, name in enumerate(others)}
 
 
 def _scale_axes(axes: Axes, curves: Sequence[Curve], log_x: bool | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ class Marks:
 
     texts: dict[tuple[str, str], str] = field(default_factory=dict)  # (kind, protocol) -> description
     alone: dict[str, dict[str, str]] = field(default_factory=dict)  # protocol -> score -> what decides that one
+    threads: dict[str, set[int]] = field(default_factory=dict)  # protocol of times -> with how many they were taken
 
     def add(self, kind: str, key: str, text: str) -> None:
         self.texts.setdefault((kind, key), text)
@@ -39,7 +40,10 @@ class Marks:
                 self.add(SCORE, key, f"{told}{protocol_text(record, extractor)}")
                 self.alone.setdefault(key, {})[score] = protocol_key(record, extractor, score)
         if any(lookup(record, name) is not None for name in TIMED):
-            self.add(TIME, timing_key(record), timing_text(record))
+            key = timing_key(record)
+            counts = self.threads.setdefault(key, set())
+            counts |= {record["hardware"].get("threads")} - {None}
+            self.texts[TIME, key] = timing_text(record, sorted(counts))  # one line for all, however many threads
 
     def letter(self, kind: str, key: str) -> str:
         """The mark of a protocol, empty where all of its kind, in every column, were made alike."""
@@ -121,15 +125,23 @@ def protocol_text(record: Mapping[str, Any], extractor: str | None = None) -> st
     return ", ".join(part for part in parts if part)
 
 
-def timing_text(record: Mapping[str, Any]) -> str:
-    """One line on what the times of `record` were measured on."""
+def timing_text(record: Mapping[str, Any], threads: Sequence[int] | None = None) -> str:
+    """One line on what the times of `record` were measured on, and of others that differ in their `threads` alone."""
     hardware, batch = record["hardware"], record["speed"].get("batch_size")
     device = hardware.get("name") or hardware.get("device") or "a device that is not recorded"
     processes = hardware.get("processes") or 1
     several = f"{processes} × " if processes > 1 else ""
-    cores = hardware.get("cores") if hardware.get("device") == "cpu" else None
-    told = f", {cores} core{'s' if cores > 1 else ''}" if cores else ""
-    return f"time on {several}{device}{told}, batch {batch or 'not recorded'}"
+    is_cpu = hardware.get("device") == "cpu"
+    cores = [hardware["cores"]] if is_cpu and hardware.get("cores") else []
+    own = [hardware["threads"]] if hardware.get("threads") else []
+    counts = (own if threads is None else threads) if is_cpu else ()
+    told = [counted(cores, "core"), counted(counts, "thread"), f"batch {batch or 'not recorded'}"]
+    return f"time on {several}{device}, {', '.join(filter(None, told))}"
+
+
+def counted(counts: Sequence[int], noun: str) -> str:
+    """`1 thread`, `1 or 2 threads`; empty without any."""
+    return f"{' or '.join(map(str, counts))} {noun}{'' if counts[-1] == 1 else 's'}" if counts else ""
 
 
 def _short_hash(sha256: str | None) -> str:

@@ -10,7 +10,7 @@ from arbench.report.data import DataRow, measured_data
 from arbench.report.estimates import IMAGES, SEEDS, Estimate, estimate
 from arbench.report.formats import render
 from arbench.report.naming import row_names
-from arbench.report.protocols import SCORE, TIME, Marks, record_marks, timing_text
+from arbench.report.protocols import SCORE, TIME, Marks, counted, record_marks, timing_text
 from arbench.report.record import Record
 from arbench.report.values import (
     FULL_COUNT,
@@ -22,6 +22,7 @@ from arbench.report.values import (
     quantity,
     score_names,
     split_score,
+    timing_key,
     varying,
     varying_within_methods,
 )
@@ -32,6 +33,10 @@ SPANS = {
     SEEDS: "[low, high]: 95 % interval of the mean over seeds (Student's t, three or more)",
     IMAGES: "[low, high]: 95 % interval over the drawing of images (bootstrap)",
 }
+BOTH_SPANS = (
+    "[low, high]: 95 % interval of the mean over seeds (Student's t) where there are three or more, "
+    "else over the drawing of images (bootstrap)"
+)
 BOLD = "bold: the best, and what is not told apart from it at 95 % (seed by seed where both have three in common)"
 
 
@@ -130,14 +135,15 @@ def _is_apart(cell: Cell, other: Cell) -> bool:
 def without_intervals(table: Table) -> Table:
     """The same table with plain numbers; what is bold stays so."""
     rows = tuple(tuple(replace(cell, span="") for cell in row) for row in table.rows)
-    return replace(table, rows=rows, footnotes=tuple(note for note in table.footnotes if note[1] not in SPANS.values()))
+    spans = (*SPANS.values(), BOTH_SPANS)
+    return replace(table, rows=rows, footnotes=tuple(note for note in table.footnotes if note[1] not in spans))
 
 
 def estimate_notes(rows: Sequence[Sequence[Cell]]) -> list[tuple[str, str]]:
     """What the intervals of `rows` are over, and what bold means where they decide it."""
     cells = [cell for row in rows for cell in row if cell.span and cell.estimate is not None]
-    over = dict.fromkeys(cell.estimate.over for cell in cells if cell.estimate is not None)
-    told = [SPANS[kind] for kind in (SEEDS, IMAGES) if kind in over]
+    over = {cell.estimate.over for cell in cells if cell.estimate is not None}
+    told = [BOTH_SPANS] if over >= {SEEDS, IMAGES} else [SPANS[kind] for kind in (SEEDS, IMAGES) if kind in over]
     return [("", text) for text in (*told, *([BOLD] if any(cell.best for cell in cells) else []))]
 
 
@@ -208,11 +214,26 @@ def footnotes(named: Sequence[tuple[str, SeedGroup]], marks: Marks) -> tuple[tup
     counts = {group.first["num_images"] for group in groups if group.first["metrics"]} - {None}
     if counts and max(counts) < FULL_COUNT:
         remarks.append(("", f"scores from fewer than {FULL_COUNT} images are not comparable with published ones"))
-    return (*marks.footnotes(SCORE), *remarks, *marks.footnotes(TIME), *_partly_timed(named))
+    return (*marks.footnotes(SCORE), *remarks, *marks.footnotes(TIME), *_threads(named), *_partly_timed(named))
+
+
+def _threads(named: Sequence[tuple[str, SeedGroup]]) -> list[tuple[str, str]]:
+    """Which rows were timed with how many threads, where those of one machine differ."""
+    rows: dict[str, dict[int, list[str]]] = {}
+    for name, group in named:
+        threads = group.first["hardware"].get("threads")
+        if threads and group.first["hardware"].get("device") == "cpu" and group.mean("seconds_per_image") is not None:
+            rows.setdefault(timing_key(group.first), {}).setdefault(threads, []).append(name)
+    return [
+        ("", f"time with {counted([threads], 'thread')}: {', '.join(of)}")
+        for told in rows.values()
+        if len(told) > 1
+        for threads, of in sorted(told.items())
+    ]
 
 
 def _partly_timed(named: Sequence[tuple[str, SeedGroup]]) -> list[tuple[str, str]]:
-    """Rows whose times are of some seeds only, for the others were timed on another machine or with another batch."""
+    """Rows whose times are of some seeds only: the others had another machine, batch or number of threads."""
     rows: dict[str, list[str]] = {}
     for name, group in named:
         if len(group.timed) < group.num_seeds and group.mean("seconds_per_image") is not None:
