@@ -94,6 +94,22 @@ def test_one_grid_stands_for_the_seeds_of_a_row(tmp_path):
     assert page.count("data:image/png") == 1
 
 
+def test_grids_stand_in_the_order_of_the_table_and_of_the_lowest_seed(tmp_path):
+    entries = [entry(tmp_path, "mar-digits", fid) for fid in (4.0, 5.0, 6.0)]
+    for made, (steps, seed) in zip(entries, ((8, 0), (4, 3), (4, 1)), strict=True):
+        made.record["seed"], made.record["speed"]["steps"] = seed, steps
+        made.record["sampling"]["num_iter"] = steps
+    page = write_report(entries, tmp_path / "r.html").read_text("utf-8")
+    told = re.findall(r'alt="sample grid of mar-digits, (seed \d)[^"]*(num_iter \d)', page)
+    assert told == [("seed 1", "num_iter 4"), ("seed 0", "num_iter 8")]
+
+
+def test_a_head_sorts_by_the_keys_of_a_button(page):
+    script = page.split("<script>")[1]
+    assert 'event.key !== "Enter" && event.key !== " "' in script
+    assert "event.preventDefault()" in script
+
+
 def test_text_is_escaped(page):
     assert "<title>A &amp; B</title>" in page
     assert "ar-&lt;digits&gt;" in page

@@ -7,7 +7,7 @@ import pytest
 from scipy.spatial.distance import cdist
 from scipy.stats import wasserstein_distance
 
-from arbench.evaluation.intervals import held_interval, mean_interval, share_interval
+from arbench.evaluation.intervals import held_interval, mean_interval, recall_interval, share_interval
 from arbench.evaluation.kernels import cmmd, cubic, gaussian, mmd_interval, standardised
 from arbench.evaluation.metrics import evaluate
 from arbench.evaluation.scores import density_coverage, kid, precision_recall
@@ -107,16 +107,18 @@ def test_a_share_has_wilsons_interval_also_at_its_ends():
 
 
 def test_what_an_image_holds_alone_is_lost_without_it():
-    found, held = density_coverage(OURS, THEIRS), precision_recall(OURS, THEIRS)
-    reach = np.sort(cdist(OURS, OURS), axis=1)[:, 3]
-    inside = cdist(THEIRS, OURS) <= reach
+    found = density_coverage(OURS, THEIRS)
     assert found.alone.max() > 0
-    assert held.alone.max() > 0
     for i in range(len(OURS)):
         rest = np.delete(OURS, i, axis=0)
         assert found.coverage - found.alone[i] == pytest.approx(density_coverage(rest, THEIRS).coverage, abs=1e-12)
-        without = np.delete(inside, i, axis=1).any(axis=1).mean()  # the other balls as they were
-        assert held.recall - held.alone[i] == pytest.approx(without, abs=1e-12)
+
+
+def test_balls_hold_what_a_part_of_the_images_would_hold():
+    balls, random = precision_recall(OURS, THEIRS).balls, np.random.default_rng(4)
+    for _ in range(10):
+        kept = random.random(len(OURS)) < 0.7
+        assert balls.share(kept, 3) == precision_recall(OURS[kept], THEIRS).recall
 
 
 @pytest.mark.parametrize("count", [30, 120])
@@ -126,14 +128,21 @@ def test_intervals_of_recall_and_coverage_have_the_spread_of_both_sides(count):
     found: dict[str, list] = {"recall": [], "coverage": []}
     for _ in range(60):
         ours, theirs = random.standard_normal((count, 6)), random.standard_normal((150, 6))
-        for name, held in (("recall", precision_recall(ours, theirs)), ("coverage", density_coverage(ours, theirs))):
-            share = getattr(held, name)
-            found[name].append((share, np.diff(held_interval(share, 150, held.alone))[0]))
+        held, covered = precision_recall(ours, theirs), density_coverage(ours, theirs)
+        found["recall"].append((held.recall, recall_interval(held.recall, held.balls, 3)))
+        found["coverage"].append((covered.coverage, held_interval(covered.coverage, 150, covered.alone)))
     for name, drawn in found.items():
-        shares, widths = np.array(drawn).T
-        spread = 3.92 * shares.std()  # a deviation of 60 draws is known to about 9 %
-        # Without an image the balls of its neighbours would grow, which the recall's makes nothing of: it is wide.
-        assert 0.8 * spread < widths.mean() < (2.5 if name == "recall" else 1.6) * spread, name
+        spread = 3.92 * np.std([share for share, _ in drawn])  # a deviation of 60 draws is known to about 9 %
+        width = np.mean([high - low for _, (low, high) in drawn])
+        assert 0.8 * spread < width < (1.4 if name == "recall" else 1.6) * spread, name
+
+
+def test_images_are_redrawn_within_classes_where_these_are_balanced():
+    random, balanced = np.random.default_rng(5), np.arange(120) % 12
+    held = precision_recall(random.standard_normal((120, 6)), random.standard_normal((150, 6)))
+    plain = recall_interval(held.recall, held.balls, 3)
+    assert recall_interval(held.recall, held.balls, 3, balanced) != plain
+    assert recall_interval(held.recall, held.balls, 3, np.append(np.sort(balanced)[:117], (0, 0, 0))) == plain
 
 
 def test_the_interval_of_a_mean_is_that_of_its_normal_draws():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from arbench.evaluation import scores, sliced
 from arbench.evaluation.compared import Compared
 from arbench.evaluation.intervals import (
@@ -12,6 +10,7 @@ from arbench.evaluation.intervals import (
     is_in_small_splits,
     is_interval,
     mean_interval,
+    recall_interval,
     share_interval,
     within_classes,
 )
@@ -47,9 +46,9 @@ def precision(pair: Compared) -> Scored:
 
 def recall(pair: Compared) -> Scored:
     """Share of the reference within the images' manifold."""
-    assert pair.real is not None
     found = pair.precision_recall
-    return Scored({"recall": found.recall}, {"recall": _held(found.recall, pair.real, found.alone, pair)})
+    span = recall_interval(found.recall, found.balls, scores.NEIGHBOURS, pair.labels)
+    return Scored({"recall": found.recall}, {"recall": span})
 
 
 def density(pair: Compared) -> Scored:
@@ -62,7 +61,8 @@ def coverage(pair: Compared) -> Scored:
     """Share of the reference whose ball holds an image."""
     assert pair.real is not None
     found = pair.density_coverage
-    return Scored({"coverage": found.coverage}, {"coverage": _held(found.coverage, pair.real, found.alone, pair)})
+    span = held_interval(found.coverage, len(pair.real), found.alone, pair.labels)
+    return Scored({"coverage": found.coverage}, {"coverage": span})
 
 
 def kid(pair: Compared) -> Scored:
@@ -105,10 +105,6 @@ def label_accuracy(pair: Compared) -> Scored:
 def _known(**spans: list[float]) -> dict[str, list[float]]:
     """Those intervals that tell something: images that are all alike to a score say nothing of others."""
     return {name: [low, high] for name, (low, high) in spans.items() if high - low > ALIKE * high}
-
-
-def _held(share: float, real: np.ndarray, alone: np.ndarray, pair: Compared) -> list[float]:
-    return held_interval(share, len(real), alone, pair.labels)
 
 
 def _share(name: str, share: float, count: int) -> Scored:

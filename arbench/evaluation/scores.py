@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from arbench.evaluation.balls import NEIGHBOURS_KEPT, Balls
 from arbench.evaluation.kernels import cubic
 from arbench.evaluation.strata import Strata, picked
 
@@ -52,11 +53,11 @@ class DensityCoverage(NamedTuple):
 
 
 class PrecisionRecall(NamedTuple):
-    """Fractions in [0, 1]; `alone` (N,) is the part of the recall that the ball of each image gives alone."""
+    """Fractions in [0, 1]; `balls` say what the recall is as the images are drawn anew."""
 
     precision: float
     recall: float
-    alone: np.ndarray
+    balls: Balls
 
 
 def inception_splits(logits: np.ndarray, splits: int = IS_SPLITS, seed: int = SHUFFLE_SEED) -> SplitScores:
@@ -145,10 +146,10 @@ def precision_recall(
         )
     centre = np.asarray(reference, np.float64).mean(axis=0)  # near the origin squared distances lose least
     ours, theirs = (torch.from_numpy(x - centre).to(device) for x in (features, reference))
-    reach, own_reach = _reach(theirs, neighbours), _reach(ours, neighbours)
+    reach = _reach(theirs, neighbours)
     precision, _ = _held(block <= reach for block in _squared_distances(ours, theirs))
-    recall, alone = _held(block <= own_reach for block in _squared_distances(theirs, ours))
-    return PrecisionRecall(precision, recall, alone)
+    balls = Balls.of(*_nearest(ours, max(neighbours, NEIGHBOURS_KEPT)), _squared_distances(theirs, ours))
+    return PrecisionRecall(precision, balls.share(np.ones(len(ours), dtype=bool), neighbours), balls)
 
 
 def density_coverage(
@@ -180,6 +181,18 @@ def _reach(points: Tensor, neighbours: int) -> Tensor:
     # The nearest of all is the vector itself.
     rows = [block.kthvalue(neighbours + 1, dim=1).values for block in _squared_distances(points, points)]
     return torch.cat(rows)
+
+
+def _nearest(points: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """(N, D) to (N, S): the `count` nearest other vectors, all where they are fewer, and squared distances to them."""
+    places, distances, start = [], [], 0
+    for block in _squared_distances(points, points):
+        block.diagonal(start).fill_(torch.inf)  # none is its own neighbour
+        found = block.topk(min(count, len(points) - 1), dim=1, largest=False)
+        places.append(found.indices)
+        distances.append(found.values)
+        start += len(block)
+    return torch.cat(places), torch.cat(distances)
 
 
 def _held(blocks: Iterable[Tensor]) -> tuple[float, np.ndarray]:

@@ -19,7 +19,7 @@ from arbench.report.page import page
 from arbench.report.plots import plot_records
 from arbench.report.protocols import protocol_text
 from arbench.report.record import Record
-from arbench.report.tables import Cell, Table, records_table
+from arbench.report.tables import Cell, Table, in_order, records_table
 from arbench.report.values import QUANTITIES, group_seeds, method_name, protocol_key, quantity, scores_of, timing_key
 
 # Curves that are drawn where at least two records have both quantities.
@@ -157,18 +157,17 @@ def _has(record: Record, name: str) -> bool:
 
 
 def _grids(entries: Sequence[Entry]) -> str:
-    """The grid of each row of the table, of its first seed that has one."""
-    figures = []
-    names = _names([entry.record for entry in entries])
-    rows = [{id(record) for record in group.records} for group in group_seeds(entry.record for entry in entries)]
-    shown: set[int] = set()
-    for entry, name in zip(entries, names, strict=True):
-        place = next((place for place, row in enumerate(rows) if id(entry.record) in row), -1)
-        if entry.grid is None or place in shown:
+    """The grid of each row of the table, of its lowest seed that has one: rows then show the same draws."""
+    figures, names = [], dict(zip(map(id, entries), _names([entry.record for entry in entries]), strict=True))
+    for group in in_order(group_seeds(entry.record for entry in entries)):
+        members = {id(record) for record in group.records}
+        shown = [entry for entry in entries if entry.grid is not None and id(entry.record) in members]
+        if not shown:
             continue
-        shown |= {place} - {-1}
+        entry = min(shown, key=lambda entry: (entry.record["seed"] is None, entry.record["seed"] or 0))
+        assert entry.grid is not None
         data = base64.b64encode(entry.grid.read_bytes()).decode()
-        caption = html.escape(f"{name}; {_settings(entry.record)}")
+        caption = html.escape(f"{names[id(entry)]}; {_settings(entry.record)}")
         picture = f'<img alt="sample grid of {caption}" src="data:image/png;base64,{data}">'
         figures.append(f"<figure>{picture}<figcaption>{caption}</figcaption></figure>")
     return f'<div class="grids">{"".join(figures)}</div>' if figures else ""

@@ -45,7 +45,8 @@ div.grids { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(2
 """
 
 
-# A click, or Enter, on a head sorts by its column: numbers by value, what has none last; once more turns it round.
+# A click, Enter or the space bar on a head sorts by its column: numbers by value, what has none last; once more turns
+# it round.
 SCRIPT = """
 for (const table of document.querySelectorAll("table")) {
   const heads = [...table.querySelectorAll("thead th")], body = table.tBodies[0];
@@ -66,7 +67,11 @@ for (const table of document.querySelectorAll("table")) {
       head.setAttribute("aria-sort", down ? "descending" : "ascending");
     };
     head.addEventListener("click", sort);
-    head.addEventListener("keydown", (event) => { if (event.key === "Enter") sort(); });
+    head.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault();  // the space bar would scroll
+      sort();
+    });
   });
 }
 """

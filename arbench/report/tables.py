@@ -78,7 +78,7 @@ def records_table(records: Sequence[Record], title: str = "", *, intervals: bool
     """
     if not records:
         raise ValueError("no records to tabulate; expected at least one run folder or record.json")
-    groups = _in_order(group_seeds(records))
+    groups = in_order(group_seeds(records))
     columns = [quantity(name) for name in _columns(groups)]
     marks = record_marks((group.first for group in groups), [column.name for column in columns])
     names, texts = row_names(groups)
@@ -147,7 +147,7 @@ def estimate_notes(rows: Sequence[Sequence[Cell]]) -> list[tuple[str, str]]:
     return [("", text) for text in (*told, *([BOLD] if any(cell.best for cell in cells) else []))]
 
 
-def _in_order(groups: Sequence[SeedGroup]) -> list[SeedGroup]:
+def in_order(groups: Sequence[SeedGroup]) -> list[SeedGroup]:
     """Models as they come, each by its number of steps, then by its settings."""
     models = list(dict.fromkeys((group.first["method"], group.first["model"]) for group in groups))
     place = {model: index for index, model in enumerate(models)}
