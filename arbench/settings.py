@@ -280,9 +280,14 @@ def resolve_settings(generator: Generator, given: Mapping[str, Any]) -> Any:
     Its own are those of its preset (`load_generator`); what a preset says of another head than this one is left out.
     Raises ValueError as `make_settings` does.
     """
-    known = settings_of(generator.sampling_type)
-    own = {name: value for name, value in own_sampling(generator).items() if name in known}
+    own = known_ones(generator.sampling_type, own_sampling(generator))
     return make_settings(generator.sampling_type, {**own, **given})
+
+
+def known_ones(sampling_type: type, own: Mapping[str, Any]) -> dict[str, Any]:
+    """Of what a preset sets, the settings that `sampling_type` has: another head than the preset's has others."""
+    known = settings_of(sampling_type)
+    return {name: value for name, value in own.items() if name in known}
 
 
 def own_sampling(generator: Generator) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ from arbench.machine.work import Peak, Work
 from arbench.runs.roofline import planned_steps, roofline
 from arbench.runs.tiers import TIERS, describe_tier, find_tier
 from arbench.sampling.algorithm import generate
-from arbench.settings import make_settings
+from arbench.settings import MaskedCategoricalSampling, make_settings
 from arbench.tokenizer.load import load_tokenizer
 from arbench.tokenizer.work import decoder_work
 from arbench.weights.load import load_generator
@@ -204,3 +204,11 @@ def test_the_tier_says_what_may_have_changed(changes, dtype, expected):
     resolved = vars(make_settings(sampling_type, {**preset.sampling, **changes}))
     assert find_tier(resolved, sampling_type, preset.sampling, dtype) == expected
     assert all(TIERS[name] in describe_tier(expected) for name in expected.split("+"))
+
+
+@pytest.mark.parametrize(("num_iter", "expected"), [(8, "E1"), (4, "A1")])
+def test_the_tier_of_another_head_than_the_presets(num_iter, expected):
+    own = presets()["mar-digits"].sampling
+    assert "head_steps" in own
+    resolved = vars(make_settings(MaskedCategoricalSampling, {"num_iter": num_iter}))
+    assert find_tier(resolved, MaskedCategoricalSampling, own, torch.float32) == expected

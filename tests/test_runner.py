@@ -85,6 +85,15 @@ def test_the_batch_changes_no_image(tmp_path, method, batch_size):
     assert (np.abs(one.astype(int) - two) > 1).mean() <= 1e-4
 
 
+def test_a_record_of_another_head_than_the_presets(tmp_path):
+    asked = tiny("mar", num_images=2, tokenizer="digits-vq")
+    del asked["head_steps"]
+    asked["config"] = {**asked["config"], "head": "categorical", "vocab_size": 256}
+    record = arbench.run(**asked, out=tmp_path)
+    assert record["speed"]["tier"] == "A1"  # fewer iterations than the preset's
+    assert "head_steps" not in record["sampling"]
+
+
 def test_an_interrupted_run_resumes_to_the_same_images(tmp_path, monkeypatch):
     undisturbed = arbench.run(**tiny(), out=tmp_path / "whole", batch_size=4)
     with monkeypatch.context() as patch:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from arbench.settings import make_settings, settings_of
+from arbench.settings import known_ones, make_settings, settings_of
 
 TIERS = {
     "E0": "bit-identical",
@@ -24,9 +24,10 @@ HALF = (torch.bfloat16, torch.float16)
 def find_tier(sampling: Mapping[str, Any], sampling_type: type, own: Mapping[str, Any], dtype: torch.dtype) -> str:
     """The tier of drawing with `sampling`, measured against a preset's `own` settings in float32.
 
-    E1 where nothing is approximated: our fast paths re-associate floats and no more. "A1+A2" where both apply.
+    E1 where nothing is approximated: our fast paths re-associate floats and no more. "A1+A2" where both apply. What
+    `own` says of another head than this one is left out.
     """
-    usual = dataclasses.asdict(make_settings(sampling_type, dict(own)))
+    usual = dataclasses.asdict(make_settings(sampling_type, known_ones(sampling_type, own)))
     fewer = any(s.shortens and sampling[name] < usual[name] for name, s in settings_of(sampling_type).items())
     approximated = fewer or sampling.get("head_sampler") != usual.get("head_sampler")
     found = [name for name, holds in (("A1", approximated), ("A2", dtype in HALF)) if holds]
