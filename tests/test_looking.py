@@ -12,8 +12,9 @@ from conftest import COMBINATIONS, make_generator
 from torch import Tensor
 
 from arbench.heads.categorical import CategoricalHead, inverse_transform
+from arbench.machine.fused import EngineWarning
 from arbench.protocols import Noise, Step
-from arbench.sampling import algorithm
+from arbench.sampling import algorithm, schedules
 from arbench.sampling.algorithm import generate
 from arbench.sampling.looking import LookingSchedule
 from arbench.sampling.noise import FixedNoise, ImageNoise
@@ -103,6 +104,13 @@ def test_one_that_looks_asks_at_every_step(looking, monkeypatch) -> None:
     generate(looking, LABELS, **SETTINGS)
     assert len(asked.calls) == 6
     assert not drawn.calls
+
+
+def test_one_that_looks_has_no_graph(looking, monkeypatch) -> None:
+    monkeypatch.setattr(schedules, "make_schedule", confident)
+    eager = generate(looking, LABELS, **SETTINGS)
+    with pytest.warns(EngineWarning, match="no static steps, eager instead"):
+        assert torch.equal(generate(looking, LABELS, engine="graph", **SETTINGS), eager)
 
 
 def maskgit_as_published(model: Any, labels: list[int], tape: Tensor, num_iter: int, scale: float) -> Tensor:

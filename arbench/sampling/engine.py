@@ -20,8 +20,10 @@ from arbench.heads.preparation import prepare_head
 from arbench.machine.fused import EngineWarning, compiled_regions
 from arbench.protocols import Generator, Head, Step
 from arbench.registry import unknown_name
+from arbench.sampling.looking import LookingSchedule
 from arbench.sampling.noise import ImageNoise
-from arbench.settings import Guidance
+from arbench.sampling.schedules import one_schedule
+from arbench.settings import Guidance, resolve_settings
 
 
 class Replays:
@@ -250,15 +252,21 @@ def engine_name(name: str, generator: Generator, batches: int = 1) -> str:
     asked = check_engine(name)
     if asked == "auto" and next(iter(generator.parameters())).is_cuda and batches >= GRAPH_BATCHES:
         asked = "graph"
-    has_steps = all(hasattr(generator, member) for member in STATIC_MEMBERS)
-    return "graph" if asked == "graph" and has_steps else "eager"
+    return "graph" if asked == "graph" and has_static_steps(generator) else "eager"
+
+
+def has_static_steps(generator: Generator) -> bool:
+    """Whether what a step does is known before it: not where the schedule looks at what was drawn."""
+    if not all(hasattr(generator, member) for member in STATIC_MEMBERS):
+        return False
+    return not isinstance(one_schedule(generator, resolve_settings(generator, {})), LookingSchedule)
 
 
 def make_engine(name: str, generator: Generator, batches: int = 1) -> Engine | None:
     """The engine that `engine_name` tells, None for the eager one.
 
-    A generator without `STATIC_MEMBERS` has no graph: that is told where one is asked for. Raises ValueError
-    for an unknown name.
+    A generator without `STATIC_MEMBERS`, or whose schedule looks at what was drawn, has no graph: that is told where
+    one is asked for. Raises ValueError for an unknown name.
     """
     if engine_name(name, generator, batches) == "graph":
         return Engine()
