@@ -260,6 +260,7 @@ def test_mistakes_are_told_before_any_work(tmp_path: Path, images: np.ndarray, e
     np.savez(tmp_path / "wide.npz", mu=np.zeros(3), sigma=np.eye(3))
     expect("is 3 wide; digits-cnn has 64 features", reference=tmp_path / "wide.npz", metrics=["fid"])
     expect("reads 32x32 images", images=np.zeros((5, 8, 8, 3), np.uint8))
+    expect("images are a list; expected a uint8 array", images=[np.zeros((32, 32, 3), np.uint8)])
     expect("at least 2 are needed", images=images[:1], metrics=["fid"])
 
 

@@ -78,6 +78,8 @@ def open_images(images: Images) -> ImageSource:
         return images
     if isinstance(images, np.ndarray):
         return array_source("array", images)
+    if not isinstance(images, (str, os.PathLike)):
+        raise ValueError(f"images are a {type(images).__name__}; expected a uint8 array (N, H, W, 3) or a path")
     path = Path(images)
     if path.is_dir():
         source = _run_folder(path) if (path / SHARDS).is_dir() else _picture_folder(path)
