@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from arbench.cli import run_command
@@ -199,3 +201,27 @@ def test_training_starts_from_given_weights(tmp_path, capsys):
     capsys.readouterr()
     assert run_command([*train, "--init", str(start), "--tokenizer", GREYS, "--out", str(tmp_path / "x")]) == 2
     assert "its tensors say vocab_size 256, not 11" in capsys.readouterr().err
+
+
+def test_training_on_fewer_classes_than_the_start_knows(tmp_path, capsys):
+    folder = tmp_path / "pictures"
+    for name in ("circle", "square"):
+        (folder / name).mkdir(parents=True)
+        for number in range(4):
+            grey = np.full((32, 32, 3), 20 * number + len(name), np.uint8)
+            Image.fromarray(grey).save(folder / name / f"{number}.png")
+    start = tmp_path / "start.safetensors"
+    save_file(load_generator("par-digits").state_dict(), start)
+    train = ["train", "--method", "par", "--tokenizer", "digits-vq", "--data", str(folder), "--size", "32", *QUICK]
+    assert run_command([*train, "--init", str(start), "--out", str(tmp_path / "few")]) == 0
+    told = capsys.readouterr()
+    assert f"the data's 2 classes take the places of the first 2 of the 10 that {start} knows" in told.out + told.err
+    trained = load_file(tmp_path / "few" / "par-digits" / "par-digits.safetensors")
+    assert trained["cls_embedding.embedding_table.weight"].shape[0] == 11  # and the unconditional one
+    longer = [*train, "--steps", "4", "--init", str(start), "--resume", "--out", str(tmp_path / "few")]
+    assert run_command(longer) == 0
+    for number in range(11):
+        (folder / f"more-{number}").mkdir()
+        Image.fromarray(np.full((32, 32, 3), number, np.uint8)).save(folder / f"more-{number}" / "0.png")
+    assert run_command([*train, "--init", str(start), "--out", str(tmp_path / "more")]) == 2
+    assert "knows 10 classes, the data has 13; expected no more than it knows" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -35,13 +35,13 @@ from arbench.training.parts import check_micro_batches, fit_micro_batches
 from arbench.training.plan import plan_training
 from arbench.training.reading import list_once, usual_workers
 from arbench.training.recipes import TOKENIZERS, get_recipe
+from arbench.training.start import load_start, started
 from arbench.training.tasks import ClassifierTask, GeneratorTask
 from arbench.training.tokenizer_job import check_sides, tokenizer_job, tokenizer_task
 from arbench.training.tokenizer_plan import plan_tokenizer
 from arbench.training.tokenizer_task import TokenizerTask
 from arbench.training.tokens import CACHE_FOLDER, Progress, no_progress, open_cache, open_tokenizer
 from arbench.training.uncached import FreshTokens
-from arbench.weights.keys import require_same
 from arbench.weights.load import load_generator
 from arbench.weights.provenance import describe_tokenizer
 from arbench.weights.read import read_tensors
@@ -56,7 +56,6 @@ if TYPE_CHECKING:
     from arbench.training.loop import Task, Trainer, Watcher
     from arbench.weights.provenance import TokenizerFacts
 
-Model = TypeVar("Model", bound=torch.nn.Module)
 SCALE_IMAGES = 2000  # images that the deviation of a new tokenizer's latents is measured on, at most
 
 
@@ -320,11 +319,11 @@ def _generator_task(
 ) -> Callable[[], Task]:
     config = job.config
     tokenizer, facts = open_described(job, device, job.weights_path(out).parent)
-    settings = {"num_classes": data.num_classes, **job.model_config}
-    settings = fitted_config(job.target, facts.name, tokenizer, data[0][0].shape[0], settings)
-    start = None
+    settings = fitted_config(job.target, facts.name, tokenizer, data[0][0].shape[0], dict(job.model_config))
+    start, classes = None, data.num_classes
     if job.init is not None:  # before anything is encoded: a file that does not fit is told at once
-        start = load_generator(job.target, weights=job.init, which=job.which, **settings).state_dict()
+        start, classes = load_start(job.target, job.init, job.which, settings, classes, say)
+    settings = {"num_classes": classes, **settings}
     cache = _tokens(job, tokenizer, data, out, device, say, progress)
 
     def make() -> Task:
@@ -370,15 +369,6 @@ def open_described(job: Job, device: torch.device, folder: Path) -> tuple[Any, T
         return tokenizer, describe_tokenizer(name, tokenizer, Path(given), job.tokenizer_config, given=again)
     found = find_tokenizer_weights(name, may_be_random=False)
     return tokenizer, describe_tokenizer(name, tokenizer, None if found is None else Path(found), job.tokenizer_config)
-
-
-def started(model: Model, start: Mapping[str, torch.Tensor] | None, where: str | None) -> Model:
-    """`model` with the tensors of `start`, where there are any. Raises ValueError where they are of another model."""
-    if start is not None:
-        shapes = [{name: tuple(value.shape) for name, value in held.items()} for held in (start, model.state_dict())]
-        require_same(shapes[0], shapes[1], str(where))
-        model.load_state_dict(start)
-    return model
 
 
 def _tokenizer_task(

@@ -1,14 +1,20 @@
-"""How a training starts: an output layer of zeros, dropout at its places, positions that begin as sinusoids."""
+"""How a training starts: from given weights, with an output of zeros, dropout at its places, positions as sinusoids."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from arbench.generators.common.layers import grid_sinusoids
 from arbench.heads.categorical import CategoricalHead
 from arbench.protocols import Generator
+from arbench.weights.keys import require_same
+from arbench.weights.load import load_generator
 
+Model = TypeVar("Model", bound=nn.Module)
 TABLE_DEVIATION = 0.5  # beside embedded tokens of about unit deviation
 
 
@@ -42,3 +48,28 @@ def set_dropout(model: nn.Module, chance: float) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = chance
+
+
+def load_start(
+    target: str, file: str, which: str, settings: Mapping[str, Any], classes: int, say: Callable[[str], None]
+) -> tuple[dict[str, Tensor], int]:
+    """The tensors of `file` to go on from, on data of so many `classes`, and how many classes they know.
+
+    Raises ValueError where they know fewer, OSError and ValueError as `load_generator` does.
+    """
+    model = load_generator(target, weights=file, which=which, **settings)
+    known = model.num_classes
+    if known < classes:
+        raise ValueError(f"{file} knows {known} classes, the data has {classes}; expected no more than it knows")
+    if known > classes:
+        say(f"the data's {classes} classes take the places of the first {classes} of the {known} that {file} knows")
+    return model.state_dict(), known
+
+
+def started(model: Model, start: Mapping[str, Tensor] | None, where: str | None) -> Model:
+    """`model` with the tensors of `start`, where there are any. Raises ValueError where they are of another model."""
+    if start is not None:
+        shapes = [{name: tuple(value.shape) for name, value in held.items()} for held in (start, model.state_dict())]
+        require_same(shapes[0], shapes[1], str(where))
+        model.load_state_dict(start)
+    return model
