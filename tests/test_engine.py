@@ -217,24 +217,30 @@ def test_engines_by_name():
         assert make_engine("graph", load_generator("dit-digits")) is None
 
 
+def assert_compiled_draws_the_same(backend, generator, labels, settings, tolerance):
+    """With regions compiled by `backend` as without, in a first batch and in one that replays it."""
+
+    class CompilingEngine(Engine):
+        def make_replays(self, device):
+            return Replays(device, backend)
+
+    torch._dynamo.reset()
+    engine = CompilingEngine()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", EngineWarning)
+        found = [draw_tokens(generator, labels, settings=settings, engine=engine) for _ in range(2)]
+    expected = draw_tokens(generator, labels, settings=settings)
+    assert relative_error(found[0].double(), expected.double()) < tolerance
+    assert torch.equal(found[0], found[1])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "head", "sampling"), CELLS)
 def test_compiled_regions_give_the_same(name, head, sampling):
     generator = make(name, head)
     settings = resolve_settings(generator, sampling)
 
-    class CompilingEngine(Engine):
-        def make_replays(self, device):
-            return Replays(device, "aot_eager")
-
-    torch._dynamo.reset()
-    engine = CompilingEngine()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", EngineWarning)
-        found = [draw_tokens(generator, [0, 1], settings=settings, engine=engine) for _ in range(2)]
-    expected = draw_tokens(generator, [0, 1], settings=settings)
-    assert relative_error(found[0].double(), expected.double()) < 1e-9
-    assert torch.equal(found[0], found[1])
+    assert_compiled_draws_the_same("aot_eager", generator, [0, 1], settings, 1e-9)
 
 
 @pytest.mark.slow
@@ -245,18 +251,7 @@ def test_regions_compiled_to_kernels_draw_the_same(name):
     few = {"num_iter": 3, "head_steps": 3} if name == "mar-digits" else {}
     settings = resolve_settings(generator, few)
 
-    class CompilingEngine(Engine):
-        def make_replays(self, device):
-            return Replays(device, "inductor")
-
-    torch._dynamo.reset()
-    engine = CompilingEngine()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", EngineWarning)
-        found = [draw_tokens(generator, [3, 7], settings=settings, engine=engine) for _ in range(2)]
-    expected = draw_tokens(generator, [3, 7], settings=settings)
-    assert relative_error(found[0].double(), expected.double()) < 1e-4  # float32; codes are equal then
-    assert torch.equal(found[0], found[1])
+    assert_compiled_draws_the_same("inductor", generator, [3, 7], settings, 1e-4)  # float32; codes are equal then
 
 
 STEPS = [cell for cell in CELLS if cell[0] != "ar-random"]

@@ -27,7 +27,7 @@ METHOD = Method(
     borrows={"ar": {"parallel": 1}},  # one token at a time is AR
     precision="bfloat16",  # as LlamaGen's
     # arXiv:2412.15119, section 4, and the release's script, whose rate is constant (the paper: 15 epochs of warm-up,
-    # then a cosine to 0): as AR.
+    # then a cosine to 0): as AR. The released weights are raw.
     recipe=RECIPE,
     digits_recipe=DIGITS_RECIPE,
     training_memory=lazy("arbench.generators.common.work:causal_training_memory"),
