@@ -9,6 +9,7 @@ from arbench.report import plots
 from arbench.report.comparison import comparison_curves, draw_comparison, frontier
 from arbench.report.record import new_record
 from arbench.report.values import group_seeds
+from arbench.runs.compare import points, rounds
 
 PROTOCOL = {"extractor": "digits-cnn", "reference": "digits-heldout"}
 
@@ -42,6 +43,17 @@ def test_ar_and_par_are_one_curve_by_tokens_a_step():
     assert [point.label for point in masked.points] == ["4", "8"]
     assert family.joined
     assert family.points[0].y_interval == (15.0, 20.0)
+
+
+def test_points_are_drawn_in_turn():
+    drawn = rounds(points())
+    numbers = [number for _, number in drawn]
+    assert numbers == sorted(numbers)
+    for turn in range(1 + max(numbers)):
+        due = [point for point in points() if turn < point.method.compared_sets]
+        now = [point for point, number in drawn if number == turn]
+        assert sorted(map(repr, now)) == sorted(map(repr, due))
+        assert [point.is_default for point in now] == sorted((point.is_default for point in now), reverse=True)
 
 
 def test_the_frontier_is_what_none_beats_in_both():

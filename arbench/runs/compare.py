@@ -45,8 +45,7 @@ def compare(
     ValueError for a setting that belongs to one method.
     """
     refuse_own(asked)
-    sets = [(point, number) for point in points() for number in range(point.method.compared_sets)]
-    sets.sort(key=lambda drawn: (not drawn[0].is_default, drawn[1]))  # every method's first row first
+    sets = rounds(points())
     resume = IF_STARTED if asked.get("resume") else False
     records: list[tuple[Point, Record]] = []
     for place, (point, number) in enumerate(sets, 1):
@@ -80,6 +79,16 @@ def points() -> list[Point]:
         settings = [*([{}] if method.compared_default else []), *variants(method)]
         found += [Point(method=method, setting=setting, is_default=not setting) for setting in settings]
     return found
+
+
+def rounds(points: Iterable[Point]) -> list[tuple[Point, int]]:
+    """The sets of images of all points, each with its number among those of its point, in the order they are drawn in.
+
+    One of every point and then the next of each: where the machine changes its speed, it does so for all of them. The
+    defaults, which the table has, come first.
+    """
+    sets = [(point, number) for point in points for number in range(point.method.compared_sets)]
+    return sorted(sets, key=lambda drawn: (drawn[1], not drawn[0].is_default))
 
 
 def variants(method: Method) -> list[Mapping[str, Any]]:
