@@ -22,6 +22,8 @@ from arbench.training.jobs import digits_job, method_job
         ("mar-b", (), {"": 2.9, "no-cfg": 1.0}),  # the paper's recipe
         ("mar-b", (1.0, 3.5, 2.9, 1), {"no-cfg": 1.0, "cfg-3.5": 3.5, "": 2.9}),
         ("ar-b", (), {"": 2.0}),
+        ("ar-l-diff", (), {"": 3.0, "no-cfg": 1.0}),  # a causal cell of the same paper's Table 1
+        ("mar-l-causal-ce", (), {"": 3.0, "no-cfg": 1.0}),
         ("mar-digits", (), {"": 2.0}),
     ],
 )

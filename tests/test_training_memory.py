@@ -129,7 +129,9 @@ def bytes_kept(name, images, recompute):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "blocks", "apart"), [("ar-3b", 24, 0.4), ("mar-h", 20 + 20, 0.1)])
+@pytest.mark.parametrize(
+    ("name", "blocks", "apart"), [("ar-3b", 24, 0.4), ("ar-l-diff", 32, 0.4), ("mar-h", 20 + 20, 0.1)]
+)
 def test_activations_of_large_models_by_counting(name, blocks, apart):
     """An image more keeps so much more, as far `apart` from the formula as a CPU's norms and dropout, which keep more
     than a GPU's fused ones; recomputed blocks keep their input alone, and one of them at a time is whole."""

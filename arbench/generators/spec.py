@@ -77,6 +77,8 @@ class Preset:
     shipped: bool = False  # whether its weights travel with the method's package, in assets/NAME.safetensors
     data: str | None = None  # "digits": trained on and compared with the digits that ship; None: ImageNet
     published: Published | None = None
+    recipe: TrainConfig | None = None  # where it is not trained as its method is, e.g. a cell of another paper's table
+    evaluations: tuple[Evaluated, ...] | None = None  # while it trains, where they are not its method's
     evaluated_at: int | None = None  # side to which images are brought before evaluation, where it differs
 
 
@@ -135,7 +137,7 @@ class Method:
     approximations: Callable[[Any], Mapping[str, Mapping[str, Any]]] | None = None
     precision: str = "float32"  # that its release is evaluated in on a GPU (`arbench.machine.precision`)
 
-    recipe: TrainConfig | None = None  # the paper's, for one's own data
+    recipe: TrainConfig | None = None  # the paper's, for one's own data; a preset's own comes first
     digits_recipe: TrainConfig | None = None  # of its preset on the digits
     evaluations: tuple[Evaluated, ...] = (OWN_SETTINGS,)  # while it trains; by the first the best weights are kept
 
@@ -167,6 +169,21 @@ class Method:
     def evaluated_in(self, preset: Preset | None) -> str:
         """The precision in which `preset` is evaluated on a GPU; the digits' were evaluated in float32, all of them."""
         return "float32" if preset is not None and preset.data == DIGITS else self.precision
+
+    def trained_by(self, preset: Preset | None) -> TrainConfig | None:
+        """The recipe of `preset`: its own, else that of the digits for those trained on them, else the paper's.
+
+        None where it has none.
+        """
+        if preset is not None and preset.recipe is not None:
+            return preset.recipe
+        return self.digits_recipe if preset is not None and preset.data == DIGITS else self.recipe
+
+    def evaluations_of(self, preset: Preset) -> tuple[Evaluated, ...]:
+        """How `preset` is drawn while it trains: as it says, else the digits by their own settings, else as all are."""
+        if preset.evaluations is not None:
+            return preset.evaluations
+        return (OWN_SETTINGS,) if preset.data == DIGITS else self.evaluations
 
     @property
     def default_preset(self) -> Preset | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from arbench.generators.methods import get_method, get_preset
-from arbench.generators.spec import DIGITS, NO_GUIDANCE, OWN_SETTINGS, Evaluated
+from arbench.generators.spec import NO_GUIDANCE, OWN_SETTINGS, Evaluated
 from arbench.machine.files import one_line
 from arbench.report.record import RECORD_FILE, Record, load_record
 from arbench.report.values import protocol_key
@@ -20,13 +20,13 @@ STEP_NAME = re.compile(r"step-(\d+)(?:-(.+))?")
 
 
 def evaluated_with(job: Job, cfg_scales: Sequence[float] = ()) -> tuple[Evaluated, ...]:
-    """The settings that weights of `job` are evaluated with: those of the method, or one a guidance of `cfg_scales`.
+    """The settings that weights of `job` are evaluated with: those of its recipe, or one a guidance of `cfg_scales`.
 
-    Each is there once; one that is the model's own is called so, whichever way it is asked for. The digits have their
-    own alone. Raises ValueError for a setting that the model does not have.
+    Each is there once; one that is the model's own is called so, whichever way it is asked for. Raises ValueError for a
+    setting that the model does not have.
     """
     preset = get_preset(job.target)
-    usual = (OWN_SETTINGS,) if preset.data == DIGITS else get_method(preset.method).evaluations
+    usual = get_method(preset.method).evaluations_of(preset)
     asked = tuple(guided_by(scale) for scale in cfg_scales) or usual
     if asked == (OWN_SETTINGS,):
         return asked

@@ -98,8 +98,7 @@ def method_job(
     _refuse_losses(model, options.pop("losses", None))
     check_method(method, model)
     preset, spec = get_preset(model), get_method(method)
-    recipe = spec.digits_recipe if preset.data == DIGITS else spec.recipe
-    options.setdefault("config", recipe or plain_recipe(method, given or {}))
+    options.setdefault("config", spec.trained_by(preset) or plain_recipe(method, given or {}))
     tokenizer = tokenizer or preset.tokenizer
     return Job(
         target=model, kind="generator", size=checked_size(size) or preset.image_size, tokenizer=tokenizer, **options

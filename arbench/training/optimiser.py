@@ -7,19 +7,23 @@ from typing import Any
 import torch
 from torch import nn
 
-from arbench.generators.methods import get_method
+from arbench.generators.methods import get_method, get_preset
 from arbench.generators.recipe import TrainConfig
 from arbench.protocols import Generator
 
 OF = ":"  # between the name of a weight and that of what the optimiser keeps of it
 
 
-def parameter_groups(generator: Generator, weight_decay: float) -> list[dict[str, Any]]:
-    """The optimiser's groups of a generator as its method's recipe decays them: first what decays, then what does not.
+def parameter_groups(generator: Generator, weight_decay: float, *, preset: str | None = None) -> list[dict[str, Any]]:
+    """The optimiser's groups of a generator as its recipe decays them: first what decays, then what does not.
 
-    Each has `params` and `weight_decay`, as `torch.optim` takes them.
+    The recipe is that of `preset`, or its method's where none is named. Each group has `params` and `weight_decay`, as
+    `torch.optim` takes them. Raises ValueError for a preset of another method.
     """
-    recipe = get_method(generator.method).recipe
+    known = None if preset is None else get_preset(preset)
+    if known is not None and known.method != generator.method:
+        raise ValueError(f"preset {preset!r} is of method {known.method!r}; expected one of {generator.method!r}")
+    recipe = get_method(generator.method).trained_by(known)
     assert isinstance(generator, nn.Module)
     return decay_groups(generator, weight_decay, recipe.undecayed if recipe else ())
 

@@ -61,15 +61,16 @@ def _recipes(of: Iterable[Method]) -> dict[str, Recipe]:
         asset = f"tokenizers/arbench_tokenizers/assets/{name}.safetensors"
         recipes[name] = Recipe(target=name, kind="tokenizer", asset=asset, config=trainable(name).recipe.config)
     for method in of:
-        if method.digits_recipe is None:
-            continue
         for preset in (preset for preset in method.presets if preset.data == DIGITS):
+            config = method.trained_by(preset)
+            if config is None:
+                continue
             recipes[preset.name] = Recipe(
                 target=preset.name,
                 kind="generator",
                 tokenizer=preset.tokenizer,
                 asset=f"{method.package}/assets/{preset.name}.safetensors" if preset.shipped else None,
-                config=method.digits_recipe,
+                config=config,
             )
     return recipes
 

@@ -16,7 +16,6 @@ import torch
 from arbench.generators.common.tokens import patch_side
 from arbench.generators.methods import get_method, get_preset
 from arbench.generators.recipe import Augmentation, TrainConfig
-from arbench.generators.spec import DIGITS
 from arbench.machine.files import write_whole
 from arbench.machine.hardware import describe_hardware, peak_memory_gib, reset_peak_memory, versions
 from arbench.machine.peak import device_peak
@@ -88,7 +87,7 @@ def speed_config(model: str, batch_size: int, steps: int, dtype: str | None) -> 
     """The recipe of a preset for `steps` steps of one micro-batch each."""
     preset = get_preset(model)
     method = get_method(preset.method)
-    recipe = method.digits_recipe if preset.data == DIGITS else method.recipe
+    recipe = method.trained_by(preset)
     if recipe is None:
         raise ValueError(f"model {model!r}: method {method.name!r} has no training recipe")
     length = dataclasses.replace(recipe, steps=steps, epochs=0.0, warmup_epochs=0.0)

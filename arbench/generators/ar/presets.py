@@ -14,6 +14,7 @@ from arbench.generators.common.presets import (
     published,
     table1_preset,
 )
+from arbench.generators.common.recipe import MAR_RECIPE
 from arbench.generators.spec import DIGITS, Preset
 
 # preset, size, pixels, guidance, FID, IS, source in arXiv:2406.06525 (300 epochs)
@@ -31,7 +32,7 @@ TABLE = (
 )  # fmt: skip
 RELEASED = ("ar-b", "ar-l", "ar-l-384", "ar-xl-384", "ar-xxl-384", "ar-3b-384")
 
-# The causal cells of MAR's Table 1: preset, order, head, FID, IS
+# The causal cells of MAR's Table 1, trained as MAR is: preset, order, head, FID, IS
 TABLE1_GPT = {"width": 1024, "depth": 32, "heads": 16, "grid": 16}
 TABLE1 = (
     ("ar-l-ce",         "raster", TABLE1_CODES,   4.92, 227.3),
@@ -70,7 +71,7 @@ PRESETS = (
     ),
     *(_preset(*row) for row in TABLE),
     *(
-        table1_preset(name, "ar", {**TABLE1_GPT, "order": order}, head, fid, score)
+        table1_preset(name, "ar", {**TABLE1_GPT, "order": order}, head, fid, score, recipe=MAR_RECIPE)
         for name, order, head, fid, score in TABLE1
     ),
 )

@@ -1,4 +1,4 @@
-"""How AR is trained: the paper's recipe for one's own data, and that of the digits."""
+"""How AR is trained: LlamaGen's recipe for one's own data, and that of the digits; MAR's cells have MAR's own."""
 
 from __future__ import annotations
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from arbench.generators.common.recipe import MAR_EVALUATIONS
+from arbench.generators.recipe import TrainConfig
 from arbench.generators.spec import Preset, Published
 
 NUM_CODES = 16384  # VQ-16 and LlamaGen VQ
@@ -53,9 +55,10 @@ def table1_preset(
     head: Mapping[str, Any],
     fid: float,
     inception_score: float,
+    recipe: TrainConfig | None = None,
     **sampling: Any,
 ) -> Preset:
-    """One cell of MAR's Table 1."""
+    """One cell of MAR's Table 1, trained by `recipe` where that is not its method's."""
     return Preset(
         name=name,
         method=method,
@@ -64,4 +67,6 @@ def table1_preset(
         image_size=256,
         sampling={"cfg_scale": 3.0, "cfg_schedule": "linear", **sampling},
         published=published(fid, inception_score, MAR, "Table 1"),
+        recipe=recipe,
+        evaluations=MAR_EVALUATIONS,
     )

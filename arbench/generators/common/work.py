@@ -22,6 +22,9 @@ BLOCK_FLOATS = 16
 # dropout left of them, two bytes each under bfloat16 and four without. Recomputed blocks keep their input.
 KEPT_BYTES = {True: 42, False: 76}
 INPUT_BYTES = 4
+# Of a block of a diffusion head, a row and unit of width: its input and its gate in float32, shift and scale, what is
+# modulated, both layers of the MLP.
+HEAD_KEPT_BYTES = {True: 30, False: 48}
 LOGIT_BYTES = 10  # a code: the logits in bfloat16, again in float32, and their gradient
 ROWS = 2  # sequences an image under guidance
 INDEX_BYTES = 8
@@ -109,7 +112,16 @@ def kept_bytes(values: int, blocks: int, bfloat16: bool, recomputed: bool) -> in
 
 
 def causal_training_memory(generator: Generator, bfloat16: bool, recomputed: bool) -> int:
-    """Bytes that training a GPT keeps of an image, about; a diffusion head's are left out."""
+    """Bytes that training a GPT keeps of an image, about."""
     config, tokens = generator.config, num_tokens(generator)
-    codes = config.vocab_size if generator.kind == "discrete" else 0
-    return kept_bytes(tokens * config.width, config.depth, bfloat16, recomputed) + LOGIT_BYTES * tokens * codes
+    blocks = kept_bytes(tokens * config.width, config.depth, bfloat16, recomputed)
+    return blocks + head_kept_bytes(generator, tokens, bfloat16)
+
+
+def head_kept_bytes(generator: Generator, tokens: int, bfloat16: bool) -> int:
+    """What training keeps of the head over so many tokens of an image: logits, or a diffusion head's blocks."""
+    config = generator.config
+    if generator.kind == "discrete":
+        return LOGIT_BYTES * tokens * config.vocab_size
+    rows = tokens * config.diffusion_batch_mul
+    return rows * config.head_width * config.head_depth * HEAD_KEPT_BYTES[bfloat16]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from arbench.generators.common.recipe import MAR_EVALUATIONS
 from arbench.generators.mar.config import MARConfig
 from arbench.generators.mar.presets import PRESETS, both
-from arbench.generators.mar.recipe import DIGITS_RECIPE, EVALUATIONS, RECIPE, SPEED
+from arbench.generators.mar.recipe import DIGITS_RECIPE, RECIPE, SPEED
 from arbench.generators.mar.release import CARDS, RELEASE
 from arbench.generators.spec import Method
 from arbench.registry import lazy
@@ -32,7 +33,7 @@ METHOD = Method(
     precision="mixed-float16",  # the release samples under CUDA autocast, which is float16
     recipe=RECIPE,
     digits_recipe=DIGITS_RECIPE,
-    evaluations=EVALUATIONS,
+    evaluations=MAR_EVALUATIONS,
     training_memory=lazy("arbench.generators.mar.work:training_memory"),
     training_speed=SPEED,
     backbone_work=lazy("arbench.generators.mar.work:masked_work"),

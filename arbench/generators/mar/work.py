@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from arbench.generators.common.work import (
-    LOGIT_BYTES,
     activation_bytes,
     block_flops,
     embedded_channels,
+    head_kept_bytes,
     kept_bytes,
     logit_bytes,
     num_tokens,
@@ -16,9 +16,6 @@ from arbench.machine.work import PlannedStep, Work
 from arbench.protocols import Generator
 
 MEAN_HIDDEN = 0.867  # share of the tokens, of the release's mask ratios
-# What training keeps of a block of the head, in bytes a row and unit of width: its input and its gate in float32, shift
-# and scale, what is modulated, both layers of the MLP.
-HEAD_KEPT_BYTES = {True: 30, False: 48}
 
 
 def masked_work(generator: Generator, step: PlannedStep, batch_size: int) -> Work:
@@ -48,7 +45,4 @@ def training_memory(generator: Generator, bfloat16: bool, recomputed: bool) -> i
     seen, whole = config.buffer_size + tokens - hidden, config.buffer_size + tokens
     kept = kept_bytes(seen * config.encoder_width, config.encoder_depth, bfloat16, recomputed)
     kept += kept_bytes(whole * config.decoder_width, config.decoder_depth, bfloat16, recomputed)
-    if config.head == "categorical":
-        return kept + LOGIT_BYTES * hidden * config.vocab_size
-    rows = hidden * config.diffusion_batch_mul
-    return kept + rows * config.head_width * config.head_depth * HEAD_KEPT_BYTES[bfloat16]
+    return kept + head_kept_bytes(generator, hidden, bfloat16)
