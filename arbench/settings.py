@@ -19,6 +19,11 @@ from arbench.validation import SHORT, Limits, Option
 TRAIN_STEPS = 1000  # timesteps that a diffusion head is trained on (MAR, section 4.1)
 CFG_SCHEDULES = ("constant", "linear")
 REVEAL_SCHEDULES = ("cosine", "arccos")
+RANDOM_ORDER, CHECKERBOARD = "random", "checkerboard"
+REVEAL_ORDERS = {
+    RANDOM_ORDER: "MAR's own",
+    CHECKERBOARD: "every second place of the grid before the places between them, an approximation",
+}
 TRIMMED_START = 980  # the timestep that ddpm-trimmed starts from
 DISA_START, DISA_LAST_STEPS = 950, 5  # first timestep, and denoising steps of the last iteration (DiSA release)
 HEAD_SAMPLERS = {
@@ -35,7 +40,9 @@ class Setting(Limits):
     """One sampling setting, and the limits of its values.
 
     `kind` is int, float or str; `title` heads a column of a table and names the value in a plot; `words` are values
-    that are written as a word. `shortens` says that fewer of it is faster and an approximation.
+    that are written as a word. `shortens` says that fewer of it is faster and an approximation, `approximates` that any
+    value but a model's own is one. `unsaid` is a value that records and run folders leave out: those from before there
+    was the setting mean it.
     """
 
     name: str
@@ -44,6 +51,8 @@ class Setting(Limits):
     title: str
     words: Mapping[Any, str] = dataclasses.field(default_factory=dict)
     shortens: bool = False
+    approximates: bool = False
+    unsaid: int | float | str | None = None
 
     def field(self, default: int | float | str) -> Any:
         """A dataclass field of this setting with the `default` of a method."""
@@ -154,6 +163,16 @@ HEAD_SAMPLER = Setting(
     help=f"MAR: diffusion head. {'; '.join(f'{name}: {meaning}' for name, meaning in HEAD_SAMPLERS.items())}.",
     title="head sampler",
     choices=tuple(HEAD_SAMPLERS),
+    approximates=True,
+)
+REVEAL_ORDER = Setting(
+    name="reveal_order",
+    kind=str,
+    help=f"MAR: {'; '.join(f'{name}: {meaning}' for name, meaning in REVEAL_ORDERS.items())}.",
+    title="reveal order",
+    choices=tuple(REVEAL_ORDERS),
+    approximates=True,
+    unsaid=RANDOM_ORDER,
 )
 
 # In the order in which tables have them.
@@ -161,7 +180,7 @@ SETTINGS: dict[str, Setting] = {
     setting.name: setting
     for setting in (
         NUM_ITER, CFG_SCALE, CFG_SCHEDULE, CFG_INTERVAL, TEMPERATURE, TOP_K, TOP_P, REVEAL_SCHEDULE, HEAD_STEPS,
-        HEAD_SAMPLER,
+        HEAD_SAMPLER, REVEAL_ORDER,
     )
 }  # fmt: skip
 
@@ -239,12 +258,19 @@ class MaskedSampling:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskedDiffusionSampling(MaskedSampling, DiffusionSampling):
+class OrderedSampling(MaskedSampling):
+    """Settings of the masked schedule where the order of the places is one of them too."""
+
+    reveal_order: str = REVEAL_ORDER.field(RANDOM_ORDER)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedDiffusionSampling(OrderedSampling, DiffusionSampling):
     """MAR: the masked schedule with a diffusion head."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskedCategoricalSampling(MaskedSampling, CategoricalSampling):
+class MaskedCategoricalSampling(OrderedSampling, CategoricalSampling):
     """MAR with cross-entropy: the masked schedule with a categorical head."""
 
     cfg_schedule: str = CFG_SCHEDULE.field("linear")
@@ -259,6 +285,13 @@ def settings_of(sampling_type: type) -> dict[str, Setting]:
     """The settings that a sampling type has, by name."""
     fields = dataclasses.fields(sampling_type)
     return {field.name: field.metadata["setting"] for field in fields if "setting" in field.metadata}
+
+
+def stored_settings(settings: Guidance) -> dict[str, Any]:
+    """`settings` by name, as records and run folders hold them: without what goes unsaid."""
+    known = settings_of(type(settings))
+    values = dataclasses.asdict(settings).items()
+    return {name: value for name, value in values if name not in known or value != known[name].unsaid}
 
 
 def make_settings(sampling_type: type[Settings], given: Mapping[str, Any]) -> Settings:

@@ -28,7 +28,9 @@ def test_beside_the_releases_settings_they_are_the_published_ones():
         "25 denoising steps": {"head_steps": 25},
         "DiSA": {"head_steps": 50, "head_sampler": "disa"},
         "half the iterations": {"num_iter": 32},
+        "half the iterations, checkerboard": {"num_iter": 32, "reveal_order": "checkerboard"},
         "a quarter of the iterations": {"num_iter": 16},
+        "a quarter of the iterations, checkerboard": {"num_iter": 16, "reveal_order": "checkerboard"},
     }
     codes = approximate_settings(make_generator("mar", "categorical"), MaskedCategoricalSampling(num_iter=3))
     assert codes == {"half the iterations": {"num_iter": 1}}

@@ -30,7 +30,7 @@ CELLS = [
     ("par", "categorical", {"temperature": 0.0}),
     ("mar", "diffusion", {"cfg_scale": 2.0, "cfg_schedule": "linear", "num_iter": 9, "head_steps": 4}),
     ("mar", "diffusion", {"cfg_scale": 2.0, "num_iter": 20, "head_steps": 12, "head_sampler": "disa"}),
-    ("mar", "categorical", {"cfg_scale": 2.0, "num_iter": 9}),
+    ("mar", "categorical", {"cfg_scale": 2.0, "num_iter": 9, "reveal_order": "checkerboard"}),
     ("arpg", "categorical", {"cfg_scale": 2.0, "num_iter": 9}),
 ]
 

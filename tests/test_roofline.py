@@ -195,6 +195,7 @@ def test_the_peak_of_a_cpu_is_measured():
         ({"num_iter": 32}, torch.float32, "A1"),
         ({"head_steps": 25}, torch.bfloat16, "A1+A2"),
         ({"head_sampler": "ddim"}, torch.float32, "A1"),
+        ({"reveal_order": "checkerboard"}, torch.float32, "A1"),
         ({}, torch.float16, "A2"),
     ],
 )

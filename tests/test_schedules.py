@@ -9,7 +9,13 @@ from arbench.generators.par.model import regions_order
 from arbench.heads.schedule import Diffusion, kept_timesteps
 from arbench.sampling.guidance import guidance_scale
 from arbench.sampling.noise import ImageNoise
-from arbench.sampling.schedules import make_schedule, masked_sizes, sequential_clocks, sequential_sizes
+from arbench.sampling.schedules import (
+    in_two_stages,
+    make_schedule,
+    masked_sizes,
+    sequential_clocks,
+    sequential_sizes,
+)
 from arbench.settings import CategoricalSampling, MaskedDiffusionSampling
 
 RECORDED = Parity("schedule").meta
@@ -35,6 +41,37 @@ def test_every_masked_schedule_reveals_all_tokens(num_tokens: int) -> None:
     assert masked_sizes(num_tokens, num_tokens + 1) == [1] * num_tokens
     with pytest.raises(ValueError, match="num_iter"):
         masked_sizes(num_tokens, 0)
+
+
+@pytest.mark.parametrize("num_tokens", [1, 2, 3, 16, 64, 100])
+def test_the_first_stage_ends_with_a_step(num_tokens: int) -> None:
+    first = -(-num_tokens // 2)
+    for num_iter in range(1, num_tokens + 2):
+        usual = masked_sizes(num_tokens, num_iter)
+        sizes = in_two_stages(usual, first)
+        assert (len(sizes), sum(sizes)) == (len(usual), num_tokens)
+        assert min(sizes) >= 1
+        assert num_tokens == 1 or len(sizes) == 1 or first in np.cumsum(sizes)
+        assert np.count_nonzero(np.cumsum(sizes) != np.cumsum(usual)) <= 1  # one boundary is moved
+    assert in_two_stages([7, 12, 17, 28], 32) == [7, 12, 13, 32]
+
+
+@pytest.mark.parametrize("grid", [(4, 4), (3, 5), (1, 6)])
+@pytest.mark.parametrize("num_iter", [1, 2, 5])
+def test_a_checkerboard_is_one_colour_before_the_other(grid: tuple[int, int], num_iter: int) -> None:
+    generator, labels = make_generator("mar", "diffusion", grid=grid), torch.zeros(20, dtype=torch.int64)
+    noise = ImageNoise(3, torch.arange(20))
+    usual, schedule = (
+        make_schedule(generator, MaskedDiffusionSampling(num_iter=num_iter, reveal_order=order), noise, labels)
+        for order in ("random", "checkerboard")
+    )
+    rows, columns = grid
+    colour = [(place // columns + place % columns) % 2 for place in range(rows * columns)]
+    for mine, theirs in zip(schedule.order.tolist(), usual.order.tolist(), strict=True):
+        assert mine == sorted(theirs, key=lambda place: colour[place])  # a stable sort: else as they were
+    if num_iter > 1:
+        for step in schedule:
+            assert len({colour[place] for place in step.positions[0].tolist()}) == 1
 
 
 def test_parallel_steps_are_those_of_the_paper() -> None:

@@ -15,12 +15,14 @@ from arbench.runs.request import RunRequest
 from arbench.settings import (
     CFG_SCALE,
     HEAD_SAMPLERS,
+    REVEAL_ORDERS,
     SETTINGS,
     CategoricalSampling,
     MaskedCategoricalSampling,
     MaskedDiffusionSampling,
     make_settings,
     settings_of,
+    stored_settings,
 )
 
 KINDS = (CategoricalSampling, MaskedDiffusionSampling, MaskedCategoricalSampling, ARPGSampling)
@@ -31,6 +33,15 @@ WRONG = {"int": 0.5, "float": "much", "str": 3}
 def test_every_field_of_a_sampling_type_is_a_defined_setting(kind):
     assert settings_of(kind).keys() == {field.name for field in dataclasses.fields(kind)}
     assert all(SETTINGS[name] is setting for name, setting in settings_of(kind).items())
+
+
+def test_what_goes_unsaid_is_what_was_drawn_before_there_was_the_setting():
+    usual, other = (MaskedDiffusionSampling(reveal_order=order) for order in REVEAL_ORDERS)
+    stored = stored_settings(usual)
+    assert stored.keys() == settings_of(MaskedDiffusionSampling).keys() - {"reveal_order"}
+    assert make_settings(MaskedDiffusionSampling, stored) == usual
+    assert stored_settings(other) == {**stored, "reveal_order": "checkerboard"}
+    assert [setting.name for setting in SETTINGS.values() if setting.unsaid is not None] == ["reveal_order"]
 
 
 def test_solvers_are_those_that_the_setting_names():

@@ -25,6 +25,7 @@ from arbench.runs.pipeline import Pipeline
 from arbench.runs.watching import blank_tokens, partial_images
 from arbench.sampling.canvas import Canvas
 from arbench.sampling.schedules import one_schedule
+from arbench.settings import stored_settings
 
 EXCLUDED = "loading, and decoding and showing what is revealed on the way"
 COLD = "; no warm-up draw before"  # a first drawing is slower
@@ -159,7 +160,7 @@ def make_record(parts: Parts, pipeline: Pipeline, phases: dict[str, float], warm
         params_m=round(parts.params_m, 3),
         tokenizer=parts.tokenizer_name,
         weights=parts.weights,
-        sampling=dataclasses.asdict(pipeline.settings),
+        sampling=stored_settings(pipeline.settings),
         seed=pipeline.seed,
         num_images=images,
         labels=pipeline.labels,

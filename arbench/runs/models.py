@@ -27,7 +27,7 @@ from arbench.machine.precision import (
 )
 from arbench.protocols import Generator, Tokenizer
 from arbench.runs.choice import RANDOM, Chosen, choose_files
-from arbench.settings import Guidance, resolve_settings, warn_of_last_timesteps
+from arbench.settings import Guidance, resolve_settings, stored_settings, warn_of_last_timesteps
 from arbench.tokenizer.load import load_tokenizer
 from arbench.weights.load import load_generator
 from arbench.weights.provenance import describe_tokenizer, require_tokenizer
@@ -99,7 +99,7 @@ class Parts:
     @property
     def sampling(self) -> dict[str, Any]:
         """The settings by name, as records hold them."""
-        return dataclasses.asdict(self.settings)
+        return stored_settings(self.settings)
 
     @property
     def params_m(self) -> float:

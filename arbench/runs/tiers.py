@@ -14,7 +14,7 @@ TIERS = {
     "E0": "bit-identical",
     "E1": "same algorithm, floats re-associated",
     "E2": "same distribution",
-    "A1": "training-free approximation: fewer iterations or denoising steps, or another solver",
+    "A1": "training-free approximation: fewer iterations or denoising steps, another order or solver",
     "A2": "reduced precision",
     "A3": "other weights, which is another model",
 }
@@ -27,9 +27,12 @@ def find_tier(sampling: Mapping[str, Any], sampling_type: type, own: Mapping[str
     E1 where nothing is approximated: our fast paths re-associate floats and no more. "A1+A2" where both apply. What
     `own` says of another head than this one is left out.
     """
-    usual = dataclasses.asdict(make_settings(sampling_type, known_ones(sampling_type, own)))
-    fewer = any(s.shortens and sampling[name] < usual[name] for name, s in settings_of(sampling_type).items())
-    approximated = fewer or sampling.get("head_sampler") != usual.get("head_sampler")
+    usual, drawn = (
+        dataclasses.asdict(make_settings(sampling_type, known_ones(sampling_type, given))) for given in (own, sampling)
+    )
+    known = settings_of(sampling_type).items()
+    fewer = any(setting.shortens and drawn[name] < usual[name] for name, setting in known)
+    approximated = fewer or any(setting.approximates and drawn[name] != usual[name] for name, setting in known)
     found = [name for name, holds in (("A1", approximated), ("A2", dtype in HALF)) if holds]
     return "+".join(found) or "E1"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -14,7 +15,7 @@ from arbench.generators.spec import MakeSchedule
 from arbench.protocols import Generator, Noise, Schedule
 from arbench.registry import unknown_name
 from arbench.sampling.noise import ImageNoise
-from arbench.settings import DiffusionSampling, Guidance, MaskedSampling
+from arbench.settings import CHECKERBOARD, RANDOM_ORDER, REVEAL_ORDER, DiffusionSampling, Guidance, MaskedSampling
 
 HiddenShare = Callable[[int, int], float]  # (step, num_iter) -> share of the tokens that is hidden after that step
 
@@ -76,11 +77,37 @@ def sequential(generator: Any, settings: Guidance, noise: Noise, labels: Tensor)
     return Schedule(order=order, sizes=sequential_sizes(*groups), clocks=sequential_clocks(*groups))
 
 
+def in_two_stages(sizes: list[int], first: int) -> list[int]:
+    """`sizes` with the step that comes nearest to revealing the `first` tokens ending just there; one step stays one.
+
+    The steps are as many as before, and none is empty.
+    """
+    ends = list(itertools.accumulate(sizes))
+    if len(ends) > 1:
+        ends[min(range(len(ends) - 1), key=lambda step: abs(ends[step] - first))] = first
+    return [end - start for start, end in itertools.pairwise([0, *ends])]
+
+
+def checkerboard_first(order: Tensor, grid: tuple[int, int]) -> tuple[Tensor, int]:
+    """`order` (B, N) with the places of one colour of a checkerboard, that of (0, 0), before the others, and how many.
+
+    Among those of a colour the order stays.
+    """
+    between = (order // grid[1] + order % grid[1]) % 2
+    return order.gather(1, between.argsort(dim=1, stable=True)), -(-order.shape[1] // 2)
+
+
 def masked(generator: Generator, settings: MaskedSampling, noise: Noise, labels: Tensor) -> Schedule:
-    """A random order for each image, whose last entries are revealed first (MAR release)."""
+    """A random order for each image, whose last entries are revealed first (MAR release).
+
+    Where the settings ask for a checkerboard the structure comes before what lies between (`checkerboard_first`).
+    """
     total = math.prod(generator.grid)
     sizes = masked_sizes(total, settings.num_iter)
     order = noise.orders(total).to(labels.device).flip(1)
+    if getattr(settings, REVEAL_ORDER.name, RANDOM_ORDER) == CHECKERBOARD:
+        order, first = checkerboard_first(order, generator.grid)
+        sizes = in_two_stages(sizes, first)
     return Schedule(order=order, sizes=sizes, clocks=list(range(-1, len(sizes) - 1)))
 
 
