@@ -61,7 +61,7 @@ def test_every_picture_is_told_in_words(page):
     alts = re.findall(r'<img alt="([^"]*)"', page)
     assert len(alts) == page.count("<img")
     assert "FID over time: curves of MAR, AR; the numbers stand in the table of results" in alts
-    assert any(alt.startswith("sample grid of mar-digits, seed 0; cfg_scale 2.0") for alt in alts)
+    assert any(alt.startswith("sample grid of mar-digits, seed 0; guidance 2, 500 images") for alt in alts)
 
 
 def test_time_and_memory_stand_before_the_scores_and_numbers_sort_by_value(page):
@@ -100,8 +100,8 @@ def test_grids_stand_in_the_order_of_the_table_and_of_the_lowest_seed(tmp_path):
         made.record["seed"], made.record["speed"]["steps"] = seed, steps
         made.record["sampling"]["num_iter"] = steps
     page = write_report(entries, tmp_path / "r.html").read_text("utf-8")
-    told = re.findall(r'alt="sample grid of mar-digits, (seed \d)[^"]*(num_iter \d)', page)
-    assert told == [("seed 1", "num_iter 4"), ("seed 0", "num_iter 8")]
+    told = re.findall(r'alt="sample grid of mar-digits, (seed \d)[^"]*(iterations \d)', page)
+    assert told == [("seed 1", "iterations 4"), ("seed 0", "iterations 8")]
 
 
 def test_a_head_sorts_by_the_keys_of_a_button(page):
@@ -123,7 +123,16 @@ def test_runs_of_one_name_are_told_apart_by_their_folder(tmp_path):
         made.record["sampling"]["cfg_interval"] = -1
     page = write_report(entries, tmp_path / "r.html").read_text("utf-8")
     assert "<td>mar-digits, seed 0, mar-digits-1</td><td>mar-digits-1</td>" in page
-    assert "cfg_interval always" in page
+    assert "guidance 2, guidance interval always" in page
+
+
+def test_settings_are_called_as_heads_of_tables_are_and_unknown_ones_by_their_name(tmp_path):
+    made = entry(tmp_path, "mar-digits", 4.0)
+    made.record["sampling"].update(num_iter=8, head_steps=15, cfg_schedule="linear", of_a_plugin=3, top_k=None)
+    page = write_report([made], tmp_path / "r.html").read_text("utf-8")
+    told = "guidance 2, iterations 8, head steps 15, guidance schedule linear, of_a_plugin 3, 500 images"
+    assert f"<figcaption>mar-digits, seed 0; {told}</figcaption>" in page
+    assert f">{told}</td>" in page
 
 
 def test_a_single_record_without_grid_has_no_empty_sections(tmp_path):

@@ -9,6 +9,7 @@ from typing import Any
 from arbench.generators.methods import all_settings, get_method, presets
 from arbench.generators.spec import DIGITS
 from arbench.images import imagenet
+from arbench.report.values import setting_text
 from arbench.runs.models import Parts
 from arbench.sampling.noise import check_seed
 from arbench.settings import Guidance, Setting, resolve_settings, settings_of
@@ -92,7 +93,5 @@ def settings_text(sampling: Mapping[str, Any]) -> str:
     """A record's sampling settings in words, those that do nothing left out."""
     known = all_settings()
     return ", ".join(
-        f"{known[name].title} {known[name].text(value)}"
-        for name, value in sampling.items()
-        if name in known and value != IDLE.get(name)
+        setting_text(name, value) for name, value in sampling.items() if name in known and value != IDLE.get(name)
     )

@@ -14,6 +14,7 @@ from arbench.report.values import (
     fid_name,
     method_name,
     quantity,
+    setting_text,
     split_score,
     varying,
 )
@@ -167,8 +168,8 @@ def _point_label(group: SeedGroup, telling: Sequence[str]) -> str:
 
 def _settings(group: SeedGroup, names: Sequence[str]) -> list[str]:
     """Settings with their names, as `guidance 2`."""
-    values, known = ((name, group.mean(name)) for name in names), all_settings()
-    return [f"{quantity(name).title} {known[name].text(value)}" for name, value in values if value is not None]
+    values = ((name, group.mean(name)) for name in names)
+    return [setting_text(name, value) for name, value in values if value is not None]
 
 
 def _interval(group: SeedGroup, name: str, scale: float) -> tuple[float, float] | None:

@@ -20,13 +20,22 @@ from arbench.report.plots import plot_records
 from arbench.report.protocols import protocol_text
 from arbench.report.record import Record
 from arbench.report.tables import Cell, Table, in_order, records_table
-from arbench.report.values import QUANTITIES, group_seeds, method_name, protocol_key, quantity, scores_of, timing_key
+from arbench.report.values import (
+    group_seeds,
+    method_name,
+    protocol_key,
+    quantity,
+    scores_of,
+    setting_text,
+    timing_key,
+)
 
 # Curves that are drawn where at least two records have both quantities.
 CURVES = (("seconds_per_image", "fid"), ("seconds_per_image", "is_mean"), ("seconds_per_image", "label_accuracy"))
 LEFT_OUT = ("tokenizer", "weights", "run", "parameters (M)")
 COSTS = ("time (", "peak memory (")
 AT_A_GLANCE = CURVES[0]
+NOTHING = (None, "")  # what is not told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,17 +242,13 @@ def _name(record: Record) -> str:
 
 
 def _settings(record: Record) -> str:
-    told = {name: _setting(name, value) for name, value in record["sampling"].items()}
-    return _mapping(told) + (f", {record['num_images']} images" if record["num_images"] else "")
-
-
-def _setting(name: str, value: object) -> object:
-    """A setting by its word where it has one."""
-    return QUANTITIES[name].words.get(value, value) if name in QUANTITIES else value
+    """All sampling settings with their titles, and how many images were drawn."""
+    told = [setting_text(name, value) for name, value in record["sampling"].items() if value not in NOTHING]
+    return (", ".join(told) or "–") + (f", {record['num_images']} images" if record["num_images"] else "")
 
 
 def _mapping(values: Mapping[str, object]) -> str:
-    shown = (f"{name} {_short(value)}" for name, value in values.items() if value not in (None, ""))
+    shown = (f"{name} {_short(value)}" for name, value in values.items() if value not in NOTHING)
     return ", ".join(shown) or "–"
 
 

@@ -137,6 +137,12 @@ def quantity(name: str) -> Quantity:
     return Quantity(**{**_written(head), "name": f"{score}@{extractor}", "title": f"{head.title} ({extractor})"})
 
 
+def setting_text(name: str, value: object) -> str:
+    """A sampling setting beside a point or below a picture, as `guidance 2`; by its name where it is not known here."""
+    known = all_settings().get(name)
+    return f"{name} {value}" if known is None else f"{known.title} {known.text(value)}"
+
+
 def _written(head: Head) -> dict[str, Any]:
     """What a quantity takes over from a metric's head."""
     return {name: value for name, value in asdict(head).items() if name != "range"}
