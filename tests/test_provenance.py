@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import arbench
+from arbench import cli
 from arbench.generators.methods import presets
 from arbench.runs.models import load_parts
 from arbench.tokenizer.load import find_tokenizer, shipped_weights
@@ -118,6 +119,51 @@ def test_conversion_keeps_the_origin(tmp_path):
         again = read_provenance(tmp_path / name)
         assert (again.config, again.tokenizer) == (told.config, told.tokenizer)
     assert load_parts(weights=tmp_path / "there.pt", device=CPU).generator.num_classes == 2
+
+
+@pytest.fixture
+def foreign(tmp_path):
+    """A file of a plug-in's that is not here."""
+    path = tmp_path / "theirs.safetensors"
+    model = {"method": "marr", "preset": "marr-digits", "config": {"grid": 8}}
+    write_safetensors(path, {"a": torch.ones(2)}, {MODEL: json.dumps(model)})
+    return path
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "--weights", "FILE"),
+        ("run", "--method", "mar", "--weights", "FILE"),
+        ("run", "--method", "marr", "--weights", "FILE"),
+        ("sample", "--model", "marr", "--weights", "FILE"),
+        ("bench", "--model", "mar-digits", "--weights", "FILE"),
+        ("train", "--model", "mar-digits", "--steps", "1", "--init", "FILE"),
+        ("weights", "verify", "FILE"),
+        ("weights", "convert", "FILE", "x.pt"),
+    ],
+)
+def test_weights_of_a_method_that_is_not_installed_name_it(foreign, tmp_path, monkeypatch, capsys, arguments):
+    monkeypatch.chdir(tmp_path)
+    assert cli.run_command([str(foreign) if one == "FILE" else one for one in arguments]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(f"arbench: error: {foreign}: holds weights of method 'marr', which is not installed; ")
+    assert "expected the package that brings it, or --model module:Name of it (installed: ar, " in line
+    assert line.endswith("; nearest: mar)")
+
+
+@pytest.mark.parametrize("name", ["marr", "marr-digits", "mar-digits"])
+def test_loading_weights_of_a_method_that_is_not_installed_names_it(foreign, name):
+    with pytest.raises(ValueError, match="holds weights of method 'marr', which is not installed"):
+        load_generator(name, weights=foreign)
+
+
+def test_a_model_that_a_file_s_tensors_fit_is_loaded_whatever_the_method_is_called(tmp_path):
+    generator, path = load_generator("ar-digits"), tmp_path / "theirs.safetensors"
+    told = {"method": "theirs", "preset": None, "config": {"grid": 8}}
+    write_safetensors(path, generator.state_dict(), {MODEL: json.dumps(told)})
+    again = load_generator("ar-digits", weights=path)
+    assert all(torch.equal(value, generator.state_dict()[key]) for key, value in again.state_dict().items())
 
 
 WHOLE = {"method": "ar", "preset": None, "config": {"grid": 8}}

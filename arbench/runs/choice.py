@@ -10,7 +10,7 @@ from arbench.generators.methods import get_method, get_preset, method_by_module,
 from arbench.generators.spec import Method, Preset
 from arbench.registry import unknown_name
 from arbench.weights.cards import cards_for, find_weights, how_to_get
-from arbench.weights.provenance import RANDOM, Provenance, read_provenance
+from arbench.weights.provenance import RANDOM, Provenance, read_provenance, require_method
 
 DEFAULT_METHOD = "mar"
 
@@ -21,8 +21,10 @@ def choose_model(method: str | None, model: str | None, told: Provenance | None 
 
     `model` is a preset, a method, or `module:Name` of a method that is not installed.
 
-    Raises ValueError for an unknown method or model, and where they disagree.
+    Raises ValueError for an unknown method or model, also where it is the weights' own, and where they disagree.
     """
+    if told is not None and (model is None or told.method in (method, model)):
+        require_method(told)
     spec = get_method(method or DEFAULT_METHOD)  # tells the nearest, or what is wrong with a plug-in
     if model is None and told is not None and method in (None, told.method):
         return told.name if told.name in presets() else told.method

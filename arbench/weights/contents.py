@@ -13,8 +13,9 @@ from arbench.machine.files import file_sha256
 from arbench.registry import tokenizer_entry_points
 from arbench.tokenizer.load import load_tokenizer
 from arbench.weights.configure import fitting_presets
-from arbench.weights.keys import detect_family, read_config, release_names, releases
+from arbench.weights.keys import read_config, release_names, releases
 from arbench.weights.load import check_complete, require_floats
+from arbench.weights.provenance import family_of
 from arbench.weights.read import Checkpoint, read_tensors
 
 
@@ -68,7 +69,7 @@ def describe(path: str | Path, *, which: str = "ema") -> Contents:
     checkpoint = read_tensors(path)
     tensors = release_names(checkpoint.tensors(which))
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    family = detect_family(shapes, str(path))
+    family = family_of(shapes, path)
     if family in releases():
         told = read_config(family, shapes)
         check_complete(family, told, shapes, str(path))

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from arbench.machine.files import whole_file
 from arbench.registry import nearest, unknown_name
-from arbench.weights.keys import detect_family, find_layout, release_names
+from arbench.weights.keys import find_layout, release_names
 from arbench.weights.paddle import write_pdparams
-from arbench.weights.provenance import ORIGIN, own_entries
+from arbench.weights.provenance import ORIGIN, family_of, own_entries
 from arbench.weights.read import Checkpoint, read_tensors
 from arbench.weights.write import write_safetensors
 
@@ -55,7 +55,7 @@ def convert(
     _check_target(target, layout, overwrite)
     checkpoint = read_tensors(source)
     ema = _released(checkpoint, which or "ema")
-    family, origin = detect_family(ema, str(source)), own_entries(checkpoint.metadata)
+    family, origin = family_of(ema, Path(source)), own_entries(checkpoint.metadata)
     chosen = layout or find_layout(family)
     if target.suffix == ".pdparams":
         write_pdparams(ema, target)

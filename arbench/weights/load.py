@@ -22,8 +22,8 @@ from arbench.protocols import Generator
 from arbench.registry import unknown_name
 from arbench.weights.cards import shipped_weights
 from arbench.weights.configure import build_generator, expand_config, full_config, merge_config, untold_names
-from arbench.weights.keys import detect_family, read_config, release_names, require_same
-from arbench.weights.provenance import RANDOM, read_provenance
+from arbench.weights.keys import read_config, release_names, require_same
+from arbench.weights.provenance import RANDOM, family_of, read_provenance, require_method
 from arbench.weights.read import read_tensors
 
 
@@ -47,6 +47,7 @@ def load_generator(
     """
     preset = presets().get(name)
     if preset is None and name not in method_names():
+        require_method(read_provenance(weights))
         raise unknown_name("model", name, [*presets(), *method_names()])
     method = preset.method if preset else name
     asked = expand_config(method, config)
@@ -113,7 +114,7 @@ def _from_file(method: str, given: dict[str, Any], path: Path, which: str) -> Ge
     rename: Callable[[str], str] = same_name
     config = given
     if spec.release is not None:
-        family = detect_family(shapes, str(path))
+        family = family_of(shapes, path)
         if family != method and not _borrows(spec, family, given):
             raise ValueError(f"{path}: holds {family} weights, not {method}")
         config, rename = merge_config(method, read_config(family, shapes), given, str(path)), spec.release.rename

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,12 @@ from torch import nn
 
 from arbench import __version__
 from arbench.generators.common.config import as_grid
+from arbench.generators.methods import method_names
 from arbench.machine.files import file_sha256
 from arbench.protocols import Generator, Tokenizer
-from arbench.registry import tokenizer_entry_points
+from arbench.registry import nearest, tokenizer_entry_points
 from arbench.validation import check, check_fields
+from arbench.weights.keys import detect_family, find_family
 from arbench.weights.read import read_tensors
 
 MODEL, TOKENIZER, WRITER = "model", "tokenizer", "arbench"  # the entries of a file
@@ -193,6 +195,27 @@ def _read_metadata(path: Path) -> Mapping[str, Any]:
         return read_tensors(path).metadata if zipfile.is_zipfile(path) else {}
 
 
+def require_method(told: Provenance | None) -> None:
+    """Raise ValueError, with the ways out, where weights are of a method that is not installed here."""
+    if told is None or told.method in method_names():
+        return
+    known = sorted(method_names())
+    close = nearest(told.method, known)
+    here = f"installed: {', '.join(known)}{f'; nearest: {close}' if close else ''}"
+    raise ValueError(
+        f"{told.path}: holds weights of method {told.method!r}, which is not installed; expected the package that "
+        f"brings it, or --model module:Name of it ({here})"
+    )
+
+
+def family_of(names: Collection[str], path: Path) -> str:
+    """The family of a file's tensors. Raises ValueError for none that is known, with the method that the file names
+    where that is not installed."""
+    if find_family(names) is None:
+        require_method(read_provenance(path))
+    return detect_family(names, str(path))
+
+
 def require_tokenizer(told: Provenance | None, found: TokenizerFacts | None) -> None:
     """Raise ValueError, with the ways out, where weights are to be decoded by another tokenizer than their own."""
     if told is None or told.tokenizer is None or found is None or told.tokenizer.content == found.content:
@@ -215,8 +238,10 @@ __all__ = [
     "content_hash",
     "describe_tokenizer",
     "entries",
+    "family_of",
     "own_entries",
     "read_provenance",
+    "require_method",
     "require_tokenizer",
     "tokenizer_entries",
     "writer_entries",
