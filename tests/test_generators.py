@@ -10,7 +10,7 @@ from arbench.generators.ar.config import ARConfig
 from arbench.generators.ar.model import AR
 from arbench.generators.common.causal import group_mask
 from arbench.generators.common.layers import rotary_table, swiglu_width
-from arbench.generators.common.tokens import patchify, unpatchify
+from arbench.generators.common.tokens import latent_size, patchify, unpatchify
 from arbench.generators.mar.config import MARConfig
 from arbench.generators.mar.model import MAR, truncated_normal
 from arbench.generators.par.config import PARConfig
@@ -233,6 +233,8 @@ def test_patches_are_channel_major_and_invertible() -> None:
     assert tokens.shape == (2, 6, 12)
     assert torch.equal(tokens[0, 0], latents[0, :, :2, :2].flatten())
     assert torch.equal(unpatchify(tokens, (2, 3), 2), latents)
+    assert latent_size(make_generator("mar", "diffusion", grid=(2, 3), patch_size=2)) == (4, 6)
+    assert latent_size(make_generator("ar-raster", grid=(2, 3), patch_size=2)) == (2, 3)  # a code is one place
 
 
 def test_mask_ratios_are_the_truncated_normal() -> None:

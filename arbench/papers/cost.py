@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
+from arbench.generators.common.tokens import latent_size
 from arbench.generators.methods import get_method, get_preset
 from arbench.machine.peak import gpu_peak
 from arbench.machine.precision import precision_of, resolve_precision, set_precision
 from arbench.registry import tokenizer_entry_points
 from arbench.runs.memory import estimate_memory
-from arbench.runs.roofline import latent_size, roofline
+from arbench.runs.roofline import roofline
 from arbench.settings import resolve_settings
 from arbench.tokenizer.load import find_tokenizer
 from arbench.weights.load import load_generator

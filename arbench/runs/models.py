@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from arbench.generators.common.tokens import patch_side
+from arbench.generators.common.tokens import latent_size
 from arbench.generators.spec import Preset
 from arbench.images import imagenet
 from arbench.machine.files import file_sha256
@@ -211,7 +211,7 @@ def check_fit(model: str, generator: Generator, tokenizer_name: str, tokenizer: 
             f"tokenizer {tokenizer_name!r} has {known} {what} but model {model!r} was made for {made}; "
             f"expected a tokenizer with {made}"
         )
-    return generator.grid[0] * patch_side(generator) * tokenizer.downsample
+    return latent_size(generator)[0] * tokenizer.downsample
 
 
 def weights_facts(prefix: str, weights: str | Path | None) -> dict[str, Any]:

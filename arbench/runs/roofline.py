@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from arbench.generators.common.tokens import patch_side
+from arbench.generators.common.tokens import latent_size
 from arbench.generators.methods import get_method
 from arbench.machine.work import Peak, PlannedStep, Work
 from arbench.protocols import Generator, Tokenizer
@@ -71,12 +71,6 @@ def roofline(
     }
     passes = sum(step.passes for step in steps)
     return Roofline(batch_size=batch_size, steps=passes, phases=phases)
-
-
-def latent_size(generator: Generator) -> tuple[int, int]:
-    """Rows and columns of the latents, or of the codes, that the tokenizer decodes."""
-    patch = patch_side(generator)
-    return generator.grid[0] * patch, generator.grid[1] * patch
 
 
 def planned_steps(generator: Generator, settings: Guidance) -> list[PlannedStep]:

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from arbench.generators.common.tokens import latent_size
 from arbench.runs.models import Parts
 from arbench.runs.pipeline import Pipeline
-from arbench.runs.roofline import latent_size
 from arbench.sampling.canvas import Canvas
 
 GREY = 128  # what stands where no token is revealed

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from arbench.generators.common.tokens import patch_side
+from arbench.generators.common.tokens import latent_size
 from arbench.generators.methods import get_method, get_preset
 from arbench.generators.recipe import Augmentation, TrainConfig
 from arbench.machine.files import write_whole
@@ -121,14 +121,13 @@ def step_seconds(trainer: Trainer, count: int) -> list[float]:
 
 def random_cache(generator: Generator, folder: Path) -> TokenCache:
     """A token cache of random codes or moments that fit `generator`, written to `folder` as a built one is."""
-    random, (rows, columns) = np.random.default_rng(0), generator.grid
+    random, sides = np.random.default_rng(0), latent_size(generator)
     shape: tuple[int, ...]
     if generator.kind == "discrete":
-        content, shape = "codes", (rows, columns)
+        content, shape = "codes", sides
         tokens = random.integers(generator.config.vocab_size, size=(IMAGES, 1, *shape), dtype=np.uint16)
     else:
-        side = patch_side(generator)
-        content, shape = "moments", (2 * generator.config.channels, rows * side, columns * side)
+        content, shape = "moments", (2 * generator.config.channels, *sides)
         tokens = random.random((IMAGES, 1, *shape), dtype=np.float32).astype(np.float16)
     spec = CacheSpec(
         tokenizer=RANDOM,

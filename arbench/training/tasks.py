@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from arbench.generators.common.tokens import latent_size
 from arbench.generators.recipe import TrainConfig
 from arbench.heads.diffusion import TRAINING_ONLY
 from arbench.machine.transfer import sent
@@ -103,8 +104,7 @@ class GeneratorTask:
         found = "discrete" if cache.spec.content == "codes" else "continuous"
         if found != model.kind:
             raise ValueError(f"tokenizer {cache.spec.tokenizer!r} makes {found} tokens; expected {model.kind} ones")
-        patch = getattr(model.config, "patch_size", 1) if found == "continuous" else 1
-        wanted = tuple(side * patch for side in model.grid)
+        wanted = latent_size(model)
         if tuple(cache.spec.shape[-2:]) != wanted:
             shape = "x".join(map(str, cache.spec.shape[-2:]))
             raise ValueError(f"images become {shape} tokens; expected {wanted[0]}x{wanted[1]}; change --size")

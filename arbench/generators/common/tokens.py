@@ -15,6 +15,12 @@ def patch_side(generator: Generator) -> int:
     return getattr(generator.config, "patch_size", 1) if generator.kind == "continuous" else 1
 
 
+def latent_size(generator: Generator) -> tuple[int, int]:
+    """Rows and columns of the latents, or of the codes, that the tokenizer decodes."""
+    patch = patch_side(generator)
+    return generator.grid[0] * patch, generator.grid[1] * patch
+
+
 def patchify(latents: Tensor, patch_size: int) -> Tensor:
     """(B, C, H, W) to tokens (B, N, C p^2), channel-major inside a token: channel, then row, then column."""
     batch, channels, height, width = latents.shape
