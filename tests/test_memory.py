@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -11,13 +12,14 @@ from tiny_runs import tiny
 from torch import Tensor, nn
 
 from arbench.generators.methods import get_method
-from arbench.heads.diffusion import DiffusionHead
+from arbench.heads.diffusion import MODULATION_BUDGET, DiffusionHead, ModulationTable
 from arbench.heads.work import prepared_bytes
 from arbench.machine.precision import Precision, set_precision
 from arbench.runs import execute
 from arbench.runs import memory as memory_module
 from arbench.runs.memory import MemoryEstimate, automatic_batch, estimate_memory
 from arbench.runs.request import RunRequest, prepare
+from arbench.sampling.algorithm import generate
 from arbench.weights.load import load_generator
 
 CPU = torch.device("cpu")
@@ -87,6 +89,45 @@ def test_a_prepared_head_keeps_as_many_bytes_as_are_counted():
     assert isinstance(head, DiffusionHead)
     assert prepared_bytes(head) == kept_bytes(head.prepare()) > 0
     assert prepared_bytes(make_generator("par").draw_head()) == 0
+
+
+@pytest.fixture
+def tables(monkeypatch):
+    """Bytes of each table of modulations that is made; none is while another is held."""
+    seen, fill = [], ModulationTable._fill
+    held: list[weakref.ref[Tensor]] = []
+
+    def filled(self, time):
+        assert all(table() is None for table in held)
+        table = fill(self, time)
+        held[:] = [weakref.ref(table)]
+        seen.append(table.untyped_storage().nbytes())
+        return table
+
+    monkeypatch.setattr(ModulationTable, "_fill", filled)
+    return seen
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed-bfloat16"])
+@pytest.mark.parametrize("budget", [2**30, 3 * 2 * 8 * 24 * 20, 1])  # all steps, some, one at a time
+def test_the_largest_table_of_modulations_is_as_large_as_is_counted(tables, monkeypatch, precision, budget):
+    monkeypatch.setitem(MODULATION_BUDGET, "cpu", budget)
+    generator = make_generator("mar", "diffusion")
+    generator.default_sampling = {"num_iter": 4, "head_steps": 5, "cfg_scale": 2.0, "cfg_schedule": "linear"}
+    set_precision(generator, Precision.of(precision))
+    generate(generator, torch.zeros(3, dtype=torch.int64))
+    estimate = estimate_memory(generator, None, 16)
+    assert estimate.table(3) == max(tables) > 0
+    assert estimate.drawn(3) == 3 * estimate.per_image + estimate.joined + max(tables)
+    without = estimate_memory(make_generator("mar"), None, 16)
+    assert without.table(3) == 0
+
+
+def test_the_batch_leaves_room_for_the_table(monkeypatch):
+    monkeypatch.setattr(memory_module, "free_memory", lambda device: 10_000)
+    bounded = MemoryEstimate(fixed=0, per_image=100, table=lambda batch: max(1_000, 50 * batch))
+    assert automatic_batch(bounded, CPU, 99) == 46  # 7,000 over 150; the table of 20 is as small as that of 1
+    assert bounded.gib(10) * 2**30 == pytest.approx(2_000)
 
 
 def test_the_estimate_counts_it_for_graphs_and_the_batch_leaves_room_for_it(monkeypatch):

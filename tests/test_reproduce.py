@@ -288,6 +288,13 @@ def test_another_grid_costs_more():
     assert large.memory_gib > 2 * small.memory_gib
 
 
+def test_the_memory_of_a_row_is_that_of_its_own_settings():
+    """The head's modulations of all denoising steps, two rows an image, as `head_steps` of the row says."""
+    few, more = (estimate_cost("mar-b", {}, {"head_steps": steps}, None, "bfloat16", 1) for steps in (10, 20))
+    table = 10 * 2 * (3 * 6 + 2) * 1024 * 2
+    assert round((more.memory_gib - few.memory_gib) * 2**30) == table
+
+
 def test_rows_that_differ_in_sampling_share_one_training():
     from arbench.papers.training import training_digest
 

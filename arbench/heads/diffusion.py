@@ -33,6 +33,12 @@ def time_embedding(timesteps: Tensor) -> Tensor:
     return torch.cat((angles.cos(), angles.sin()), dim=-1)
 
 
+def steps_at_once(values: int, device: str) -> int:
+    """For how many denoising steps the modulations are held at once, those of one being so many values."""
+    budget = MODULATION_BUDGET.get(device, MODULATION_BUDGET["cpu"])
+    return max(1, budget // max(1, values))
+
+
 Modulation = Sequence[Tensor]  # shift, gain = 1 + scale and, of a residual block, gate
 
 
@@ -142,14 +148,14 @@ class ModulationTable:
     def __init__(self, weight: Tensor, bias: Tensor, time: Tensor, condition: Tensor) -> None:
         """`weight` ((3D + 2) W, W) and `bias` of all blocks; embeddings of the steps (S, W) and conditions (M, W)."""
         self.weight, self.bias, self.time, self.condition = weight, bias, time, condition
-        budget = MODULATION_BUDGET.get(condition.device.type, MODULATION_BUDGET["cpu"])
-        self.steps_at_once = max(1, budget // max(1, len(bias) * len(condition)))
+        self.steps_at_once = steps_at_once(len(bias) * len(condition), condition.device.type)
         self.first, self.table = -1, weight
 
     def at(self, index: int) -> list[Modulation]:
         """The modulations of the `index`-th visited timestep."""
         first = index - index % self.steps_at_once
         if first != self.first:
+            self.table = self.weight  # what was held goes before its successor is made
             self.table, self.first = self._fill(self.time[first : first + self.steps_at_once]), first
         parts = self.table[index - first].unbind(1)  # 3D + 2 of (M, W)
         return [parts[place : place + 3] for place in range(0, len(parts), 3)]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 from torch import nn
 
 from arbench.heads.categorical import CategoricalHead
-from arbench.heads.diffusion import TIME_CHANNELS, DiffusionHead, make_solver
+from arbench.heads.diffusion import TIME_CHANNELS, DiffusionHead, make_solver, steps_at_once
 from arbench.machine.precision import precision_of
 from arbench.machine.work import PlannedStep, Work
 from arbench.protocols import Generator
@@ -60,6 +61,14 @@ def prepared_bytes(head: object) -> int:
     return (3 * head.net.depth + 2) * head.net.width * (head.net.width + 1) * item_size(head)
 
 
+def modulation_bytes(head: DiffusionHead, settings: DiffusionSampling, rows: int) -> int:
+    """Bytes of the modulations that a diffusion head holds at once while it draws from `rows` conditions."""
+    values = (3 * head.net.depth + 2) * head.net.width * rows
+    steps = steps_at_once(values, head.net.cond_embed.weight.device.type)
+    return min(num_visited(settings), steps) * values * item_size(head)
+
+
+@lru_cache
 def num_visited(settings: DiffusionSampling) -> int:
     """How many denoising steps the solver of these settings takes."""
     return len(make_solver(settings).visited)

@@ -63,7 +63,8 @@ def estimate_cost(
     peak = gpu_peak(DEVICE, precision_of(generator).products)
     assert peak is not None
     side = get_preset(model).image_size if decoder is None else latent_size(generator)[0] * decoder.downsample
-    memory = estimate_memory(generator, decoder, side, "graph")  # as `--engine auto` in long runs on a GPU
+    # The engine is that of `--engine auto` in long runs on a GPU.
+    memory = estimate_memory(generator, decoder, side, "graph", settings=settings)
     return Cost(
         flops_per_image=None if bound is None else bound.flops_per_image,
         seconds_per_image=None if bound is None else sum(bound.floor(peak).values()) / SHARE_OF_BOUND,
