@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Everything that only a GPU can show: its tests, then the speed of the full-size models. --quick: a few of them.
+# Everything that only a GPU can show: its tests, then the speed of the full-size models, in at most 20 minutes a call;
+# the same command goes on with what was left. --quick: a few rows. --no-tests: the rows alone.
 # Another Python than the checkout's own: PYTHON=python3 bash scripts/gpu_bench.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -8,5 +9,4 @@ if [ -z "${PYTHON:-}" ]; then
     install_arbench "test"
     PYTHON="$venv/bin/python"
 fi
-"$PYTHON" -m pytest -m gpu -p no:cacheprovider tests -s || echo "gpu tests failed: the speeds below stand all the same"
-"$PYTHON" scripts/gpu_bench.py "$@"
+exec "$PYTHON" scripts/gpu_bench.py --spent="$SECONDS" "$@"

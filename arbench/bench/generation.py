@@ -112,24 +112,42 @@ def bench_generation(
     batch = choose_batch(parts, batch_size, chosen)
     if compare and not find_rivals(parts.generator):
         raise ValueError(f"model {parts.model!r} has neither a diffusion head nor a KV cache; expected no --compare")
-    settings = parts.settings
-    bounds = Bounds(generator=device_peak(parts.device, parts.precision.products), decoder=decoder_peak(parts))
+    bounds = find_bounds(parts)
     measured = {}
     for size in sorted({1, batch}):
         say(f"batch {size}: one warm-up, {repeats} repeats")
-        work = roofline(parts.generator, settings, parts.tokenizer, batch_size=size)
-        # A graph is recorded when a shape comes again: the second batch warms up too.
-        warm_ups = 2 if chosen == "graph" else 1
-        timing = time_batch(make_draw(parts, size, seed, chosen), size, parts.device, repeats, warm_ups)
-        counted = describe_launches(parts, size, work, bounds, chosen) if launches else None
-        measured[size] = {**summary(timing), **bounds.beside(work, timing), "launches": counted}
+        measured[size] = bench_batch(
+            parts, size, bounds=bounds, repeats=repeats, seed=seed, engine=chosen, launches=launches
+        )
     return {
-        **describe(parts, work, one_schedule(parts.generator, settings).num_passes, bounds, seed),
+        **describe(parts, batch, bounds, seed),
         "engine": chosen,
         "latency": measured[1],
         "throughput": measured[batch],
         "compare": compare_rivals(parts, batch, repeats, seed, say) if compare else [],
     }
+
+
+def bench_batch(
+    parts: Parts,
+    batch_size: int,
+    *,
+    bounds: Bounds,
+    repeats: int,
+    seed: int = 0,
+    engine: str = "eager",
+    launches: bool = True,
+) -> dict[str, Any]:
+    """The timing of one batch size by `engine` ("eager" or "graph"), its shares of `bounds`, and its launches.
+
+    Raises ValueError where the batch does not fit.
+    """
+    work = roofline(parts.generator, parts.settings, parts.tokenizer, batch_size=batch_size)
+    # A graph is recorded when a shape comes again: the second batch warms up too.
+    warm_ups = 2 if engine == "graph" else 1
+    timing = time_batch(make_draw(parts, batch_size, seed, engine), batch_size, parts.device, repeats, warm_ups)
+    counted = describe_launches(parts, batch_size, work, bounds, engine) if launches else None
+    return {**summary(timing), **bounds.beside(work, timing), "launches": counted}
 
 
 def describe_launches(
@@ -167,8 +185,10 @@ def choose_batch(parts: Parts, asked: int | str | None, engine: str = "eager") -
     return automatic_batch(estimate, parts.device, LARGEST_BATCH[parts.device.type])
 
 
-def decoder_peak(parts: Parts) -> Peak | None:
-    return device_peak(parts.device, parts.decode_dtype)
+def find_bounds(parts: Parts) -> Bounds:
+    """The peaks of the device of `parts`."""
+    generator = device_peak(parts.device, parts.precision.products)
+    return Bounds(generator=generator, decoder=device_peak(parts.device, parts.decode_dtype))
 
 
 def make_draw(parts: Parts, batch_size: int, seed: int, engine: str = "eager") -> Callable[[PhaseTimer], object]:
@@ -223,8 +243,9 @@ def make_generation(parts: Parts, generator: Generator, batch_size: int, seed: i
     return lambda timer: draw_tokens(generator, labels, settings=parts.settings, seed=seed, timer=timer)
 
 
-def describe(parts: Parts, work: Roofline | None, steps: int, bounds: Bounds, seed: int) -> dict[str, Any]:
+def describe(parts: Parts, batch_size: int, bounds: Bounds, seed: int) -> dict[str, Any]:
     """What was measured, on what, and its operations."""
+    work = roofline(parts.generator, parts.settings, parts.tokenizer, batch_size=batch_size)
     own = parts.preset.sampling if parts.preset else {}
     tier = find_tier(parts.sampling, parts.generator.sampling_type, own, parts.coarsest)
     peak = bounds.generator
@@ -238,7 +259,7 @@ def describe(parts: Parts, work: Roofline | None, steps: int, bounds: Bounds, se
         "sampling": parts.sampling,
         "seed": seed,
         "image_size": parts.image_size,
-        "steps": steps,
+        "steps": one_schedule(parts.generator, parts.settings).num_passes,
         "tier": tier,
         "tier_meaning": describe_tier(tier),
         "flops_per_image": work and work.flops_per_image,
