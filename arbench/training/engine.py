@@ -81,10 +81,6 @@ def to_be_sharded(model: nn.Module, engine: Engine) -> bool:
     return large if engine.shard is None else engine.shard
 
 
-def is_sharded(model: nn.Module) -> bool:
-    return any(isinstance(weight, DTensor) for weight in model.parameters())
-
-
 def shard(module: LossModule, config: TrainConfig, mine: Processes) -> LossModule:
     """FSDP2: every block for itself, the rest last. With bfloat16 gradients are still reduced in float32.
 

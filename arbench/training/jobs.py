@@ -25,7 +25,7 @@ from arbench.runs.choice import RANDOM, find_tokenizer_weights
 from arbench.training.cache import describe_cache
 from arbench.training.checkpoint import begin_folder, find_checkpoint, read_checkpoint_facts, refuse_overwriting
 from arbench.training.data import ImageBatches
-from arbench.training.engine import Engine, is_sharded, whole
+from arbench.training.engine import Engine, whole
 from arbench.training.evaluation import Evaluating, Evaluation
 from arbench.training.export import export_release, export_weights, origin_of
 from arbench.training.fit import fitted_config
@@ -279,13 +279,12 @@ def _export(
     of, and the file of the method's release."""
     written: dict[str, dict[str, torch.Tensor]] = {}
     for which, state in states.items():
-        if is_sharded(task.model):
-            weights = {name: state[name] for name in task.weights()}
-        else:
+        if isinstance(task, TokenizerTask):  # never sharded; its scale is measured with these weights
             task.model.load_state_dict(state)
-            if isinstance(task, TokenizerTask):
-                _measure_scale(task.tokenizer, data, device)
+            _measure_scale(task.tokenizer, data, device)
             weights = task.weights()
+        else:  # not the model's own tensors, which the next set of weights would be copied into
+            weights = {name: state[name] for name in task.weights()}
         path = job.weights_path(out) if which == "ema" else job.raw_weights_path(out)
         export_weights(path, weights, target=job.target, config=job.config, origin=origin_of(job, task))
         written[which] = weights
