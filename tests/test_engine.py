@@ -14,7 +14,7 @@ from conftest import make_generator, relative_error
 from arbench.generators.arpg.config import ARPGConfig
 from arbench.generators.arpg.model import ARPG
 from arbench.generators.common.causal import buckets
-from arbench.machine.fused import EngineWarning
+from arbench.machine.fused import EngineWarning, limited_compilations
 from arbench.runs.execute import run
 from arbench.sampling.algorithm import draw_tokens, generate
 from arbench.sampling.engine import Engine, Replays, engine_name, make_engine
@@ -273,7 +273,7 @@ def test_every_step_compiles_whole_and_once(name, head, sampling):
 
     torch._dynamo.reset()
     engine = CompilingEngine()
-    with torch._dynamo.config.patch(recompile_limit=256, accumulated_recompile_limit=4096):
+    with limited_compilations(256, 4096):
         first = draw_tokens(generator, [0, 1], settings=settings, engine=engine)
         with torch._dynamo.config.patch(error_on_recompile=True):
             again = draw_tokens(generator, [0, 1], settings=settings, engine=engine)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from arbench.machine.fused import EngineWarning, Fused
+from arbench.machine.fused import MOST_COMPILATIONS, EngineWarning, Fused, compiled_regions, limited_compilations
 from arbench.sampling import noise as drawing
 from arbench.sampling.noise import FixedNoise, ImageNoise, UniformsAhead, check_seed, normals, philox
 
@@ -170,9 +170,39 @@ def test_normals_compile_into_one_function_for_every_shape_and_seed(backend: str
 
 def test_past_the_limit_of_compilations_a_function_is_called_as_it_is_written() -> None:
     fused = Fused(lambda x, word: x + len(word), "sums", backend="eager", dynamic=None)
-    with torch._dynamo.config.patch(recompile_limit=2), pytest.warns(EngineWarning, match="sums in many") as told:
+    with limited_compilations(2), pytest.warns(EngineWarning, match="sums in many") as told:
         assert [float(fused(torch.zeros(()), "a" * length)) for length in range(5)] == [0, 1, 2, 3, 4]
     assert len(told) == 1
+
+
+class OlderLimits:
+    """The settings of torch 2.6, which knows no `recompile_limit`."""
+
+    def __init__(self, config) -> None:
+        self._config = config
+
+    def __getattr__(self, name: str):
+        if "recompile_limit" in name:
+            raise AttributeError(f"torch._dynamo.config.{name} does not exist")
+        return getattr(self._config, name)
+
+    def patch(self, changes):
+        for name in changes:
+            getattr(self, name)
+        return self._config.patch(changes)
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_compilations_are_limited_in_the_oldest_torch_too(is_old, monkeypatch) -> None:
+    config = torch._dynamo.config
+    before = config.cache_size_limit, config.accumulated_cache_size_limit
+    if is_old:
+        monkeypatch.setattr(torch._dynamo, "config", OlderLimits(config))
+    with compiled_regions("eager"):
+        assert config.cache_size_limit == MOST_COMPILATIONS
+        with limited_compilations(2, 3):
+            assert (config.cache_size_limit, config.accumulated_cache_size_limit) == (2, 3)
+    assert (config.cache_size_limit, config.accumulated_cache_size_limit) == before
 
 
 def test_what_cannot_be_compiled_is_told_once_and_drawn_all_the_same() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -21,6 +21,17 @@ class EngineWarning(UserWarning):
 def _too_many_compilations() -> type[Exception]:
     """What a function that must compile whole raises past the limit of compilations, which is no RuntimeError."""
     return getattr(torch._dynamo.exc, "FailOnRecompileLimitHit", RuntimeError)
+
+
+def limited_compilations(of_one: int, of_all: int | None = None) -> AbstractContextManager[None]:
+    """Inside, a function is compiled `of_one` times at most, all that share its code `of_all` times (None: as before).
+
+    torch 2.6 knows these limits by their older names alone.
+    """
+    config = torch._dynamo.config
+    name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
+    limits: dict[str, Any] = {name: of_one} if of_all is None else {name: of_one, f"accumulated_{name}": of_all}
+    return config.patch(limits)
 
 
 class Fused:
@@ -86,7 +97,7 @@ def compiled_regions(backend: str | None) -> Iterator[None]:
     """Regions are compiled by `backend` inside; None leaves them as they are written."""
     global _backend
     before, _backend = _backend, backend
-    many = nullcontext() if backend is None else torch._dynamo.config.patch(recompile_limit=MOST_COMPILATIONS)
+    many = nullcontext() if backend is None else limited_compilations(MOST_COMPILATIONS)
     try:
         with many:
             yield
