@@ -49,6 +49,15 @@ def test_a_device_that_is_not_here_is_told():
         hardware.resolve_device("cuda")
 
 
+def test_what_was_freed_counts_as_free_though_pytorch_keeps_it(monkeypatch):
+    asked = []
+    for name, told in {"mem_get_info": (1_000, 9_000), "memory_reserved": 5_000, "memory_allocated": 3_000}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, told=told: asked.append(device) or told)
+    second = torch.device("cuda", 1)
+    assert hardware.free_memory(second) == 1_000 + 2_000
+    assert set(asked) == {second}
+
+
 PEAKS = """
 import numpy, torch
 from arbench.machine import hardware

@@ -89,9 +89,13 @@ def exact_float32(device: torch.device) -> Iterator[None]:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on `device`, or in the machine's memory for the CPU and MPS."""
+    """Bytes that this process may still take on `device`, or in the machine's memory for the CPU and MPS.
+
+    On CUDA what PyTorch keeps of freed tensors is among them, which to the device is taken.
+    """
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
     facts = _proc_facts("/proc/meminfo")
     if "MemAvailable" in facts:
         return int(facts["MemAvailable"].split()[0]) << 10
