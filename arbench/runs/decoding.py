@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from torch import Tensor
 
@@ -50,14 +48,17 @@ class Decoder:
 
     def _levels(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 (B, H, W, 3), and how many values were not finite before."""
+        tokenizer, image_size = self._tokenizer, self._image_size
         if self._replays is None:
-            return self._decode(tokens)
+            return decode_levels(tokenizer, tokens, image_size)
         key = (tokens.shape, tokens.dtype)
-        fixed: Any = self._buffers.fill(key, tokens)
-        return self._replays(key, lambda: self._decode(fixed))
+        fixed = self._buffers.fill(key, tokens)
+        return self._replays(key, lambda: decode_levels(tokenizer, fixed, image_size))
 
-    def _decode(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        images = decode_tokens(self._tokenizer, tokens)
-        if self._image_size is not None and images.shape[-2] != self._image_size:
-            images = resize_bicubic(images, self._image_size)
-        return to_levels(images), count_bad(images)
+
+def decode_levels(tokenizer: Tokenizer, tokens: Tensor, image_size: int | None) -> tuple[Tensor, Tensor]:
+    """uint8 (B, H, W, 3) of `tokens`, `image_size` high (None: as decoded), and how many values were not finite."""
+    images = decode_tokens(tokenizer, tokens)
+    if image_size is not None and images.shape[-2] != image_size:
+        images = resize_bicubic(images, image_size)
+    return to_levels(images), count_bad(images)

@@ -68,9 +68,11 @@ class Pipeline:
         replays = None if self.engine is None else self.engine.make_replays(self.device)
         return Decoder(self.tokenizer, self.image_size, self.side, replays)
 
-    def forget_decoder(self) -> None:
-        """Free what was recorded for decoding batches of one size; the engine's goes when another size comes."""
+    def forget_graphs(self) -> None:
+        """Free what was recorded for batches of one size, drawing and decoding."""
         vars(self).pop("decoder", None)
+        if self.engine is not None:
+            self.engine.forget()
 
     def draw(self, image_ids: Sequence[int], timer: Timer, batch_size: int | None = None) -> np.ndarray:
         """uint8 images (B, H, W, 3) for `image_ids`. Raises ValueError where a latent or a pixel is not finite.
@@ -195,7 +197,7 @@ def draw_fitting(
                 "try --dtype bfloat16, a smaller --model or another --device"
             )
         batch_size = rows // 2
-        pipeline.forget_decoder()
+        pipeline.forget_graphs()
         if torch.cuda.is_available():  # outside `except`, whose error keeps the failed batch's tensors alive
             torch.cuda.empty_cache()
 

@@ -29,7 +29,8 @@ from arbench.settings import Guidance, resolve_settings
 class Replays:
     """Functions of static buffers by the shape of what they do: called, recorded, then replayed, in one memory pool.
 
-    What a replay returns lies in the pool, where the next replay of another function may write over it.
+    What a replay returns lies in the pool, where the next replay of another function may write over it. A function must
+    not hold these replays: what holds itself is freed late, and a pool on a GPU has to go when its owner does.
     """
 
     def __init__(self, device: torch.device, backend: str | None = None) -> None:
@@ -162,7 +163,8 @@ class ReplayedHead:
         rows = self._buffers.fill_all(key, *(x for x in (condition, unconditional) if x is not None))
         first, second = rows[0], rows[1] if len(rows) == 2 else None
         places = self._buffers.fill((*key, "places"), positions)
-        return self._replays(key, lambda: self._head.draw(first, second, self._scale, settings, self._noise, places))
+        head, fixed, own = self._head, self._scale, self._noise
+        return self._replays(key, lambda: head.draw(first, second, fixed, settings, own, places))
 
 
 class ReplayedGenerator:
@@ -195,8 +197,8 @@ class ReplayedGenerator:
             positions = state.order[:, step.known : step.known + step.size]
         else:
             positions = self._buffers.fill(key, step.positions)
-        fixed = replace(step, positions=positions)
-        return self._replays(key, lambda: self._generator.conditions(state, fixed, guided))
+        fixed, generator = replace(step, positions=positions), self._generator
+        return self._replays(key, lambda: generator.conditions(state, fixed, guided))
 
     def result(self, state: object) -> Tensor:
         return self._generator.result(state).clone()  # the state's tensors are the next batch's
@@ -218,13 +220,17 @@ class Engine:
         weights = tuple((value.data_ptr(), value.dtype) for value in generator.parameters())
         key = (id(generator), len(image_ids), seed, settings, weights)
         if key != self._key:
-            self._generator = self.replays = None  # the old graphs go before the new ones come
+            self.forget()  # the old graphs go before the new ones come
             self.replays = self.make_replays(image_ids.device)
             self._noise = StaticNoise(seed, image_ids, generator.grid[0] * generator.grid[1])
             self._generator = ReplayedGenerator(generator, settings, self._noise, self.replays)
             self._key = key
         self._noise.restart(image_ids, generator.kind == "discrete")
         return self._generator, self._noise
+
+    def forget(self) -> None:
+        """Free the graphs and all that they read and write."""
+        self._key = self._generator = self._noise = self.replays = None
 
     def make_replays(self, device: torch.device) -> Replays:
         return Replays(device)
