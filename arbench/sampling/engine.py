@@ -66,6 +66,7 @@ class Replays:
     def _capture(self, graph: torch.cuda.CUDAGraph, key: Hashable) -> Any:
         """As `torch.cuda.graph` does it, without its waiting and collecting of memory before each of many graphs."""
         if self._stream is None:
+            torch.cuda.empty_cache()  # what is left of warming up cannot make room for the pool during a recording
             self._stream = torch.cuda.Stream(self._device)
         with torch.cuda.stream(self._stream):
             self._stream.wait_stream(torch.cuda.current_stream(self._device))
