@@ -64,3 +64,16 @@ def test_the_cache_is_emptied_before_the_first_recording_alone(told):
     assert told.count("begin") == 2
     assert told.index("emptied") < told.index("begin")
     assert told.count("emptied") == 1
+
+
+def test_a_recording_waits_for_the_stream_that_it_was_asked_for_in(told):
+    replays = Replays(CUDA)
+    for _ in range(3):
+        replays("a", lambda: None)
+    assert [word for word in told if word != "emptied"] == [
+        "recording waits for outer",
+        "begin",
+        "end",
+        "replay",
+        "replay",
+    ]

@@ -68,8 +68,8 @@ class Replays:
         if self._stream is None:
             torch.cuda.empty_cache()  # what is left of warming up cannot make room for the pool during a recording
             self._stream = torch.cuda.Stream(self._device)
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
-            self._stream.wait_stream(torch.cuda.current_stream(self._device))
             graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
             try:
                 return self._call(key)
