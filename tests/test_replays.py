@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
 import torch
 
+from arbench.machine.transfer import constant
 from arbench.sampling.engine import Replays
 
 CUDA = torch.device("cuda", 0)
@@ -77,3 +79,18 @@ def test_a_recording_waits_for_the_stream_that_it_was_asked_for_in(told):
         "replay",
         "replay",
     ]
+
+
+def test_the_constants_of_a_recording_live_as_long_as_it(told):
+    replays, address = Replays(CUDA), []
+
+    def step():
+        address.append(weakref.ref(constant(torch.full, (2,), 7.0, device=torch.device("cpu"))))
+
+    for _ in range(2):
+        replays("a", step)
+    for size in range(300):  # more than are kept for whoever asks again
+        constant(torch.zeros, size, device=torch.device("cpu"))
+    assert address[-1]() is not None
+    del replays
+    assert address[-1]() is None

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from arbench.heads.preparation import prepare_head
 from arbench.machine.fused import EngineWarning, compiled_regions
+from arbench.machine.transfer import kept_constants
 from arbench.protocols import Generator, Head, Step
 from arbench.registry import unknown_name
 from arbench.sampling.looking import LookingSchedule
@@ -37,7 +38,7 @@ class Replays:
         """`backend` of the compiler that makes few kernels of the regions; None: the usual one on a GPU, else none."""
         self._device = device
         self._calls: dict[Hashable, Callable[[], Any]] = {}
-        self._recorded: dict[Hashable, tuple[Any, Any]] = {}  # graph and what it returns
+        self._recorded: dict[Hashable, tuple[Any, Any, list[Tensor]]] = {}  # graph, what it returns, its constants
         self._pool: Any = None if device.type != "cuda" else torch.cuda.graph_pool_handle()
         self._stream: torch.cuda.Stream | None = None
         self._is_broken = device.type != "cuda"
@@ -55,7 +56,7 @@ class Replays:
     def replay(self, key: Hashable) -> Any:
         if key not in self._recorded:
             return self._call(key)
-        graph, returned = self._recorded[key]
+        graph, returned, _ = self._recorded[key]
         graph.replay()
         return returned
 
@@ -80,7 +81,8 @@ class Replays:
         """Record without running; where that fails, say so once and call from now on."""
         graph = torch.cuda.CUDAGraph()
         try:
-            returned = self._capture(graph, key)
+            with kept_constants() as constants:
+                returned = self._capture(graph, key)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -88,7 +90,7 @@ class Replays:
             reason = str(error).strip().partition("\n")[0]
             warnings.warn(f"engine graph: a step could not be recorded, eager instead: {reason}", EngineWarning, 2)
             return
-        self._recorded[key] = graph, returned
+        self._recorded[key] = graph, returned, constants
 
 
 class Buffers:
