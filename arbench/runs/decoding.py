@@ -31,6 +31,8 @@ class Decoder:
         """`image_size` is the height; None: as the tokenizer decodes. `replays` None: not recorded."""
         self._tokenizer, self._image_size, self._side = tokenizer, image_size, side
         self._replays, self._buffers = replays, Buffers()
+        if replays is not None:
+            replays.watches = True  # a tokenizer may be anybody's
 
     def start(self, tokens: Tensor, timer: Timer, checks: FiniteChecks | None = None) -> Decoding:
         """Queue the decoding of `tokens` and return at once where the device has streams; `checks` are settled with it.

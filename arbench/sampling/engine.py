@@ -19,6 +19,7 @@ from torch import Tensor
 from arbench.heads.preparation import prepare_head
 from arbench.machine.fused import EngineWarning, compiled_regions
 from arbench.machine.transfer import kept_constants
+from arbench.machine.waits import watched
 from arbench.protocols import Generator, Head, Step
 from arbench.registry import unknown_name
 from arbench.sampling.looking import LookingSchedule
@@ -43,6 +44,9 @@ class Replays:
         self._stream: torch.cuda.Stream | None = None
         self._is_broken = device.type != "cuda"
         self._backend = "inductor" if backend is None and not self._is_broken else backend
+        # Whether a call is watched once before it is recorded, for strangers' code. One that waits cannot be recorded,
+        # and a recording that breaks off may leave PyTorch's allocator as if it still went on.
+        self.watches = False
 
     def __call__(self, key: Hashable, call: Callable[[], Any]) -> Any:
         """What `call` returns. Those of one key do the same on the same buffers, so the first is kept for all."""
@@ -50,6 +54,11 @@ class Replays:
             self._calls[key] = call
             return self._call(key)
         if key not in self._recorded and not self._is_broken:
+            if self.watches:
+                returned, waited = watched(lambda: self._call(key))
+                if waited:
+                    self._give_up("it waits for the device")
+                    return returned
             self._record(key)
         return self.replay(key)
 
@@ -86,11 +95,13 @@ class Replays:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            self._is_broken = True
-            reason = str(error).strip().partition("\n")[0]
-            warnings.warn(f"engine graph: a step could not be recorded, eager instead: {reason}", EngineWarning, 2)
+            self._give_up(str(error).strip().partition("\n")[0])
             return
         self._recorded[key] = graph, returned, constants
+
+    def _give_up(self, reason: str) -> None:
+        self._is_broken = True
+        warnings.warn(f"engine graph: a step could not be recorded, eager instead: {reason}", EngineWarning, 3)
 
 
 class Buffers:
