@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from arbench.bench.launches import count_launches
+from arbench.bench.forecast import describe_launches
 from arbench.bench.measure import Timing, summary, time_alternately, time_batch
 from arbench.bench.rivals import find_rivals
 from arbench.generators.methods import presets
@@ -146,33 +146,8 @@ def bench_batch(
     # A graph is recorded when a shape comes again: the second batch warms up too.
     warm_ups = 2 if engine == "graph" else 1
     timing = time_batch(make_draw(parts, batch_size, seed, engine), batch_size, parts.device, repeats, warm_ups)
-    counted = describe_launches(parts, batch_size, work, bounds, engine) if launches else None
+    counted = describe_launches(parts, batch_size, work, (bounds.generator, bounds.decoder)) if launches else None
     return {**summary(timing), **bounds.beside(work, timing), "launches": counted}
-
-
-def describe_launches(
-    parts: Parts, batch_size: int, work: Roofline | None, bounds: Bounds, engine: str = "eager"
-) -> dict[str, Any]:
-    """What a batch launches on a GPU, copies and waits for, decoding left out, and what bounds it there.
-
-    `launch_seconds` is the host's, at `LAUNCH_SECONDS` a launch; the forecast holds it against the floor of this device
-    and is None on a CPU, which launches nothing, and where the floor is unknown.
-    """
-    count = count_launches(parts.generator, parts.settings, batch_size, parts.precision, engine)
-    forecast = None
-    if parts.device.type == "cuda" and work is not None and bounds.generator is not None:
-        floor = work.floor(bounds.generator, bounds.decoder)
-        device = batch_size * sum(seconds for name, seconds in floor.items() if name != "decode")
-        forecast = "launch-bound" if count.seconds > device else "device-bound"
-    return {
-        "total": count.total,
-        "by_phase": count.phases,
-        "copies_in_loop": count.copies_in_loop,
-        "copies_before": count.copies_before,
-        "waits": count.waits,
-        "launch_seconds": count.seconds,
-        "forecast": forecast,
-    }
 
 
 def choose_batch(parts: Parts, asked: int | str | None, engine: str = "eager") -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 UNKNOWN = "–"
@@ -15,7 +15,7 @@ def render(result: Mapping[str, Any]) -> str:
     if result["throughput"]["batch_size"] != 1:
         columns.append(result["throughput"])
     table = align([(name, *cells) for name, cells in rows(columns)])
-    return "\n".join([*heading(result), "", *table, *comparisons(result["compare"])])
+    return "\n".join([*heading(result), "", *table, *forecast_line(columns), *comparisons(result["compare"])])
 
 
 def render_tokenizer(result: Mapping[str, Any]) -> str:
@@ -103,11 +103,44 @@ def rows(columns: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
         ("roofline floor, seconds", [number(column["floor_seconds_per_image"]) for column in columns]),
         ("share of the floor", [percent(column["share_of_floor"]) for column in columns]),
         ("share of the peak", [percent(column["share_of_peak"]) for column in columns]),
-        ("launches a batch on a GPU", [str(column["launches"]["total"]) for column in columns]),
-        ("  copies from the host in the loop", [str(column["launches"]["copies_in_loop"]) for column in columns]),
-        ("  waits for the device", [str(column["launches"]["waits"]) for column in columns]),
-        ("  issuing them at 5 µs, seconds", [number(column["launches"]["launch_seconds"]) for column in columns]),
-        ("  forecast", [column["launches"]["forecast"] or UNKNOWN for column in columns]),
+        *launch_rows([column["launches"] for column in columns]),
+    ]
+
+
+def launch_rows(counts: Sequence[Mapping[str, Any] | None]) -> list[tuple[str, list[str]]]:
+    """What the host issues by each engine, and what the replays of graphs launch by themselves."""
+    known = [count for count in counts if count is not None]
+    if len(known) < len(counts):
+        return []
+
+    def cells(engine: str, name: str, show: Callable[[Any], str] = str) -> list[str]:
+        told = [count[engine] for count in known]
+        return [UNKNOWN if one is None or one[name] is None else show(one[name]) for one in told]
+
+    graphs = [("  of them replays", "replays"), ("  launched inside the replays", "in_graphs")]
+    found = []
+    for engine, more in (("eager", []), ("graph", graphs)):
+        found += [
+            (f"launches a batch on a GPU, {engine}", cells(engine, "total")),
+            *((title, cells(engine, name)) for title, name in more),
+            ("  copies from the host in the loop", cells(engine, "copies_in_loop")),
+            ("  waits for the device", cells(engine, "waits")),
+            ("  issuing them at 5 µs, seconds", cells(engine, "launch_seconds", number)),
+            ("  forecast", cells(engine, "forecast")),
+        ]
+    return found
+
+
+def forecast_line(columns: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the forecasts of a table are of; nothing where there are none."""
+    told = [column["launches"]["forecast"] for column in columns if column["launches"] is not None]
+    if not told or told[0] is None:
+        return []
+    floors = " and ".join(number(one["floor_seconds"]) for one in told)
+    return [
+        "",
+        f"forecast: seconds of launching against the roofline's floor of a batch on {told[0]['gpu']} in "
+        f"{told[0]['dtype']}, {floors} s ({told[0]['source']}), decoding left out; counted and computed, not measured",
     ]
 
 
