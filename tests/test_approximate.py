@@ -127,3 +127,24 @@ def test_what_cannot_be_scored_is_told_before_anything_is_drawn(tmp_path):
     with pytest.raises(ValueError, match="reference: none is known for model 'mar'; expected --reference"):
         bench_tiers(RunRequest.of(**asked, **random))
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("engine", "warm_ups"), [("eager", 1), ("graph", 2)])
+def test_a_graph_is_recorded_before_it_is_timed(engine, warm_ups, tmp_path, monkeypatch):
+    drawn = []
+
+    def make_draw(parts, batch_size, seed, engine):
+        drawn.append(0)
+        way = len(drawn) - 1
+        return lambda timer: drawn.__setitem__(way, drawn[way] + 1)
+
+    def timed(*given, **more):
+        raise KeyError("timed")
+
+    monkeypatch.setattr("arbench.bench.approximate.make_draw", make_draw)
+    monkeypatch.setattr("arbench.bench.approximate.FidScorer", timed)
+    asked = {"method": "mar", "num_images": 12, "engine": engine, "device": "cpu", "out": tmp_path / "runs"}
+    with pytest.raises(KeyError, match="timed"):
+        bench_tiers(RunRequest.of(**asked), batch_size=2, repeats=3)
+    assert len(drawn) > 1
+    assert set(drawn) == {warm_ups + 3}

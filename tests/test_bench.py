@@ -133,6 +133,9 @@ def test_two_ways_are_timed_in_turn():
     calls = []
     seconds = time_alternately([lambda timer: calls.append("a"), lambda timer: calls.append("b")], CPU, 2)
     assert calls == list("ababab")
+    calls.clear()
+    time_alternately([lambda timer: calls.append("a"), lambda timer: calls.append("b")], CPU, 1, warm_ups=2)
+    assert calls == list("ababab")
     assert [len(way) for way in seconds] == [2, 2]
 
 

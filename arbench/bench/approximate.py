@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from arbench.bench.generation import EXCLUDES, INCLUDES, choose_batch, compare_seconds, make_draw
-from arbench.bench.measure import time_alternately
+from arbench.bench.measure import WARM_UPS, time_alternately
 from arbench.evaluation.paired import FidScore, FidScorer
 from arbench.generators.methods import get_method
 from arbench.machine.hardware import describe_hardware, versions
@@ -79,7 +79,7 @@ def bench_tiers(
     engine = engine_name(request.engine, exact.generator, GRAPH_BATCHES)
     say(f"{len(ways)} ways in turn, {repeats} rounds at batch {batch}")
     draws = [make_draw(way.parts, batch, request.seed, engine) for way in ways]
-    seconds = time_alternately(draws, exact.device, repeats)
+    seconds = time_alternately(draws, exact.device, repeats, WARM_UPS[engine])
     scorer = FidScorer(
         evaluation["reference"],
         evaluation["extractor"],

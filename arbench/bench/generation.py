@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from arbench.bench.forecast import describe_launches
-from arbench.bench.measure import Timing, summary, time_alternately, time_batch
+from arbench.bench.measure import WARM_UPS, Timing, summary, time_alternately, time_batch
 from arbench.bench.rivals import find_rivals
 from arbench.generators.methods import presets
 from arbench.machine.hardware import describe_hardware, versions
@@ -115,7 +115,7 @@ def bench_generation(
     bounds = find_bounds(parts)
     measured = {}
     for size in sorted({1, batch}):
-        say(f"batch {size}: one warm-up, {repeats} repeats")
+        say(f"batch {size}: {WARM_UPS[chosen]} to warm up, {repeats} repeats")
         measured[size] = bench_batch(
             parts, size, bounds=bounds, repeats=repeats, seed=seed, engine=chosen, launches=launches
         )
@@ -143,9 +143,8 @@ def bench_batch(
     Raises ValueError where the batch does not fit.
     """
     work = roofline(parts.generator, parts.settings, parts.tokenizer, batch_size=batch_size)
-    # A graph is recorded when a shape comes again: the second batch warms up too.
-    warm_ups = 2 if engine == "graph" else 1
-    timing = time_batch(make_draw(parts, batch_size, seed, engine), batch_size, parts.device, repeats, warm_ups)
+    draw = make_draw(parts, batch_size, seed, engine)
+    timing = time_batch(draw, batch_size, parts.device, repeats, WARM_UPS[engine])
     counted = describe_launches(parts, batch_size, work, (bounds.generator, bounds.decoder)) if launches else None
     return {**summary(timing), **bounds.beside(work, timing), "launches": counted}
 

@@ -14,6 +14,9 @@ from arbench.machine.hardware import peak_memory_gib, synchronize
 from arbench.machine.timing import PhaseTimer
 from arbench.runs.memory import is_out_of_memory
 
+# Batches before those that count, by engine: a graph is recorded when a shape comes again.
+WARM_UPS = {"eager": 1, "graph": 2}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
@@ -71,13 +74,13 @@ def time_once(draw: Callable[[PhaseTimer], object], device: torch.device) -> tup
 
 
 def time_alternately(
-    ways: Sequence[Callable[[PhaseTimer], object]], device: torch.device, repeats: int
+    ways: Sequence[Callable[[PhaseTimer], object]], device: torch.device, repeats: int, warm_ups: int = 1
 ) -> list[list[float]]:
     """Seconds of each of `ways`, called in turn (A B A B …) so that a machine's drift meets all alike.
 
-    Each is called once before, which does not count.
+    Each is called `warm_ups` times before, which does not count.
     """
-    for way in ways:
+    for way in [*ways] * warm_ups:
         time_once(way, device)
     rounds = [[time_once(way, device)[0] for way in ways] for _ in range(repeats)]
     return [list(seconds) for seconds in zip(*rounds, strict=True)]
