@@ -63,6 +63,20 @@ def test_a_recorded_decoder_decodes_each_batch_anew(name):
         assert len(np.unique(expected)) > 2
 
 
+def test_a_decoder_that_waits_is_not_recorded_and_the_device_draws_on(monkeypatch):
+    tokenizer = load_tokenizer("digits-kl", device=GPU)
+    decode, side = tokenizer.decode, Side(GPU)
+    monkeypatch.setattr(tokenizer, "decode", lambda tokens: decode(tokens * bool(tokens.isfinite().all())))
+    decoder, tokens = Decoder(tokenizer, None, side, Replays(GPU)), torch.ones(5, tokenizer.channels, 8, 8, device=GPU)
+    with pytest.warns(EngineWarning, match="it waits for the device") as told:
+        found = [decoder.start(tokens * number, PhaseTimer(GPU)).images() for number in range(3)]
+    assert len(told) == 1
+    expected = [Decoder(tokenizer, None, side, None).start(tokens * number, PhaseTimer(GPU)) for number in range(3)]
+    assert all(np.array_equal(images, one.images()) for images, one in zip(found, expected, strict=True))
+    assert torch.cuda.get_sync_debug_mode() == 0
+    assert torch.randn(3, device=GPU).isfinite().all()
+
+
 @pytest.mark.parametrize("engine", ["eager", "graph"])
 @pytest.mark.parametrize("method", ["ar", "mar"])
 def test_images_decoded_beside_the_next_batch_are_those_decoded_in_turn(method, engine, tmp_path, monkeypatch):
