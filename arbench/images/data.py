@@ -38,7 +38,8 @@ class ImageData:
     """Labelled uint8 images in a fixed order, read when asked for.
 
     `read(i)` gives image i as uint8 (H, W, 3); `labels` is (N,) int64 and indexes `class_names`; `conversions` are
-    the files whose pixels were converted, as far as they were read.
+    the files whose pixels were converted, as far as they were read. `digest()` tells the images from others wherever
+    they lie; where there is none, `name` does.
     """
 
     def __init__(
@@ -48,12 +49,14 @@ class ImageData:
         class_names: Sequence[str],
         read: Callable[[int], np.ndarray],
         conversions: Conversions | None = None,
+        digest: Callable[[], str] | None = None,
     ) -> None:
         self.name = name
         self.labels = np.asarray(labels, dtype=np.int64)
         self.class_names = list(class_names)
         self._read = read
         self.conversions = conversions or Conversions()
+        self.digest = digest
 
     @property
     def num_classes(self) -> int:
@@ -116,9 +119,10 @@ def open_data(
         raise ValueError(f"split {split!r} of the folder {source}: a folder is one split; give that split's own folder")
     if str(source).startswith(SHARDS):
         images = list_shards(str(source).removeprefix(SHARDS), again=again)
-        return _data(str(source), TarPictures(images), images.classes, images.class_names, size, crop)
+        return _data(str(source), TarPictures(images), images.classes, images.class_names, size, crop, images.digest)
     if str(source).startswith(HUB):
-        return _data(str(source), *open_hub(str(source)), size, crop)
+        pictures, labels, names = open_hub(str(source))
+        return _data(str(source), pictures, labels, names, size, crop, pictures.digest)
     listing = list_images(existing_folder(source), again=again)
     return _class_folders(str(source), listing, size=size, crop=crop)
 
@@ -136,7 +140,7 @@ def _class_folders(name: str, listing: Listing, *, size: int | None, crop: str) 
             f"{root / classes[empty[0]]}: a class folder without images ({len(empty)} of {len(classes)} are); expected "
             "images in it, or no such folder"
         )
-    return folder_data(name, files, labels, classes, size=size, crop=crop)
+    return _data(name, PictureFiles(files), labels, classes, size, crop, files.digest)
 
 
 def folder_data(
@@ -159,8 +163,9 @@ def _data(
     class_names: Sequence[str],
     size: int | None,
     crop: str,
+    digest: Callable[[], str] | None = None,
 ) -> ImageData:
-    return ImageData(name, labels, class_names, Cropped(pictures, crop, size), pictures.conversions)
+    return ImageData(name, labels, class_names, Cropped(pictures, crop, size), pictures.conversions, digest)
 
 
 def existing_folder(path: str | Path) -> Path:

@@ -41,6 +41,14 @@ def read_index(path: Path, names: Sequence[str]) -> tuple[Arrays, dict[str, str]
         return None
 
 
+def files_digest(names: np.ndarray, ends: np.ndarray, sizes: np.ndarray) -> str:
+    """SHA-256 of files that follow each other in `names` (uint8): what each is called, and its bytes."""
+    digest = hashlib.sha256(names.tobytes())
+    for numbers in (ends, sizes):
+        digest.update(numbers.astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
 def keep_index(path: Path, arrays: Arrays, told: Mapping[str, str], *, files: int, listed: int, changed: int) -> None:
     """Save an index of so many `files`, where it pays, can be written, and nothing had `changed` just before it was
     `listed` (both in ns)."""

@@ -1,8 +1,8 @@
 """The image files of a folder in a fixed order, and the saved index that spares listing a large one again.
 
-An index (`arbench.images.index`) holds the files' names and the time at which each folder was last changed, which moves
-when a file comes, goes or is renamed. So looking whether it still holds asks for every folder once
-(a thousand for ImageNet) rather than for every file; it cannot see that a file was overwritten in place, nor has to.
+An index (`arbench.images.index`) holds the files' names and bytes and the time at which each folder was last changed,
+which moves when a file comes, goes or is renamed. So looking whether it still holds asks for every folder once
+(a thousand for ImageNet) rather than for every file; it cannot see that a file was overwritten in place.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from typing import overload
 
 import numpy as np
 
-from arbench.images.index import index_file, keep_index, read_index
+from arbench.images.index import files_digest, index_file, keep_index, read_index
 from arbench.images.pictures import IMAGE_SUFFIXES
 
+ARRAYS = ("names", "ends", "classes", "sizes")
 NOT_IN_A_FOLDER = -1  # the class of a file right under the listed folder
 
 
@@ -28,7 +29,8 @@ class Listing(Sequence[Path]):
     """The image files below `root`, sorted by path; names lie in one array, which no process copies.
 
     `starts` and `ends` (N,) int64 are where each name lies in `names`; `classes` (N,) int32 number the folders right
-    under `root`, sorted by name. `changed` is when each folder was, in ns, by its path below `root`.
+    under `root`, sorted by name; `sizes` (N,) int64 are bytes. `changed` is when each folder was, in ns, by its path
+    below `root`.
     """
 
     root: Path
@@ -36,6 +38,7 @@ class Listing(Sequence[Path]):
     starts: np.ndarray
     ends: np.ndarray
     classes: np.ndarray
+    sizes: np.ndarray
     changed: Mapping[str, int]
 
     def __len__(self) -> int:
@@ -59,7 +62,19 @@ class Listing(Sequence[Path]):
     def inside_classes(self) -> Listing:
         """The same without the files right under `root`."""
         kept = self.classes != NOT_IN_A_FOLDER
-        return replace(self, starts=self.starts[kept], ends=self.ends[kept], classes=self.classes[kept])
+        arrays = {name: getattr(self, name)[kept] for name in ("starts", "ends", "classes", "sizes")}
+        return self if kept.all() else replace(self, **arrays)
+
+    def digest(self) -> str:
+        """What tells these files from others, wherever they lie: their names below `root`, in order, and their bytes.
+
+        The SHA-256 that `TarImages.digest` has of the same files in the same order.
+        """
+        lengths = self.ends - self.starts
+        among = np.zeros(len(self.names) + 1, np.int8)  # +1 where a name begins, -1 behind its end
+        np.add.at(among, self.starts, 1)
+        np.add.at(among, self.ends, -1)
+        return files_digest(self.names[np.cumsum(among[:-1]) > 0], np.cumsum(lengths), self.sizes)
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -77,7 +92,7 @@ def list_images(folder: Path, *, again: bool = False) -> Listing:
     if found is None:
         listed = time.time_ns()
         found = _walk(folder)
-        arrays = {"names": found.names, "ends": found.ends, "classes": found.classes}
+        arrays = {name: getattr(found, name) for name in ARRAYS}
         told = {"root": str(folder.resolve()), "changed": json.dumps(dict(found.changed))}
         keep_index(path, arrays, told, files=len(found), listed=listed, changed=max(found.changed.values()))
     return found
@@ -91,30 +106,37 @@ def index_path(folder: Path) -> Path:
 def _walk(folder: Path) -> Listing:
     """Ask the disk. Links to folders are followed right under `folder` alone, so that no circle is walked."""
     changed = {"": folder.stat().st_mtime_ns}
-    names = sorted(_below(folder, "", changed), key=lambda name: name.split("/"))
+    files = sorted(_below(folder, "", changed), key=lambda file: file[0].split("/"))
+    names, sizes = [name for name, _ in files], np.array([size for _, size in files], np.int64)
     numbers = {name: number for number, name in enumerate(_class_names(changed))}
     encoded = [os.fsencode(name) for name in names]
     ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
     classes = [numbers[top] if below else NOT_IN_A_FOLDER for top, below, _ in (name.partition("/") for name in names)]
-    return _listing(folder, np.frombuffer(b"".join(encoded), np.uint8), ends, np.array(classes, np.int32), changed)
+    joined = np.frombuffer(b"".join(encoded), np.uint8)
+    return _listing(folder, joined, ends, np.array(classes, np.int32), sizes, changed)
 
 
 def _listing(
-    folder: Path, names: np.ndarray, ends: np.ndarray, classes: np.ndarray, changed: Mapping[str, int]
+    folder: Path,
+    names: np.ndarray,
+    ends: np.ndarray,
+    classes: np.ndarray,
+    sizes: np.ndarray,
+    changed: Mapping[str, int],
 ) -> Listing:
     """A listing whose names follow each other."""
-    return Listing(folder, names, np.concatenate([[0], ends[:-1]]).astype(np.int64), ends, classes, changed)
+    return Listing(folder, names, np.concatenate([[0], ends[:-1]]).astype(np.int64), ends, classes, sizes, changed)
 
 
-def _below(folder: Path, prefix: str, changed: dict[str, int]) -> Iterator[str]:
-    """Paths of the image files below a folder; `changed` takes the folders."""
+def _below(folder: Path, prefix: str, changed: dict[str, int]) -> Iterator[tuple[str, int]]:
+    """Paths and bytes of the image files below a folder; `changed` takes the folders."""
     inner = []
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=not prefix):
                 inner.append((entry.name, entry.stat().st_mtime_ns))
             elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES and entry.is_file():
-                yield prefix + entry.name
+                yield prefix + entry.name, entry.stat().st_size
     for name, when in inner:
         changed[prefix + name] = when
         yield from _below(folder / name, f"{prefix}{name}/", changed)
@@ -126,10 +148,10 @@ def _class_names(folders: Mapping[str, int]) -> list[str]:
 
 def _indexed(path: Path, folder: Path) -> Listing | None:
     """The listing of an index, None where there is none, it is damaged, or a folder has changed."""
-    stored = read_index(path, ("names", "ends", "classes"))
+    stored = read_index(path, ARRAYS)
     if stored is None:
         return None
-    (names, ends, classes), told = stored[0].values(), stored[1]
+    (names, ends, classes, sizes), told = stored[0].values(), stored[1]
     try:
         changed = json.loads(told["changed"])
         if told["root"] != str(folder.resolve()):
@@ -138,6 +160,6 @@ def _indexed(path: Path, folder: Path) -> Listing | None:
             return None
     except (OSError, KeyError, ValueError):
         return None
-    if not len(ends) == len(classes) > 0 or ends[-1] != len(names) or (np.diff(ends) < 1).any():
+    if not len(ends) == len(classes) == len(sizes) > 0 or ends[-1] != len(names) or (np.diff(ends) < 1).any():
         return None
-    return _listing(folder, names, ends, classes, changed)
+    return _listing(folder, names, ends, classes, sizes, changed)

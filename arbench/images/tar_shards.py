@@ -21,7 +21,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from arbench.images.index import index_file, keep_index, read_index
+from arbench.images.index import files_digest, index_file, keep_index, read_index
 from arbench.images.pictures import IMAGE_SUFFIXES, Conversions, decode_image
 from arbench.machine.files import one_line
 
@@ -59,6 +59,11 @@ class TarImages:
         start = self.ends[index - 1] if index else 0
         member = os.fsdecode(self.names[start : self.ends[index]].tobytes())
         return f"{self.stamps[self.shard[index]][0]}: {member}"
+
+    def digest(self) -> str:
+        """What tells these images from others, wherever the shards lie and however they are cut: names, in order, and
+        bytes."""
+        return files_digest(self.names, self.ends, self.sizes)
 
     def read(self, index: int) -> bytes:
         """The bytes of image `index`. Raises ValueError where its shard has become shorter."""

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import inspect
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from arbench.generators.recipe import Augmentation
 from arbench.images.pixels import to_float
@@ -27,6 +26,7 @@ from arbench.machine.files import file_sha256, one_line, remove_partials, whole_
 from arbench.machine.randomness import on_host
 from arbench.machine.transfer import sent
 from arbench.tokenizer.load import encode_images, posterior, scaled, shift_and_scale, unscaled
+from arbench.training.identity import data_hash, path_hash, weights_hash
 from arbench.training.reading import AtSides, Examples, image_generator, read_batches
 from arbench.training.views import count_views, crop_sides, views_of
 
@@ -126,6 +126,16 @@ def describe_cache(
         images_per_shard=shard_size(len(data)),
         drawn=DRAWN_AN_IMAGE if view_set == "random" and augmentation else "",
     )
+
+
+def stored_spec(spec: CacheSpec, data: ImageData, folder: Path) -> CacheSpec:
+    """`spec`, or, where `folder` holds that complete cache alone, the one of an earlier version, named by the path."""
+    earlier = replace(spec, data=path_hash(data))
+    return earlier if not is_complete(folder, spec) and is_complete(folder, earlier) else spec
+
+
+def is_complete(folder: Path, spec: CacheSpec) -> bool:
+    return (folder / spec.folder_name / SPEC_NAME).is_file()
 
 
 def require_agreement(spec: CacheSpec, mine: Processes) -> None:
@@ -291,28 +301,6 @@ def sum_line(path: Path, digest: str) -> str:
 
 def shard_name(shard: int) -> str:
     return f"tokens-{shard:05d}.npy"
-
-
-def weights_hash(tokenizer: Tokenizer) -> str:
-    """SHA-256 of a tokenizer's class name and of its tensors by name; of its source where it has none."""
-    kind = type(tokenizer)
-    digest = hashlib.sha256(f"{kind.__module__}.{kind.__qualname__}".encode())
-    state = tokenizer.state_dict() if isinstance(tokenizer, nn.Module) else {}
-    for name, value in sorted(state.items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    if not state:
-        with contextlib.suppress(OSError, TypeError):  # no source: a class made on the fly
-            digest.update(inspect.getsource(kind).encode())
-    return digest.hexdigest()
-
-
-def data_hash(data: ImageData) -> str:
-    """Name, count and SHA-256 of the labels and the first and last image: which data, which split, which crop."""
-    digest = hashlib.sha256(np.ascontiguousarray(data.labels).tobytes())
-    for index in (0, len(data) - 1):
-        digest.update(data[index][0].tobytes())
-    return f"{data.name}-{len(data)}-{digest.hexdigest()[:16]}"
 
 
 def _stored(value: float | Tensor) -> float | list[float]:

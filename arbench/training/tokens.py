@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from arbench.generators.recipe import Augmentation
 from arbench.images.pixels import to_float
-from arbench.machine.distributed import processes
+from arbench.machine.distributed import processes, tell_all
 from arbench.runs.choice import find_tokenizer_weights
 from arbench.tokenizer.load import encode_images, load_tokenizer
-from arbench.training.cache import SPEC_NAME, build_cache, describe_cache, require_agreement
+from arbench.training.cache import SPEC_NAME, build_cache, describe_cache, is_complete, require_agreement, stored_spec
 
 if TYPE_CHECKING:
     from arbench.images.data import ImageData
@@ -66,13 +67,13 @@ def open_cache(
         raise ValueError(
             f"{folder}: is a token cache itself; expected the folder that holds it, {folder.absolute().parent}"
         )
-    spec = describe_cache(
+    described = describe_cache(
         tokenizer, data, views=views, augmentation=augmentation, seed=seed, device=device, view_set=view_set
     )
-    require_agreement(spec, mine)
+    require_agreement(described, mine)
+    spec = replace(described, data=tell_all(mine, lambda: stored_spec(described, data, folder).data))
     say(describe_size(spec, folder))
-    is_there = (folder / spec.folder_name / SPEC_NAME).exists()
-    with (no_progress if is_there else progress)("encode", len(data)) as watch:
+    with (no_progress if is_complete(folder, spec) else progress)("encode", len(data)) as watch:
         return build_cache(
             tokenizer,
             data,

@@ -1,0 +1,56 @@
+"""What a token cache is named by: the weights that made it, and the images that it was made of, wherever they lie."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from arbench.images.data import ImageData
+    from arbench.protocols import Tokenizer
+
+
+def weights_hash(tokenizer: Tokenizer) -> str:
+    """SHA-256 of a tokenizer's class name and of its tensors by name; of its source where it has none."""
+    kind = type(tokenizer)
+    digest = hashlib.sha256(f"{kind.__module__}.{kind.__qualname__}".encode())
+    state = tokenizer.state_dict() if isinstance(tokenizer, nn.Module) else {}
+    for name, value in sorted(state.items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    if not state:
+        with contextlib.suppress(OSError, TypeError):  # no source: a class made on the fly
+            digest.update(inspect.getsource(kind).encode())
+    return digest.hexdigest()
+
+
+def data_hash(data: ImageData) -> str:
+    """Count and SHA-256 of what tells the images from others, of labels and of the first and last image.
+
+    These two say how images are cropped. What is told of files is names and bytes, never where they lie; data that are
+    no files, as the digits, go by their name (`path_hash`).
+    """
+    if data.digest is None:
+        return path_hash(data)
+    digest = _seen(data)
+    digest.update(data.digest().encode())
+    return f"images-{len(data)}-{digest.hexdigest()[:16]}"
+
+
+def path_hash(data: ImageData) -> str:
+    """The same with the name in the place of the files, for which earlier versions took the path as it was spelled."""
+    return f"{data.name}-{len(data)}-{_seen(data).hexdigest()[:16]}"
+
+
+def _seen(data: ImageData) -> hashlib._Hash:
+    """Of the labels and the first and last image."""
+    digest = hashlib.sha256(np.ascontiguousarray(data.labels).tobytes())
+    for index in (0, len(data) - 1):
+        digest.update(data[index][0].tobytes())
+    return digest
