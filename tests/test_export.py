@@ -8,8 +8,10 @@ from tiny_trainings import pictures, tiny_training
 
 from arbench.generators.methods import get_method
 from arbench.generators.spec import same_name
+from arbench.training.checkpoint import find_checkpoint
 from arbench.training.export import export_release
-from arbench.training.jobs import run_job
+from arbench.training.jobs import no_words, run_job
+from arbench.training.start import load_start
 from arbench.weights.load import load_generator
 from arbench.weights.read import read_tensors
 
@@ -32,14 +34,51 @@ def test_a_written_release_is_read_as_one(tmp_path, name, holds_raw):
     assert all(torch.equal(found[key], (raw if holds_raw else averaged)[key]) for key in raw)
 
 
-def test_a_training_leaves_raw_and_averaged_weights_in_its_release(tmp_path):
-    job = tiny_training("mar-b", pictures(tmp_path / "data"))
-    averaged = run_job(job, tmp_path / "out")
-    files = {"ema": averaged, "raw": job.raw_weights_path(tmp_path / "out")}
-    saved = {which: load_file(file) for which, file in files.items()}
-    assert any(not torch.equal(value, saved["raw"][name]) for name, value in saved["ema"].items())
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The job of a tiny MAR on pictures of two classes, and the averaged weights that it left."""
+    folder = tmp_path_factory.mktemp("trained")
+    job = tiny_training("mar-b", pictures(folder / "data"))
+    return job, run_job(job, folder / "out")
+
+
+def saved_beside(averaged):
+    """Both sets of weights of a training, as its safetensors files have them."""
+    raw = averaged.with_name(f"{averaged.stem}-raw.safetensors")
+    return {"ema": load_file(averaged), "raw": load_file(raw)}
+
+
+def same(found, wanted):
+    return found.keys() == wanted.keys() and all(torch.equal(found[name], value) for name, value in wanted.items())
+
+
+def test_a_training_leaves_raw_and_averaged_weights_in_its_release(trained):
+    _, averaged = trained
+    saved = saved_beside(averaged)
+    assert not same(saved["ema"], saved["raw"])
     release = read_tensors(averaged.with_suffix(".pth"))
-    for which, state in saved.items():
-        found = release.tensors(which)
-        assert found.keys() == state.keys()
-        assert all(torch.equal(found[name], value) for name, value in state.items()), which
+    assert all(same(release.tensors(which), state) for which, state in saved.items())
+
+
+@pytest.mark.parametrize("kind", ["release", "checkpoint"])
+def test_a_training_starts_from_what_another_left_of_as_many_classes(trained, kind):
+    """Files without an entry of their origin: the preset has 1,000 classes, their tensors say two."""
+    job, averaged = trained
+    file = averaged.with_suffix(".pth") if kind == "release" else find_checkpoint(averaged.parent)
+    fitted = {**job.model_config, "channels": 6, "grid": 8}
+    for which, state in saved_beside(averaged).items():
+        start, classes = load_start(job.target, str(file), which, fitted, 2, no_words)
+        assert classes == 2
+        assert same(start, state)
+    with pytest.raises(ValueError, match="knows 2 classes, the data has 3"):
+        load_start(job.target, str(file), "ema", fitted, 3, no_words)
+    with pytest.raises(ValueError, match="its tensors say num_classes 2, not 7"):
+        load_start(job.target, str(file), "ema", {**fitted, "num_classes": 7}, 2, no_words)
+
+
+def test_a_bare_file_of_the_digits_models_says_its_classes(tmp_path):
+    few = load_generator("ar-digits", weights="random", num_classes=2).state_dict()
+    torch.save(few, tmp_path / "few.pt")
+    start, classes = load_start("ar-digits", str(tmp_path / "few.pt"), "ema", {}, 2, no_words)
+    assert classes == 2
+    assert same(start, few)

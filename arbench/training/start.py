@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from arbench.generators.common.layers import grid_sinusoids
 from arbench.heads.categorical import CategoricalHead
 from arbench.protocols import Generator
-from arbench.weights.keys import require_same
+from arbench.weights.keys import find_family, read_config, release_names, releases, require_same
 from arbench.weights.load import load_generator
+from arbench.weights.read import read_tensors
 
 Model = TypeVar("Model", bound=nn.Module)
+CLASSES = "num_classes"  # as every method's configuration calls it
 TABLE_DEVIATION = 0.5  # beside embedded tokens of about unit deviation
 
 
@@ -55,15 +57,28 @@ def load_start(
 ) -> tuple[dict[str, Tensor], int]:
     """The tensors of `file` to go on from, on data of so many `classes`, and how many classes they know.
 
-    Raises ValueError where they know fewer, OSError and ValueError as `load_generator` does.
+    Their number is what the file says, whatever the preset has. Raises ValueError where they know fewer, OSError and
+    ValueError as `load_generator` does.
     """
-    model = load_generator(target, weights=file, which=which, **settings)
+    model = load_generator(target, weights=file, which=which, **{**told_classes(file, which), **settings})
     known = model.num_classes
     if known < classes:
         raise ValueError(f"{file} knows {known} classes, the data has {classes}; expected no more than it knows")
     if known > classes:
         say(f"the data's {classes} classes take the places of the first {classes} of the {known} that {file} knows")
     return model.state_dict(), known
+
+
+def told_classes(file: str, which: str) -> dict[str, int]:
+    """The number of classes that the tensors of `file` tell, by its name in a configuration; nothing where none does.
+
+    Raises OSError and ValueError as `read_tensors` does.
+    """
+    shapes = {name: tuple(value.shape) for name, value in release_names(read_tensors(file).tensors(which)).items()}
+    family = find_family(shapes)
+    if family is None or family not in releases():
+        return {}
+    return {name: value for name, value in read_config(family, shapes).items() if name == CLASSES}
 
 
 def started(model: Model, start: Mapping[str, Tensor] | None, where: str | None) -> Model:
