@@ -20,7 +20,7 @@ from arbench.papers.experiment import load_experiment
 from arbench.papers.training import training_job
 from arbench.training.checkpoint import find_checkpoint, read_checkpoint_facts
 from arbench.training.engine import CPU_SHARDS
-from arbench.training.jobs import Job, digits_job, method_job, run_job, with_settings
+from arbench.training.jobs import Job, digits_job, method_job, plain_recipe, run_job, with_settings
 from arbench.training.recipes import digits_recipes
 from arbench.weights.load import load_generator
 
@@ -108,6 +108,28 @@ def test_a_checkpoint_of_another_model_is_not_gone_on_with(tmp_path):
     run_job(quick[0], data)
     with pytest.raises(ValueError, match=r"cannot resume with model_config .*: the checkpoint has .*sequential_start"):
         run_job(quick[1], data, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("--model", "mar-digits", "--which", "emma"), "unknown choice of weights 'emma'; did you mean 'ema'"),
+        (("--target", "digits-cnn", "--steps", 2, "--epochs", 5), "--steps 2 and --epochs 5: expected one"),
+        (("--model", "mar-b", "--steps", 2, "--epochs", 5, "--plan", 8), "--steps 2 and --epochs 5: expected one"),
+    ],
+)
+def test_what_is_unknown_or_told_twice_trains_nothing(cli, tmp_path, words, line):
+    with pytest.raises(ValueError, match=line):
+        cli("train", *words, "--batch-size", 4, "--device", "cpu", "--out", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_method_without_a_recipe_may_be_as_long_in_epochs():
+    told = {"batch_size": 4, "learning_rate": 1e-3}
+    assert with_settings(plain_recipe("some", {**told, "epochs": 5.0}), epochs=5.0).for_images(8).steps == 10
+    assert plain_recipe("some", {**told, "steps": 3}).steps == 3
+    with pytest.raises(ValueError, match="expected --steps, --learning-rate with it"):
+        plain_recipe("some", {"batch_size": 4})
 
 
 def test_a_row_to_train_is_named_by_table_and_row_alone(cli):

@@ -14,6 +14,7 @@ from arbench import __version__
 from arbench.generators.recipe import Augmentation, TrainConfig
 from arbench.machine.files import write_whole
 from arbench.registry import unknown_name
+from arbench.weights.read import WHICH
 
 SETTINGS_NAME = "config.yaml"
 TRAINING = "training"  # the part of that file that holds the `TrainConfig`
@@ -23,7 +24,8 @@ YAML_SUFFIXES = (".yaml", ".yml")
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """What is trained, on what. `size` is in pixels; None is the tokenizer's or the data's own. `init` is a file whose
-    weights (`which` of them, "ema" or "raw") the training starts from, random ones for None."""
+    weights (`which` of them, "ema" or "raw") the training starts from, random ones for None. Raises ValueError where
+    `which` is neither."""
 
     target: str
     kind: str  # classifier, tokenizer or generator
@@ -40,6 +42,10 @@ class Job:
     model_config: dict[str, Any] = field(default_factory=dict)
     tokenizer_config: dict[str, Any] = field(default_factory=dict)
     losses: dict[str, Any] = field(default_factory=dict)  # of a tokenizer: `TokenizerLosses`, all of it
+
+    def __post_init__(self) -> None:
+        if self.which not in WHICH:
+            raise unknown_name("choice of weights", self.which, WHICH)
 
     @property
     def made_of(self) -> dict[str, Any]:

@@ -107,7 +107,8 @@ def method_job(
 
 def plain_recipe(method: str, given: Mapping[str, Any]) -> TrainConfig:
     """How a method without a recipe is trained: by what every training needs. ValueError where `given` lacks any."""
-    needed = {name: given.get(name) for name in ("steps", "batch_size", "learning_rate")}
+    length = "epochs" if given.get("epochs") and not given.get("steps") else "steps"
+    needed = {name: given.get(name) for name in (length, "batch_size", "learning_rate")}
     lacking = [name for name, value in needed.items() if value is None]
     if lacking:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in lacking)
@@ -128,7 +129,7 @@ def with_settings(
 ) -> TrainConfig:
     """`config` with those settings that are not None; a warm-up of over half the run shrinks to a tenth of it.
 
-    Raises ValueError where `micro_batches` are given that the batch cannot be cut into.
+    Raises ValueError where `steps` and `epochs` are both given, or `micro_batches` that the batch cannot be cut into.
 
     With `scale_rate` the learning rate, where it is not given, follows the batch size in proportion: the papers state
     theirs as 1e-4 a batch of 256; `say` is told.
@@ -141,6 +142,8 @@ def with_settings(
                 f"{config.learning_rate:.4g} -> {settings['learning_rate']:.4g}, and epochs stay epochs"
             )
     given = {name: value for name, value in settings.items() if value is not None}
+    if given.get("steps") and given.get("epochs"):
+        raise ValueError(f"--steps {given['steps']} and --epochs {given['epochs']:g}: expected one of them")
     if given.get("steps"):
         given.setdefault("epochs", 0.0)
     elif given.get("epochs"):
