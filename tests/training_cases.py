@@ -103,7 +103,8 @@ def run(
     checkpoint_every: int = 100,
     watch: Watcher | None = None,
 ) -> Trainer:
-    """Train; `stop_at` is the step at which the last process alone is told to stop, where there is no other `watch`."""
+    """Train; `stop_at` is the step at which the last process alone is told to stop, twice, as by a scheduler and by
+    torchrun, where there is no other `watch`."""
     config = TrainConfig(
         steps=steps, batch_size=12, learning_rate=1e-3, warmup_steps=2, schedule="constant", weight_decay=0.02,
         clip_norm=1.0, ema_rate=0.9, micro_batches=parts, checkpoint_every=checkpoint_every,
@@ -111,7 +112,8 @@ def run(
 
     def stop(done: int, logged: dict[str, float]) -> None:
         if done == stop_at and mine.rank == mine.count - 1:
-            os.kill(os.getpid(), signal.SIGTERM)
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGTERM)
 
     return train(lambda: make_task(name), config, folder, mine=mine, engine=engine, watch=watch or stop, resume=resume)
 

@@ -267,11 +267,11 @@ def train(
 
     `make_task` is called under the run's seed, which decides the weights' start. The caller's global random state is
     left as it was. Checkpoints are written in the background, one at a time, and are all there when this ends, however
-    it ends. Ctrl-C, SIGTERM and SIGUSR1 finish the step and save a checkpoint first. Process `mine` takes its share of
-    every batch in a process group that is there already; the first one writes the log, and `logs`; `between` is done
-    between steps. Raises ValueError where `folder` already holds a run and `resume` is false, or holds none and
-    `resume` is true, or the batch cannot be shared, and OSError where a checkpoint cannot be written. More steps than
-    the checkpoint was to have lengthen the run; `say` is told what that means for the rate.
+    it ends. Ctrl-C, SIGTERM and SIGUSR1, once or again, finish the step and save a checkpoint first. Process `mine`
+    takes its share of every batch in a process group that is there already; the first one writes the log, and `logs`;
+    `between` is done between steps. Raises ValueError where `folder` already holds a run and `resume` is false, or
+    holds none and `resume` is true, or the batch cannot be shared, and OSError where a checkpoint cannot be written.
+    More steps than the checkpoint was to have lengthen the run; `say` is told what that means for the rate.
     """
     mine, parts = mine or Processes(), 0
     refuse_overwriting(folder, resume)
