@@ -151,6 +151,40 @@ def test_compiled_blocks_of_two_processes_are_the_blocks(tmp_path):
         assert_same(*found)
 
 
+FAILED = """
+import errno, os, sys
+from pathlib import Path
+import torch
+from arbench.machine import saving
+from arbench.machine.distributed import process_group, processes
+from training_cases import run
+
+torch.set_num_threads(1)
+out, mine, of_file, steps = Path(sys.argv[1]), processes(), saving.file_sha256, []
+
+def failing(file):
+    if mine.rank == 1:
+        raise OSError(errno.EFBIG, "File too large")
+    return of_file(file)
+
+saving.file_sha256 = failing
+with process_group(mine, torch.device("cpu")):
+    try:
+        run(out / "run", mine, "ar-raster", steps=500, checkpoint_every=200, watch=lambda step, _: steps.append(step))
+    except OSError as error:
+        (out / f"{mine.rank}.txt").write_text(f"{len(steps)} {error}")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_leave_together_where_a_save_of_one_has_failed(tmp_path):
+    torchrun(tmp_path, 2, script=FAILED)
+    first, second = ((tmp_path / f"{rank}.txt").read_text().partition(" ") for rank in range(2))
+    assert first[0] == second[0]
+    assert 200 < int(first[0]) < 400
+    assert all("File too large" in told and "step-0000200" in told for told in (first[2], second[2]))
+
+
 KILLS = 10
 KILLED = """
 import os, random, signal, sys, threading

@@ -1,9 +1,11 @@
 """Checkpoints are written while training goes on: whole, of the step that they are named by, one at a time."""
 
+import errno
 import os
 import signal
 import threading
 import warnings
+from concurrent.futures import wait
 
 import pytest
 import torch
@@ -112,6 +114,33 @@ def test_what_was_begun_is_there_at_the_end(tmp_path, monkeypatch, end):
         assert end != "finished"
     assert read_checkpoint_facts(find_checkpoint(tmp_path))["step"] == ends[end]
     assert [path.name for path in (tmp_path / FOLDER_NAME).iterdir()] == [f"step-{ends[end]:07d}"]
+
+
+def test_a_save_that_fails_ends_the_training_at_the_next_step(tmp_path, monkeypatch):
+    """Not when the next save is due; the line names the checkpoint."""
+    begun, seen, begin, of_file = [], [], saving.Saver.begin, saving.file_sha256
+
+    def noted(saver, folder, *given):
+        begin(saver, folder, *given)
+        begun.append(saver._running)
+
+    def failing(file):
+        if "step-0000008" in str(file):
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        return of_file(file)
+
+    def watch(step, logged):
+        seen.append(step)
+        if step == 9:
+            assert wait(begun[1:], PATIENCE).done
+
+    monkeypatch.setattr(saving.Saver, "begin", noted)
+    monkeypatch.setattr(saving, "file_sha256", failing)
+    with pytest.raises(OSError, match=r"could not be written: .*step-0000008") as error:
+        train(TinyTask, tiny_config(log_every=100), tmp_path, watch=watch)
+    assert (error.value.errno, error.value.filename) == (errno.EFBIG, str(tmp_path / FOLDER_NAME / "step-0000008"))
+    assert seen[-1] == 9
+    assert [path.name for path in (tmp_path / FOLDER_NAME).iterdir()] == ["step-0000004"]
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")

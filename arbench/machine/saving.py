@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
 from arbench.machine.distributed import Processes, SideGroup
-from arbench.machine.files import PARTIAL, file_sha256, one_line, write_whole
+from arbench.machine.files import FULL, PARTIAL, NoSpaceError, file_sha256, one_line, write_whole
 from arbench.machine.sharded import CONTENTS, FACTS, sealed
 
 Value = TypeVar("Value")
@@ -55,6 +55,11 @@ class Saver:
         assert isinstance(written, Future)
         self._running = self._thread.submit(self._complete, written, partial, folder, facts, then)
 
+    def has_failed(self) -> bool:
+        """Whether what was begun has come to an end that `finish` raises, as far as this process knows by now."""
+        running = self._running
+        return running is not None and running.done() and running.exception() is not None
+
     def finish(self) -> None:
         """Wait until what was begun is there. Raises OSError where it could not be written."""
         running, self._running = self._running, None
@@ -73,10 +78,10 @@ class Saver:
         """Seal a folder once its tensors are written, or take it away; on a thread of its own."""
         try:
             self._seal(written, partial, folder, facts)
-        except OSError:
+        except OSError as error:
             if self._mine.is_first:
                 shutil.rmtree(partial, ignore_errors=True)
-            raise
+            raise naming(error, folder) from error
         if self._mine.is_first:
             then()
 
@@ -106,7 +111,7 @@ class Saver:
         try:
             told: dict[str, Any] = {"value": compute()}
         except OSError as error:
-            failed, told = error, {"errno": error.errno or 0, "error": one_line(error)}
+            failed, told = error, {"errno": error.errno or 0, "error": error.strerror or one_line(error)}
         answers = self._beside.gathered(told)
         if failed is not None:
             raise failed
@@ -127,6 +132,16 @@ def cause_of(error: CheckpointException, folder: Path) -> OSError:
     causes = [cause for cause, _ in error.failures.values()]
     known = next((cause for cause in causes if isinstance(cause, OSError)), None)
     return known or OSError(f"{folder}: could not be written ({one_line(causes[0])}); is there room on the disk?")
+
+
+def naming(error: OSError, folder: Path) -> OSError:
+    """`error` as one of the checkpoint `folder`, whichever of its files it was about."""
+    if error.errno in FULL:
+        return NoSpaceError(f"no space left in {folder.parent}: {folder.name} was not written, those before are whole")
+    if error.errno and error.strerror:
+        return OSError(error.errno, f"could not be written: {error.strerror}", str(folder))
+    told = one_line(error)
+    return error if str(folder) in told else OSError(f"{folder}: could not be written ({told})")
 
 
 @contextmanager

@@ -321,7 +321,7 @@ def _run(trainer: Trainer, folder: Path, report: Reporter, keeping: Keeping, bet
             stopped = pause()
         while trainer.step < config.steps and not stopped:
             report.stepped(trainer.step + 1, trainer.one_step())
-            stopped = stop.ask(signalled.is_set())
+            stopped = stop.ask(signalled.is_set() or saver.has_failed())
             last = trainer.step == config.steps or stopped
             if last or trainer.step % config.log_every == 0:
                 report.line(trainer.step)
