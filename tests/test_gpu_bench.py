@@ -67,13 +67,18 @@ def test_a_row_is_measured_by_each_engine_and_beside_the_plain_ways(script, tmp_
         return load_parts("par", config=TINY["par"]["config"], **random, device=device, sampling=row.sampling)
 
     monkeypatch.setattr(script, "load", load)
-    assert script.main([*CPU, "--rows", "par-digits", "--engines", "eager,compare", "--out", str(tmp_path)]) == 0
+    assert script.main([*CPU, "--rows", "par-digits", "--out", str(tmp_path)]) == 0
     record = read(tmp_path, "par-digits")
     eager, compared = record["engines"]["eager"], record["engines"]["compare"]["latency"]
     assert (eager["method"], eager["latency"]["batch_size"], eager["throughput"]["batch_size"]) == ("par", 1, 2)
     assert [pair["against"] for pair in compared["against"]] == ["no KV cache", "the release's way"]
+    graph = record["engines"]["graph"]
+    assert [(graph[part]["batch_size"], graph[part]["repeats"]) for part in ("latency", "throughput")] == [
+        (1, 3),
+        (2, 3),
+    ]
     assert (compared["engine"], compared["batch_size"]) == ("eager", 1)
-    assert record["protocol"]["engines"] == ["eager", "compare"]
+    assert record["protocol"]["engines"] == ["graph", "eager", "compare"]
     assert record["protocol"]["repeats"] == {"graph": 3, "eager": 1, "compare": 1}
     assert record["protocol"]["sampling"]["cfg_scale"] == eager["sampling"]["cfg_scale"]
     assert "par-digits against the release's way" in capsys.readouterr().out
