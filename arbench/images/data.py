@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 from arbench.images.hub_datasets import HUB, HubPictures, open_hub
 from arbench.images.listing import Listing, list_images
 from arbench.images.pictures import CROPS, IMAGE_SUFFIXES, Conversions, Cropped, PictureFiles
-from arbench.images.tar_shards import SHARDS, TarPictures, list_shards
+from arbench.images.tar_shards import SHARDS, TarPictures, list_shards, shard_paths
 from arbench.registry import unknown_name
 
 DIGITS = "digits"
@@ -61,6 +62,11 @@ class ImageData:
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    @property
+    def side(self) -> int:
+        """Pixels of a side of the first image."""
+        return self[0][0].shape[0]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -166,6 +172,24 @@ def _data(
     digest: Callable[[], str] | None = None,
 ) -> ImageData:
     return ImageData(name, labels, class_names, Cropped(pictures, crop, size), pictures.conversions, digest)
+
+
+def is_absent(source: str) -> bool:
+    """Whether there is no folder of that name, nothing in it (where a disk is not mounted), or no such shard."""
+    if source == DIGITS or source.startswith(HUB):
+        return False
+    if source.startswith(SHARDS):
+        return not shard_paths(source.removeprefix(SHARDS))
+    return not Path(source).is_dir() or not any(Path(source).iterdir())
+
+
+def whereabouts(source: str) -> str:
+    """`source` with its path in full: one spelling of what lies in one place."""
+    if source == DIGITS or source.startswith(HUB):
+        return source
+    kind = SHARDS if source.startswith(SHARDS) else ""
+    path = source.removeprefix(kind)
+    return kind + os.path.abspath(os.path.expanduser(path) if kind else path)
 
 
 def existing_folder(path: str | Path) -> Path:

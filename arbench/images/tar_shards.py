@@ -116,11 +116,17 @@ def shards_index_path(pattern: str) -> Path:
     return index_file(SHARDS + os.path.abspath(os.path.expanduser(pattern)))
 
 
-def _stamps(pattern: str) -> Stamps:
+def shard_paths(pattern: str) -> list[str]:
+    """The files that `pattern` names, in order; none where it names none."""
     whole = os.path.abspath(os.path.expanduser(pattern))
-    paths = sorted(path for path in glob.glob(whole, recursive=True) if os.path.isfile(path))
+    return sorted(path for path in glob.glob(whole, recursive=True) if os.path.isfile(path))
+
+
+def _stamps(pattern: str) -> Stamps:
+    paths = shard_paths(pattern)
     if not paths:
-        inside = f"{pattern.rstrip('/')}/*.tar" if os.path.isdir(whole) else "DIR/*.tar"
+        is_folder = os.path.isdir(os.path.expanduser(pattern))
+        inside = f"{pattern.rstrip('/')}/*.tar" if is_folder else "DIR/*.tar"
         raise ValueError(f"{SHARDS}{pattern}: no shard matches; expected a pattern of tar files, e.g. {SHARDS}{inside}")
     states = [os.stat(path) for path in paths]
     return tuple((path, state.st_size, state.st_mtime_ns) for path, state in zip(paths, states, strict=True))

@@ -25,10 +25,10 @@ from arbench.machine.distributed import Processes, gathered, meet, tell_all
 from arbench.machine.files import file_sha256, one_line, remove_partials, whole_file, write_whole
 from arbench.machine.randomness import on_host
 from arbench.machine.transfer import sent
-from arbench.tokenizer.load import encode_images, posterior, scaled, shift_and_scale, unscaled
-from arbench.training.identity import data_hash, path_hash, weights_hash
+from arbench.tokenizer.load import encode_images, posterior, scaled, unscaled
+from arbench.training.identity import content_of, data_hash, path_hash, tokenizer_fields, view_fields
 from arbench.training.reading import AtSides, Examples, image_generator, read_batches
-from arbench.training.views import count_views, crop_sides, views_of
+from arbench.training.views import crop_sides, views_of
 
 if TYPE_CHECKING:
     from arbench.images.data import ImageData
@@ -38,7 +38,6 @@ IMAGES_PER_SHARD = 4096  # at most
 EARLIER_SHARD = 4096  # of caches from before that was told
 MANY_SHARDS = 64  # a small data set is cut into about so many, so that processes get equal shares
 SMALLEST_SHARD = 64
-DRAWN_AN_IMAGE = "image"  # random views are a function of (seed, view, image); before, of (seed, shard)
 ABANDONED = 3600.0  # seconds without a byte, after which a half-written file is nobody's: runs share these folders
 SPEC_NAME = "cache.json"  # written last: its presence says that the cache is complete
 LABELS_NAME = "labels.npy"
@@ -106,25 +105,15 @@ def describe_cache(
     view_set: str = "random",
 ) -> CacheSpec:
     """The cache that `build_cache` would write, known after encoding one image: name, layout and size."""
-    discrete = tokenizer.kind == "discrete"
-    shift, scale = (0.0, 1.0) if discrete else (_stored(value) for value in shift_and_scale(tokenizer))
     tokens = _encode(tokenizer, to_float(data.images(np.arange(1))).to(device))
     return CacheSpec(
-        tokenizer=tokenizer.name,
-        tokenizer_hash=weights_hash(tokenizer),
         data=data_hash(data),
         num_images=len(data),
-        views=count_views(view_set, views),
-        augmentation=(augmentation if view_set == "random" else None) or Augmentation(),
-        seed=seed if view_set == "random" else 0,  # nothing is drawn for the others
-        content=_content(tokenizer),
         dtype=tokens.dtype.name,
         shape=tokens.shape[1:],
-        scale=scale,
-        shift=shift,
-        view_set=view_set,
         images_per_shard=shard_size(len(data)),
-        drawn=DRAWN_AN_IMAGE if view_set == "random" and augmentation else "",
+        **tokenizer_fields(tokenizer),
+        **view_fields(views=views, augmentation=augmentation, seed=seed, view_set=view_set),
     )
 
 
@@ -225,9 +214,7 @@ class TokenCache:
 
     def _open(self, values: dict[str, Any]) -> None:
         """Take what cache.json holds, and open labels and shards. Raises one of many errors where they are damaged."""
-        values["augmentation"] = Augmentation(**values["augmentation"])
-        values["shape"] = tuple(values["shape"])
-        self.spec = spec = CacheSpec(**values)
+        self.spec = spec = _spec_of(values)
         if spec.images_per_shard < 1:
             raise ValueError(f"images_per_shard is {spec.images_per_shard}")
         require_intact(self.folder / LABELS_NAME)
@@ -274,6 +261,21 @@ class TokenCache:
         return scaled(self.spec, values)
 
 
+def complete_caches(folder: Path) -> dict[Path, CacheSpec]:
+    """What the complete caches in `folder` say of themselves; those that are damaged are left out."""
+    found = {}
+    for path in sorted(folder.glob(f"*/{SPEC_NAME}")):
+        with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
+            found[path.parent] = _spec_of(json.loads(path.read_text(encoding="utf-8")))
+    return found
+
+
+def _spec_of(values: dict[str, Any]) -> CacheSpec:
+    """What cache.json holds. Raises one of many errors where that is damaged."""
+    plain = {**values, "augmentation": Augmentation(**values["augmentation"]), "shape": tuple(values["shape"])}
+    return CacheSpec(**plain)
+
+
 def broken(folder: Path, error: Exception) -> ValueError:
     """What is said of a cache that cannot be used."""
     return ValueError(f"{folder}: broken token cache ({one_line(error)}); remove the folder, and it is made anew")
@@ -303,21 +305,10 @@ def shard_name(shard: int) -> str:
     return f"tokens-{shard:05d}.npy"
 
 
-def _stored(value: float | Tensor) -> float | list[float]:
-    """A number, or numbers a channel, as JSON holds them."""
-    return value.flatten().tolist() if isinstance(value, Tensor) else value
-
-
-def _content(tokenizer: Tokenizer) -> str:
-    if tokenizer.kind == "discrete":
-        return "codes"
-    return "moments" if hasattr(tokenizer, "moments") else "latents"
-
-
 @torch.no_grad()
 def _encode(tokenizer: Tokenizer, images: Tensor) -> np.ndarray:
     """Images (B, 3, H, W) to stored tokens: ids (B, h, w), (mean, deviation) (B, 2C, h, w) or latents (B, C, h, w)."""
-    content = _content(tokenizer)
+    content = content_of(tokenizer)
     if content == "codes":
         small = tokenizer.vocab_size is not None and tokenizer.vocab_size <= 2**16
         codes = encode_images(tokenizer, images).cpu().numpy()

@@ -1,19 +1,25 @@
-"""What a token cache is named by: the weights that made it, and the images that it was made of, wherever they lie."""
+"""What a token cache is named by: tokenizer and weights, views, and the images, wherever they lie."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import inspect
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from arbench.generators.recipe import Augmentation
+from arbench.tokenizer.load import shift_and_scale
+from arbench.training.views import count_views
 
 if TYPE_CHECKING:
     from arbench.images.data import ImageData
     from arbench.protocols import Tokenizer
+
+DRAWN_AN_IMAGE = "image"  # random views are a function of (seed, view, image); before, of (seed, shard)
 
 
 def weights_hash(tokenizer: Tokenizer) -> str:
@@ -54,3 +60,32 @@ def _seen(data: ImageData) -> hashlib._Hash:
     for index in (0, len(data) - 1):
         digest.update(data[index][0].tobytes())
     return digest
+
+
+def tokenizer_fields(tokenizer: Tokenizer) -> dict[str, Any]:
+    """The fields of a `CacheSpec` that a tokenizer decides, whatever the images."""
+    discrete = tokenizer.kind == "discrete"
+    shift, scale = (0.0, 1.0) if discrete else (_stored(value) for value in shift_and_scale(tokenizer))
+    told = {"tokenizer": tokenizer.name, "tokenizer_hash": weights_hash(tokenizer), "content": content_of(tokenizer)}
+    return {**told, "scale": scale, "shift": shift}
+
+
+def view_fields(*, views: int, augmentation: Augmentation | None, seed: int, view_set: str) -> dict[str, Any]:
+    """Those that say which views it holds; nothing is drawn where they are not random."""
+    drawn = {"augmentation": Augmentation(), "seed": 0, "drawn": ""}
+    if view_set == "random":
+        how = DRAWN_AN_IMAGE if augmentation else ""
+        drawn = {"augmentation": augmentation or Augmentation(), "seed": seed, "drawn": how}
+    return {"views": count_views(view_set, views), "view_set": view_set, **drawn}
+
+
+def content_of(tokenizer: Tokenizer) -> str:
+    """What is stored of a tokenizer's tokens: codes, moments or latents."""
+    if tokenizer.kind == "discrete":
+        return "codes"
+    return "moments" if hasattr(tokenizer, "moments") else "latents"
+
+
+def _stored(value: float | Tensor) -> float | list[float]:
+    """A number, or numbers a channel, as JSON holds them."""
+    return value.flatten().tolist() if isinstance(value, Tensor) else value

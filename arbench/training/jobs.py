@@ -15,13 +15,14 @@ from arbench.evaluation.digits_cnn import NUM_CLASSES, DigitsCNN
 from arbench.generators.methods import get_method, get_preset
 from arbench.generators.recipe import TrainConfig, lengthened
 from arbench.generators.spec import DIGITS, same_name
-from arbench.images.data import DIGITS_SIZE, open_data
+from arbench.images.data import DIGITS_SIZE
 from arbench.images.pixels import to_float
 from arbench.machine.distributed import by_first, process_group, processes, tell_all
 from arbench.machine.files import require_writable
 from arbench.machine.hardware import resolve_device
 from arbench.report.logs import Logs, log_names, open_logs
 from arbench.runs.choice import RANDOM, find_tokenizer_weights
+from arbench.training.absent import AbsentImages
 from arbench.training.cache import describe_cache
 from arbench.training.checkpoint import begin_folder, find_checkpoint, read_checkpoint_facts, refuse_overwriting
 from arbench.training.data import ImageBatches
@@ -33,14 +34,22 @@ from arbench.training.job import Job, checked_size, write_job
 from arbench.training.loop import check_resumable, train
 from arbench.training.parts import check_micro_batches, fit_micro_batches
 from arbench.training.plan import plan_training
-from arbench.training.reading import list_once, usual_workers
+from arbench.training.reading import usual_workers
 from arbench.training.recipes import TOKENIZERS, get_recipe
 from arbench.training.start import load_start, started
 from arbench.training.tasks import ClassifierTask, GeneratorTask
 from arbench.training.tokenizer_job import check_sides, tokenizer_job, tokenizer_task
 from arbench.training.tokenizer_plan import plan_tokenizer
 from arbench.training.tokenizer_task import TokenizerTask
-from arbench.training.tokens import CACHE_FOLDER, Progress, no_progress, open_cache, open_tokenizer
+from arbench.training.tokens import (
+    Progress,
+    cache_folder,
+    no_progress,
+    open_cache,
+    open_images,
+    open_tokenizer,
+    seen_by,
+)
 from arbench.training.uncached import FreshTokens
 from arbench.weights.load import load_generator
 from arbench.weights.provenance import describe_tokenizer
@@ -183,8 +192,7 @@ def run_job(
     refuse_overwriting(folder, resume)
     facts = read_checkpoint_facts(find_checkpoint(folder)) if resume else None
     device = resolve_device(job.device, mine.local_rank)
-    list_once(job.data, mine, again=relist, say=say)
-    data = open_data(job.data, size=job.size)
+    data = open_images(job, out, device, relist=relist, say=say)
     config = fit_micro_batches(job.config.for_images(len(data)), mine.count, say, begun=facts)
     workers = usual_workers(job.data, device, mine) if job.workers is None else job.workers
     job = dataclasses.replace(job, config=config, workers=workers)
@@ -320,7 +328,7 @@ def _generator_task(
 ) -> Callable[[], Task]:
     config = job.config
     tokenizer, facts = open_described(job, device, job.weights_path(out).parent)
-    settings = fitted_config(job.target, facts.name, tokenizer, data[0][0].shape[0], dict(job.model_config))
+    settings = fitted_config(job.target, facts.name, tokenizer, data.side, dict(job.model_config))
     start, classes = None, data.num_classes
     if job.init is not None:  # before anything is encoded: a file that does not fit is told at once
         start, classes = load_start(job.target, job.init, job.which, settings, classes, say)
@@ -344,18 +352,14 @@ def _tokens(
     progress: Progress,
 ) -> TokenCache | FreshTokens:
     """The tokens that a generator is trained on: a cache, or each as a step asks for it."""
-    config, workers = job.config, job.workers or 0
-    seen: dict[str, Any] = {
-        "views": config.views,
-        "augmentation": config.augmentation,
-        "view_set": config.view_set,
-        "seed": config.seed,
-    }
+    if isinstance(data, AbsentImages):
+        return data.cache
+    config, workers, seen = job.config, job.workers or 0, seen_by(job.config)
     if not config.cached:
         spec = describe_cache(tokenizer, data, device=device, **seen)
         say(f"no token cache: {len(data):,} images are encoded in the steps that ask for them, {workers} workers read")
         return FreshTokens(tokenizer, data, spec, seed=config.seed, workers=workers, device=device)
-    folder = Path(job.cache) if job.cache else out / CACHE_FOLDER
+    folder = cache_folder(job, out)
     return open_cache(tokenizer, data, folder, device=device, workers=workers, say=say, progress=progress, **seen)
 
 

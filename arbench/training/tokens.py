@@ -12,16 +12,29 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from arbench.generators.recipe import Augmentation
+from arbench.images.data import is_absent, open_data
 from arbench.images.pixels import to_float
 from arbench.machine.distributed import processes, tell_all
 from arbench.runs.choice import find_tokenizer_weights
 from arbench.tokenizer.load import encode_images, load_tokenizer
-from arbench.training.cache import SPEC_NAME, build_cache, describe_cache, is_complete, require_agreement, stored_spec
+from arbench.training.absent import find_absent, note_images
+from arbench.training.cache import (
+    SPEC_NAME,
+    build_cache,
+    complete_caches,
+    describe_cache,
+    is_complete,
+    require_agreement,
+    stored_spec,
+)
+from arbench.training.reading import list_once
 
 if TYPE_CHECKING:
+    from arbench.generators.recipe import TrainConfig
     from arbench.images.data import ImageData
     from arbench.protocols import Tokenizer
     from arbench.training.cache import CacheSpec, TokenCache
+    from arbench.training.job import Job
     from arbench.training.loop import Watcher
 
 CACHE_FOLDER = "cache"  # below the output folder
@@ -74,7 +87,7 @@ def open_cache(
     spec = replace(described, data=tell_all(mine, lambda: stored_spec(described, data, folder).data))
     say(describe_size(spec, folder))
     with (no_progress if is_complete(folder, spec) else progress)("encode", len(data)) as watch:
-        return build_cache(
+        built = build_cache(
             tokenizer,
             data,
             spec,
@@ -84,6 +97,37 @@ def open_cache(
             workers=workers,
             mine=mine,
         )
+    if mine.is_first:
+        note_images(built.folder, data)
+    return built
+
+
+def open_images(
+    job: Job, out: Path, device: torch.device | str, *, relist: bool, say: Callable[[str], None]
+) -> ImageData:
+    """The images of a training; where they are not there, what the complete cache of them says of them.
+
+    Raises ValueError or OSError where there are neither. A folder of caches that is empty is none.
+    """
+    mine, folder, config = processes(), cache_folder(job, out), job.config
+    may_do_without = job.kind == "generator" and config.cached
+    if may_do_without and tell_all(mine, lambda: is_absent(job.data) and bool(complete_caches(folder))):
+        tokenizer = open_tokenizer(job.tokenizer, job.tokenizer_weights, device, **job.tokenizer_config)
+        found = find_absent(job.data, folder, tokenizer, size=job.size, seen=seen_by(config))
+        say(f"images: {job.data} is not there; training needs none, its tokens are in {found.cache.folder}")
+        return found
+    list_once(job.data, mine, again=relist, say=say)
+    return open_data(job.data, size=job.size)
+
+
+def cache_folder(job: Job, out: Path) -> Path:
+    """The folder of the token caches of a training below `out`."""
+    return Path(job.cache) if job.cache else out / CACHE_FOLDER
+
+
+def seen_by(config: TrainConfig) -> dict[str, Any]:
+    """Which views of an image a recipe trains on."""
+    return {name: getattr(config, name) for name in ("views", "augmentation", "view_set", "seed")}
 
 
 def describe_cost(tokenizer: Tokenizer, data: ImageData, spec: CacheSpec, device: torch.device | str) -> str:
