@@ -13,6 +13,8 @@ from arbench.registry import TOKENIZERS, unknown_name
 if TYPE_CHECKING:
     from arbench.training.jobs import Job
 
+ANY_LENGTH: dict[str, Any] = {"steps": 1, "batch_size": 1, "learning_rate": 1.0}  # where views alone are asked
+
 
 def asked_jobs(
     named: Mapping[str, str | None],
@@ -107,3 +109,33 @@ def _fresh_tokenizer(name: str, shared: dict[str, Any], out: Path) -> dict[str, 
     if tokenizer is None or shared["tokenizer_weights"] is not None:
         return shared
     return {**shared, "tokenizer_weights": str(digits_job(tokenizer).weights_path(out))}
+
+
+def asked_cache(
+    model: str | None, shared: dict[str, Any], given: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What `arbench cache` is asked for: `shared` (data, size, tokenizer) as the training of `model` has it, with the
+    model as "target", and the views.
+
+    `given` are views, flip, seed and view_set. Raises ValueError where they contradict each other.
+    """
+    from arbench.generators.recipe import VIEW_SETS, Augmentation, TrainConfig
+    from arbench.training.job import checked_size
+    from arbench.training.jobs import with_settings
+    from arbench.training.tokens import seen_by
+
+    view_set, views = given["view_set"], given["views"]
+    if view_set is not None and view_set not in VIEW_SETS:
+        raise unknown_name("view set", view_set, VIEW_SETS)
+    if view_set not in (None, "random") and (views is not None or given["flip"]):
+        raise ValueError(f"--view-set {view_set} says which views there are; expected no --views and no --flip with it")
+    if model is None:
+        asked = {**shared, "target": None, "size": checked_size(shared["size"])}
+        config = TrainConfig(**ANY_LENGTH, augmentation=Augmentation(flip=given["flip"]))
+    else:
+        if given["flip"]:
+            raise ValueError(f"--flip: the recipe of {model} says how its views are drawn; expected no --flip")
+        (job,) = plan_jobs(None, None, None, model, shared, Path(), ANY_LENGTH)
+        asked, config = {name: getattr(job, name) for name in (*shared, "target")}, job.config
+    settings = {"views": views, "seed": given["seed"], "view_set": view_set}
+    return asked, seen_by(with_settings(config, **settings))

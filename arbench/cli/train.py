@@ -51,6 +51,12 @@ TRAIN_EXAMPLES = """Examples:
 """
 CACHE_EXAMPLES = """Examples:
 
+  arbench cache --model mar-l --data DIR --tokenizer-weights kl16.ckpt --cache cache
+
+  arbench cache --plan --model ar-3b --data DIR --tokenizer-weights vq_ds16_c2i.pt
+
+  arbench cache --tokenizer kl16 --tokenizer-weights kl16.ckpt --data DIR --size 256 --view-set mirror --cache cache
+
   arbench cache --tokenizer digits-kl --views 8 --out runs/cache
 
   arbench cache --tokenizer kl16 --tokenizer-weights kl16.ckpt --data DIR --size 256 --flip --views 2 --out DIR
@@ -102,7 +108,13 @@ ResumeAuto = Annotated[bool, typer.Option(AUTO, hidden=True, help="As --resume a
 Plan = Annotated[
     Optional[int], typer.Option("--plan", min=1, help="Say what training on so many GPUs takes, and train nothing.")
 ]
-Views = Annotated[int, typer.Option("--views", min=1, help="Augmented views of each image.")]
+Views = Annotated[
+    Optional[int], typer.Option("--views", min=1, help="Random views of each image; 1 where nothing else is said.")
+]
+ViewSet = Annotated[
+    Optional[str], typer.Option("--view-set", help="random (--views), mirror (2 views) or ten-crop (20 views).")
+]
+CacheSeed = Annotated[Optional[int], typer.Option("--seed", help="Of random views.")]
 Flip = Annotated[bool, typer.Option("--flip", help="Mirror views at random.")]
 
 
@@ -282,21 +294,28 @@ def cache(
     tokenizer_weights: options.TokenizerWeights = None,
     data: options.Data = None,
     size: Size = None,
-    views: Views = 1,
+    views: Views = None,
     flip: Flip = False,
-    seed: options.Seed = 0,
+    seed: CacheSeed = None,
     device: options.Device = "auto",
     out: options.Out = None,
     plan: Annotated[bool, typer.Option("--plan", help="Say bytes and GPU-hours, and encode nothing.")] = False,
     workers: Workers = None,
     relist: Relist = False,
+    model: Annotated[Optional[str], typer.Option("--model", help="Make what this generator is trained on.")] = None,
+    view_set: ViewSet = None,
+    cache: CacheFolder = None,
 ) -> None:
-    """Compute the latents or codes of a data set once; training and later commands find them by their hash."""
-    from arbench.generators.recipe import Augmentation
+    """Compute the latents or codes of a data set once; trainings find them by their hash.
+
+    --model makes what `arbench train --model` then reads: its tokenizer, its size and the views of its recipe.
+    """
+    from arbench.cli.jobs import asked_cache
     from arbench.images.data import open_data
     from arbench.machine.distributed import processes
-    from arbench.machine.hardware import resolve_device
-    from arbench.training.cache import describe_cache
+    from arbench.machine.hardware import device_name, resolve_device
+    from arbench.training.cache import describe_cache, stored_spec
+    from arbench.training.fit import fitted_config
     from arbench.training.reading import list_once, usual_workers
     from arbench.training.tokens import (
         CACHE_FOLDER,
@@ -306,32 +325,38 @@ def cache(
         open_cache,
         open_tokenizer,
     )
-    from arbench.validation import Seed, check
 
-    check("seed", seed, Seed)
-    mine, folder = processes(), out or DEFAULT_OUT / CACHE_FOLDER
+    if out is not None and cache is not None:
+        raise ValueError(f"--out {out} and --cache {cache}: expected one of them, the folder of caches")
+    shared = {
+        "data": data or "digits",
+        "size": size,
+        "tokenizer": tokenizer,
+        "tokenizer_weights": tokenizer_weights,
+        "device": device_name(device, TRAINED_ON),
+    }
+    asked, seen = asked_cache(model, shared, {"views": views, "flip": flip, "seed": seed, "view_set": view_set})
+    mine, folder = processes(), Path(cache) if cache else out or DEFAULT_OUT / CACHE_FOLDER
     say = typer.echo if mine.is_first else lambda line: None
     place = resolve_device(device, mine.local_rank, TRAINED_ON)
-    source = data or "digits"
-    list_once(source, mine, again=relist, say=say)
-    images = open_data(source, size=size)
-    opened = open_tokenizer(tokenizer, tokenizer_weights, place)
+    list_once(asked["data"], mine, again=relist, say=say)
+    images = open_data(asked["data"], size=asked["size"])
+    opened = open_tokenizer(asked["tokenizer"], tokenizer_weights, place)
+    if asked["target"] is not None:
+        fitted_config(asked["target"], asked["tokenizer"], opened, images.side, {})
     if plan:
-        told = {"views": views, "augmentation": Augmentation(flip=flip), "seed": seed}
-        spec = describe_cache(opened, images, device=place, **told)  # type: ignore[arg-type]
-        say(describe_size(spec, folder))
+        spec = describe_cache(opened, images, device=place, **seen)
+        say(describe_size(stored_spec(spec, images, folder), folder))
         say(describe_cost(opened, images, spec, place))
         return
     built = open_cache(
         opened,
         images,
         folder,
-        views=views,
-        augmentation=Augmentation(flip=flip),
-        seed=seed,
         device=place,
-        workers=usual_workers(source, place, mine) if workers is None else workers,
+        workers=usual_workers(asked["data"], place, mine) if workers is None else workers,
         say=say,
         progress=progress_bar if mine.is_first else no_progress,
+        **seen,
     )
     say(f"{len(built)} images in {built.folder}")
