@@ -18,9 +18,13 @@ from arbench.generators.methods import get_method
 from arbench.generators.par.config import PARConfig
 from arbench.generators.par.model import PAR
 from arbench.generators.recipe import TrainConfig
+from arbench.training.engine import Engine
+from arbench.training.forecast import forecast
+from arbench.training.jobs import method_job, with_settings
 from arbench.training.loop import Trainer
 from arbench.training.start import set_dropout, zero_output
 from arbench.training.views import count_views, crop_sides, views_of
+from arbench.weights.configure import build_generator
 
 IMAGENET_IMAGES = 1_281_167
 ERROR = 1e-5  # float32 against float32 of another implementation over three steps
@@ -126,16 +130,35 @@ def test_a_warm_up_of_over_half_the_run_shrinks():
     assert TrainConfig(epochs=4, batch_size=10, learning_rate=1.0, warmup_epochs=1.55).for_images(100).warmup == 15.5
 
 
+def test_a_warm_up_that_shrinks_is_told():
+    said = []
+    recipe = get_method("mar").recipe
+    shrunk = with_settings(recipe, epochs=150).for_images(IMAGENET_IMAGES, said.append)
+    assert said == [
+        "warm-up 62,557 -> 9,383 steps: it would be over half of the run's 93,835, so it is a tenth of them"
+    ]
+    assert shrunk.warmup == 9383
+    for kept in (recipe.for_images(IMAGENET_IMAGES, said.append), shrunk.for_images(IMAGENET_IMAGES, said.append)):
+        assert kept.warmup in (9383, pytest.approx(62_557, abs=1))
+    assert len(said) == 1
+    told = list(forecast([method_job("mar", "mar-b")], 8, Engine(), {"epochs": 150}, data=None, say=said.append))
+    assert said[1:] == said[:1]
+    assert "after 9,383 steps of warm-up" in " ".join(" ".join(told).split())
+
+
 @pytest.mark.parametrize(
     ("name", "head", "places"),
     [
         ("ar-raster", "categorical", 1 + 2 * 2),  # the embedded tokens; the attention's and the MLP's output
         ("par", "categorical", 1 + 2 * 2),
+        ("arpg", "categorical", 2 + 2 * 4),  # the embedded mask tokens of its second pass too
         ("mar", "diffusion", 4 * 3),  # the attention's output and both layers of the MLP, in encoder and decoder
     ],
 )
 def test_dropout_at_its_places(monkeypatch, name, head, places):
-    model, seen, weights = make_generator(name, head), [], []
+    tiny = dict(get_method("arpg").tiny)
+    model = build_generator("arpg", tiny) if name == "arpg" else make_generator(name, head)
+    seen, weights = [], []
     set_dropout(model, 0.1)
     tokens, labels = make_tokens(model), torch.zeros(3, dtype=torch.int64)
     dropout, attention = nn.functional.dropout, nn.functional.scaled_dot_product_attention
