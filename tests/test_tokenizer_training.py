@@ -215,7 +215,7 @@ def test_a_crop_is_a_function_of_seed_epoch_and_image():
 def test_the_plan_counts_what_there_is():
     job = tokenizer_job("llamagen-vq", data="somewhere")
     job = replace(job, config=job.config.for_images(1_281_167))
-    plan = plan_tokenizer(job, 8)
+    plan = plan_tokenizer(job, 8, Engine())
     told = list(plan.sentences(torch.device("meta")))
     assert plan.parameters == 71_883_403
     assert plan.rivals == 2_765_633
@@ -226,6 +226,32 @@ def test_the_plan_counts_what_there_is():
     # Encoder and decoder of a 256 px image are 138 + 248 GFLOP, three times with the backward pass; VGG-16 and three
     # passes of the discriminator come on top.
     assert 3 * (138 + 248) < plan.flops / 1e9 < 3 * (138 + 248) * 1.3
+
+
+def test_recomputed_blocks_of_a_tokenizer_are_in_its_plan():
+    job = tokenizer_job("llamagen-vq", data="somewhere", size=64, losses={"perceptual_weight": 0})
+    job = replace(job, config=job.config.for_images(1280), model_config={"base_channels": 32, "num_res_blocks": 1})
+    whole, fewer = (plan_tokenizer(job, 8, Engine(recompute=again)) for again in (False, True))
+    assert whole.remedies == (
+        "--recompute keeps fewer activations",
+        "--accumulate makes smaller micro-batches",
+    )
+    assert fewer.remedies == whole.remedies[1:]
+    assert fewer.activations < 0.6 * whole.activations
+    assert fewer.num_bytes - fewer.activations == whole.num_bytes - whole.activations
+    one_each = replace(job, config=replace(job.config, micro_batches=job.config.batch_size))
+    assert plan_tokenizer(one_each, 8, Engine(recompute=True)).remedies == ()
+
+
+def test_a_recomputed_tokenizer_has_the_same_gradients():
+    gradients = []
+    for engine in (Engine(), Engine(recompute=True)):
+        torch.manual_seed(0)
+        trainer = Trainer(tiny_tokenizer(), config_of(steps=1, batch_size=4), engine=engine)
+        trainer.one_step()
+        gradients.append([weight.grad for weight in trainer.task.model.parameters()])
+    for kept, again in zip(*gradients, strict=True):
+        assert torch.equal(kept, again) if kept is not None else again is None
 
 
 def test_a_forecast_needs_no_images():

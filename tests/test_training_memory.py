@@ -1,5 +1,6 @@
 """The memory that a plan claims: what processes of FSDP2 hold, counted without memory and without other processes."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -7,8 +8,10 @@ import torch
 from torch import distributed
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional
 from torch.testing._internal.distributed.fake_pg import FakeStore
+from training_cases import needs_cpu_shards
 
 from arbench.generators.methods import get_method, get_preset
 from arbench.generators.recipe import TrainConfig
@@ -16,7 +19,7 @@ from arbench.machine.distributed import Processes
 from arbench.machine.transfer import constant
 from arbench.training import engine
 from arbench.training.ema import EMA, local
-from arbench.training.engine import Engine, distribute, recompute_blocks
+from arbench.training.engine import Engine, distribute, recompute_blocks, reducing
 from arbench.training.optimiser import OF, make_optimiser, optimiser_tensors, prepare_optimiser
 from arbench.training.plan import empty_generator, plan_training
 from arbench.training.start import set_dropout
@@ -92,6 +95,31 @@ def test_every_process_holds_no_more_than_the_plan_says(name, count, ranks, monk
     assert all(0.9 * plan.weights <= share <= plan.weights for share in shares)
     if len(shares) == count:
         assert sum(shares) == 4 * plan.parameters
+
+
+@needs_cpu_shards
+def test_between_micro_batches_sharded_gradients_are_whole_as_the_plan_says():
+    """Of a process of two that are not there: in float32 under bfloat16, after the first backward pass of two."""
+    tiny = {"width": 32, "depth": 2, "heads": 2, "grid": 4, "vocab_size": 32, "num_classes": 5}
+    config, how = replace(recipe_of("ar-b"), batch_size=8, micro_batches=4), Engine(shard=True)
+    plan = plan_training("ar-b", config, 2, how, tiny)
+    distributed.init_process_group("fake", rank=0, world_size=2, store=FakeStore())
+    try:
+        task = Task(build_generator("ar", {**get_preset("ar-b").config, **tiny}))
+        tokens, labels = torch.zeros(2, 4, 4, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
+        task.loss = lambda indices, rng: (task.model.loss(tokens, labels, rng=rng), {})
+        module = distribute(task, config, Processes(rank=0, count=2), how)
+        with reducing(module, False), torch.autocast("cpu", torch.bfloat16):
+            module(labels, torch.Generator())[0].backward()
+        sharded = [part for part in module.modules() if isinstance(part, FSDPModule)]
+        weights = [weight for part in sharded for weight in part._get_fsdp_state()._fsdp_param_group.fsdp_params]
+        kept = [weight.unsharded_accumulated_grad for weight in weights]
+        assert {gradient.dtype for gradient in kept} == {torch.float32}
+        assert plan.gradients == held(kept) == 4 * plan.parameters > 1.9 * plan.weights
+    finally:
+        distributed.destroy_process_group()
+    assert plan_training("ar-b", replace(config, micro_batches=2), 2, how, tiny).gradients == plan.weights
+    assert plan_training("ar-b", config, 2, Engine(shard=False), tiny).gradients == plan.gradients
 
 
 def bytes_kept(name, images, recompute):

@@ -1,5 +1,6 @@
 """The plan of a training: counted parameters and bytes, and the figures that were published."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ from arbench.training.plan import GIB, image_flops, plan_training, share_of_peak
 
 IMAGENET_IMAGES = 1_281_167
 CPU = torch.device("cpu")
+RECOMPUTE, ACCUMULATE = "--recompute keeps fewer activations", "--accumulate makes smaller micro-batches"
 
 
 def plan(model, method, processes=1, engine=None, **changes):
@@ -73,6 +75,37 @@ def test_what_does_not_fit_is_said(monkeypatch):
     assert "does not fit into 8 GiB; --recompute" in list(plan("mar-b", "mar").sentences(CPU))[2]
     monkeypatch.setattr("arbench.training.plan.memory_of", lambda device: 800 * GIB)
     assert "fits into 800 GiB" in list(plan("mar-b", "mar").sentences(CPU))[2]
+
+
+def test_remedies_are_those_that_help():
+    shared, turns = Engine(shard=True), {"micro_batches": 32}
+    assert plan("ar-3b", "ar", 8).remedies == (RECOMPUTE, ACCUMULATE)
+    assert plan("ar-3b", "ar", 8, Engine(recompute=True)).remedies == ()  # whole gradients would outweigh it
+    accumulated = plan("ar-3b", "ar", 8, Engine(recompute=True), **turns)
+    assert accumulated.remedies == (ACCUMULATE, "--accumulate 1 keeps a share of the gradients rather than all")
+    assert accumulated.gradients == 4 * accumulated.parameters
+    assert accumulated.num_bytes - plan("ar-3b", "ar", 8, Engine(recompute=True)).num_bytes > 6 * GIB
+    assert plan("ar-b", "ar", 8, shared).remedies == (RECOMPUTE, ACCUMULATE)
+    assert plan("ar-b", "ar", 8).remedies[2] == "--shard shares weights among processes"
+    assert plan("ar-b", "ar", 1).remedies == (RECOMPUTE, ACCUMULATE)
+    assert plan("ar-b", "ar", 1, batch_size=1).remedies == (RECOMPUTE,)
+
+
+def test_a_plan_for_elsewhere_names_the_cards_that_hold_it():
+    def told(size):
+        *_, last = replace(known, weights=0, gradients=0, average=0, activations=size * 10**9).lines(None)
+        return last
+
+    known = plan("ar-b", "ar", 8)
+    assert told(40) == "plan: fits A100 40 GB, A100 80 GB, H100 80 GB, H200 141 GB"
+    assert told(41) == "plan: fits A100 80 GB, H100 80 GB, H200 141 GB"
+    assert told(141) == "plan: fits H200 141 GB"
+    assert (
+        "fits none of A100 40 GB, A100 80 GB, H100 80 GB, H200 141 GB; --recompute"
+        in list(replace(known, activations=142 * 10**9).sentences(None))[-1]
+    )
+    assert list(replace(known, activations=None).sentences(None))[-1] == "fits: not known"
+    assert not any("A100" in sentence for sentence in known.sentences(CPU))
 
 
 def test_a_changed_batch_keeps_epochs_and_scales_the_rate_and_says_so():

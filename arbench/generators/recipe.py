@@ -103,14 +103,18 @@ class TrainConfig:
         assert self.images, "`for_images` comes first"
         return self.warmup_epochs * self.images / self.batch_size
 
-    def for_images(self, images: int) -> TrainConfig:
+    def for_images(self, images: int, say: Callable[[str], None] = lambda line: None) -> TrainConfig:
         """The same on so many images an epoch: `steps` is told, and a warm-up of over half the run shrinks to a tenth.
 
-        A run whose length was told in steps keeps it.
+        A run whose length was told in steps keeps it. `say` is told where the warm-up shrinks.
         """
         steps = max(1, round(self.epochs * images / self.batch_size)) if self.epochs else self.steps
         config = dataclasses.replace(self, steps=steps, images=images)
         if 2 * config.warmup > steps:
+            say(
+                f"warm-up {config.warmup:,.0f} -> {steps // 10:,} steps: it would be over half of the run's "
+                f"{steps:,}, so it is a tenth of them"
+            )
             config = dataclasses.replace(config, warmup_epochs=0.0, warmup_steps=steps // 10)
         return config
 

@@ -23,6 +23,8 @@ GPU_PEAKS = {
     "H100": (989.4e12, 494.7e12, 66.9e12, 3.35e12),
     "H200": (989.4e12, 494.7e12, 66.9e12, 4.8e12),
 }
+# Their memory in gigabytes of 10^9 bytes. Drivers find a little more: room for the libraries' own.
+GPU_MEMORY = (("A100", 40), ("A100", 80), ("H100", 80), ("H200", 141))
 COLUMNS = {torch.bfloat16: 0, torch.float16: 0, torch.float32: 1, torch.float64: 2}
 
 

@@ -135,7 +135,11 @@ def recompute_blocks(model: nn.Module) -> None:
 
 @contextmanager
 def reducing(module: nn.Module, last: bool) -> Iterator[None]:
-    """Gradients of the micro-batch within are averaged over the processes where it is the `last` of a step."""
+    """Gradients of the micro-batch within are averaged over the processes where it is the `last` of a step.
+
+    That is one reduction a step rather than one a micro-batch. Between micro-batches FSDP2 keeps whole gradients too,
+    in float32, which `plan_training` counts.
+    """
     if isinstance(module, DistributedDataParallel) and not last:
         with module.no_sync():
             yield

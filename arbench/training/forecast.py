@@ -40,9 +40,9 @@ def forecast(
         of_images = job.kind == "tokenizer"
         is_digits = job.target in TOKENIZERS if of_images else get_preset(job.target).data == DIGITS
         images = TRAINING_IMAGES if data is None and not is_digits else len(open_data(job.data, size=job.size))
-        config = with_settings(job.config, scale_rate=not is_digits, say=say, **changes).for_images(images)
+        config = with_settings(job.config, scale_rate=not is_digits, say=say, **changes).for_images(images, say)
         fitted = fit_micro_batches(config, gpus, say)
         if of_images:
-            yield from plan_tokenizer(replace(job, config=fitted), gpus).lines(None)
+            yield from plan_tokenizer(replace(job, config=fitted), gpus, engine).lines(None)
         else:
             yield from plan_training(job.target, fitted, gpus, engine, job.model_config).lines(None)

@@ -193,7 +193,7 @@ def run_job(
     facts = read_checkpoint_facts(find_checkpoint(folder)) if resume else None
     device = resolve_device(job.device, mine.local_rank)
     data = open_images(job, out, device, relist=relist, say=say)
-    config = fit_micro_batches(job.config.for_images(len(data)), mine.count, say, begun=facts)
+    config = fit_micro_batches(job.config.for_images(len(data), say), mine.count, say, begun=facts)
     workers = usual_workers(job.data, device, mine) if job.workers is None else job.workers
     job = dataclasses.replace(job, config=config, workers=workers)
     tell_plan(job, data, mine, engine or Engine(), device, say)
@@ -254,7 +254,7 @@ def tell_plan(
             raise ValueError(f"--shard is for generators; {job.target!r} is small enough for DDP: expected --no-shard")
         check_sides(job, data)
         if job.target not in TOKENIZERS:
-            for line in plan_tokenizer(job, mine.count).lines(device):
+            for line in plan_tokenizer(job, mine.count, engine).lines(device):
                 say(line)
     if job.kind != "generator":
         return

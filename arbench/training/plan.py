@@ -6,9 +6,9 @@ import math
 import os
 import textwrap
 from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from arbench.generators.methods import get_method, get_preset, methods
 from arbench.generators.recipe import TrainConfig
-from arbench.machine.peak import gpu_peak
+from arbench.machine.peak import GPU_MEMORY, gpu_peak
 from arbench.protocols import Generator
 from arbench.training.engine import Engine, to_be_sharded
 from arbench.training.parts import number_of_parts
@@ -26,7 +26,6 @@ from arbench.weights.load import without_memory
 GIB = 2**30
 WIDTH = 80  # of the plan's lines
 FLOAT = 4  # bytes of a weight, a gradient, an average, and each of Adam's two moments
-REMEDIES = "--recompute keeps fewer activations, --accumulate makes smaller micro-batches"
 BACKWARD = 2  # operations of the backward pass for one of the forward pass
 
 
@@ -35,8 +34,6 @@ class TrainingPlan:
     """The figures of one training; bytes are those of the process that holds most, `activations` None where
     the method tells none."""
 
-    more_remedies: ClassVar[str] = ", --shard shares weights among processes"
-
     model: str
     parameters: int
     config: TrainConfig
@@ -44,18 +41,22 @@ class TrainingPlan:
     parts: int
     sharded: bool
     weights: int
+    gradients: int
     average: int
     activations: int | None
+    remedies: tuple[str, ...]  # against too little memory: those that help
     hours: float | None
     hours_of: str = ""
 
     @property
     def num_bytes(self) -> int | None:
         """Weights, gradients, two moments, average and activations; None where the activations are not known."""
-        return None if self.activations is None else 4 * self.weights + self.average + self.activations
+        if self.activations is None:
+            return None
+        return 3 * self.weights + self.gradients + self.average + self.activations
 
     def lines(self, device: torch.device | None) -> Iterator[str]:
-        """The plan in lines of a terminal; what fits is said of the memory of `device`, where it is this machine's."""
+        """The plan in lines of a terminal; what fits is said of `device`'s memory, of usual GPUs' where it is None."""
         for sentence in self.sentences(device):
             yield from textwrap.wrap(
                 sentence, WIDTH, initial_indent="plan: ", subsequent_indent="      ", break_on_hyphens=False
@@ -76,11 +77,13 @@ class TrainingPlan:
             + (f"about {self.hours:,.0f} hours at {self.hours_of}" if self.hours else "hours not known")
         )
         yield f"memory a process: {self._memory()}{self._fits(device)}"
+        if device is None:
+            yield self.cards()
 
     def _memory(self) -> str:
         told = {
             "weights": self.weights,
-            "gradients": self.weights,
+            "gradients": self.gradients,
             "moments": 2 * self.weights,
             "average": self.average,
             "activations": self.activations,
@@ -96,7 +99,20 @@ class TrainingPlan:
             return said
         if self.num_bytes <= there:
             return f"{said}: fits into {there / GIB:.0f} GiB"
-        return f"{said}: does not fit into {there / GIB:.0f} GiB; {REMEDIES}{self.more_remedies}"
+        return f"{said}: does not fit into {there / GIB:.0f} GiB{self._helping()}"
+
+    def _helping(self) -> str:
+        return f"; {', '.join(self.remedies)}" if self.remedies else ""
+
+    def cards(self) -> str:
+        """Which usual GPUs hold it, in one line."""
+        size, cards = self.num_bytes, {f"{card} {gigabytes} GB": gigabytes for card, gigabytes in GPU_MEMORY}
+        if size is None:
+            return "fits: not known"
+        fitting = [card for card, gigabytes in cards.items() if size <= gigabytes * 10**9]
+        if not fitting:
+            return f"fits none of {', '.join(cards)}{self._helping()}"
+        return f"fits {', '.join(fitting)}"
 
 
 def rate(config: TrainConfig) -> str:
@@ -116,8 +132,16 @@ def plan_training(
     assert isinstance(generator, nn.Module)
     parameters = sum(weight.numel() for weight in generator.parameters())
     sharded = processes > 1 and to_be_sharded(generator, engine)
-    weights = FLOAT * fullest_share(generator, processes if sharded else 1)
+    weights, whole = FLOAT * fullest_share(generator, processes if sharded else 1), FLOAT * parameters
     parts = number_of_parts(config, processes)
+    turns, each = parts // processes, config.batch_size // parts
+    gradients = whole if sharded and turns > 1 else weights  # `engine.reducing`
+    kept, fewer = (activation_bytes(generator, config, how, each) for how in (engine, replace(engine, recompute=True)))
+    remedies = list(fewer_activations(kept, fewer, each, whole - weights if sharded and turns == 1 else 0))
+    if kept and gradients > weights and gradients - weights > (turns - 1) * kept:
+        remedies.append("--accumulate 1 keeps a share of the gradients rather than all")
+    if processes > 1 and not sharded:
+        remedies.append("--shard shares weights among processes")
     hours, hours_of = published_hours(generator, config, processes)
     return TrainingPlan(
         model=model,
@@ -127,11 +151,24 @@ def plan_training(
         parts=parts,
         sharded=sharded,
         weights=weights,
+        gradients=gradients,
         average=weights if config.ema_rate else 0,
-        activations=activation_bytes(generator, config, engine, config.batch_size // parts),
+        activations=kept,
+        remedies=tuple(remedies),
         hours=hours,
         hours_of=hours_of,
     )
+
+
+def fewer_activations(kept: int | None, recomputed: int | None, each: int, cost: int = 0) -> Iterator[str]:
+    """Remedies for activations of so many bytes, of a micro-batch of `each` images: those that make them fewer.
+
+    `cost` is what accumulation takes where there was none.
+    """
+    if kept and recomputed and recomputed < kept:
+        yield "--recompute keeps fewer activations"
+    if kept and each > 1 and kept - kept // each > cost:
+        yield "--accumulate makes smaller micro-batches"
 
 
 def fullest_share(model: nn.Module, processes: int) -> int:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +15,14 @@ from torchvision.models import vgg16
 
 from arbench.tokenizer.recipe import TokenizerLosses
 from arbench.training.discriminator import PatchDiscriminator
+from arbench.training.engine import Engine, listed, recompute_blocks
 from arbench.training.job import Job
 from arbench.training.parts import number_of_parts
-from arbench.training.plan import BACKWARD, FLOAT, TrainingPlan
+from arbench.training.plan import BACKWARD, FLOAT, TrainingPlan, fewer_activations
 from arbench.training.tokenizer_job import empty_tokenizer
 from arbench.weights.load import without_memory
 
+Computed = dict[nn.Module, Callable[[], object]]  # blocks, each with the inputs that it had
 PAIR = 2  # images counted: one patch of one is too few for a batch norm
 
 
@@ -28,7 +30,6 @@ PAIR = 2  # images counted: one patch of one is too few for a batch norm
 class TokenizerPlan(TrainingPlan):
     """The figures of one training of a tokenizer; `flops` are those of an image and step, None where not known."""
 
-    more_remedies: ClassVar[str] = ""
     losses: TokenizerLosses
     kind: str
     rivals: int  # parameters of the discriminator
@@ -56,7 +57,7 @@ class TokenizerPlan(TrainingPlan):
             yield f"{losses.discriminator_weight:g} hinge ({begins})"
 
 
-def plan_tokenizer(job: Job, processes: int) -> TokenizerPlan:
+def plan_tokenizer(job: Job, processes: int, engine: Engine) -> TokenizerPlan:
     """The plan of a tokenizer's job whose recipe knows its images (`TrainConfig.for_images`)."""
     config, losses = job.config, TokenizerLosses(**job.losses)
     assert job.size is not None
@@ -66,7 +67,10 @@ def plan_tokenizer(job: Job, processes: int) -> TokenizerPlan:
     own = sum(weight.numel() for weight in tokenizer.parameters())
     rivals = 0 if rival is None else sum(weight.numel() for weight in rival.parameters())
     parts = number_of_parts(config, processes)
-    kept, flops = costs_of_image(tokenizer, rival, losses, job.size)
+    each = config.batch_size // parts
+    whole, flops = costs_of_image(tokenizer, rival, losses, job.size)
+    fewer = recomputed_bytes(tokenizer, rival, losses, job.size) if whole else None
+    kept = fewer if engine.recompute else whole
     weights = FLOAT * (own + rivals)
     return TokenizerPlan(
         model=job.target,
@@ -76,8 +80,10 @@ def plan_tokenizer(job: Job, processes: int) -> TokenizerPlan:
         parts=parts,
         sharded=False,
         weights=weights,
+        gradients=weights,
         average=weights if config.ema_rate else 0,
-        activations=None if kept is None else kept * (config.batch_size // parts),
+        activations=None if kept is None else kept * each,
+        remedies=tuple(fewer_activations(kept, fewer, each)),
         hours=None,
         losses=losses,
         kind=tokenizer.kind,
@@ -110,6 +116,37 @@ def costs_of_image(
                 network(shown)
     sizes = [tensor.untyped_storage().nbytes() for storage, tensor in kept.items() if storage not in weights]
     return sum(sizes) // PAIR, (1 + BACKWARD) * counter.get_total_flops() / PAIR
+
+
+def recomputed_bytes(
+    tokenizer: Any, rival: PatchDiscriminator | None, losses: TokenizerLosses, size: int
+) -> int | None:
+    """The same bytes where blocks are computed again: of each its input, and the largest block while its turn is.
+
+    A level of the networks is a block of blocks: computed again, it keeps inputs of those within.
+    """
+    given: Computed = {}
+
+    def note(block: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        given[block] = partial(type(block).forward, block, *inputs, **named)
+
+    watched = [block.register_forward_pre_hook(note, with_kwargs=True) for block in listed(tokenizer)]
+    costs_of_image(tokenizer, None, replace(losses, perceptual_weight=0.0), size)
+    for hook in watched:
+        hook.remove()
+    recompute_blocks(tokenizer)
+    inputs, _ = costs_of_image(tokenizer, rival, losses, size)
+    return None if inputs is None else inputs + max((kept_of(block, given) for block in given), default=0) // PAIR
+
+
+def kept_of(block: nn.Module, given: Computed) -> int:
+    """Bytes kept of a block while it is computed again as in `given`, and of the largest block within as well."""
+    kept: dict[int, Tensor] = {}
+    with saved_tensors_hooks(partial(_note, kept), lambda tensor: tensor):
+        given[block]()
+    weights = {weight.untyped_storage()._cdata for weight in block.parameters()}
+    own = sum(tensor.untyped_storage().nbytes() for storage, tensor in kept.items() if storage not in weights)
+    return own + max((kept_of(within, given) for within in listed(block) if within in given), default=0)
 
 
 def _note(kept: dict[int, Tensor], tensor: Tensor) -> Tensor:
