@@ -12,6 +12,7 @@ from PIL import Image
 
 from arbench.images.data import open_data
 from arbench.machine.distributed import Processes
+from arbench.training.identity import data_hash
 from arbench.training.reading import list_once
 
 
@@ -177,3 +178,18 @@ def test_a_data_set_that_the_package_saved(tmp_path):
     assert part.images()[:, 0, 0, 0].tolist() == [30, 10]
     with pytest.raises(ValueError, match="is one split by itself"):
         open_data(f"hf:{tmp_path}/one:test")
+
+
+def test_the_pictures_name_a_cache_and_not_the_folder(package, tmp_path):
+    """Many rows are told apart by some of them, few by all."""
+    names = set()
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        names.add(data_hash(open_data(f"hf:{tmp_path / name}", size=4)))
+    assert len(names) == 1
+    package.found.columns["image"][1] = {"bytes": png(99), "path": None}
+    names.add(data_hash(open_data(f"hf:{tmp_path / 'one'}", size=4)))
+    (tmp_path / "file.png").write_bytes(png(98))
+    package.found.columns["image"][1] = {"bytes": None, "path": str(tmp_path / "file.png")}
+    names.add(data_hash(open_data(f"hf:{tmp_path / 'one'}", size=4)))
+    assert len(names) == 3

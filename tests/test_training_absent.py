@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tarfile
 from dataclasses import replace
 
 import numpy as np
@@ -60,6 +61,16 @@ def test_the_cache_alone_trains_the_same_weights_and_resumes(job, tree, tmp_path
     assert f"images: {tree} is not there; training needs none, its tokens are in {cache}" in said
     tree.mkdir()  # as where a disk is not mounted
     assert weights(run_job(longer, tmp_path / "begun", resume=True)) == resumed != whole
+
+
+def test_shards_may_be_gone_too(job, tree, tmp_path, monkeypatch):
+    with tarfile.open(tmp_path / "0.tar", "w") as shard:
+        shard.add(tree, ".")
+    packed = replace(job, data=f"shards:{tmp_path}/*.tar")
+    whole = weights(run_job(packed, tmp_path / "whole"))
+    (tmp_path / "0.tar").unlink()
+    monkeypatch.chdir(tmp_path)
+    assert weights(run_job(replace(packed, data="shards:./*.tar"), tmp_path / "again")) == whole
 
 
 def test_a_cache_that_does_not_fit_is_no_cache(job, tree, tmp_path):
