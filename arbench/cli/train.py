@@ -272,6 +272,7 @@ def run_jobs(
     from dataclasses import replace
 
     from arbench.machine.distributed import processes
+    from arbench.runs.request import IF_STARTED
     from arbench.training.checkpoint import has_checkpoint
     from arbench.training.jobs import run_job, with_settings
     from arbench.training.recipes import digits_recipes
@@ -282,7 +283,7 @@ def run_jobs(
     for job in jobs:
         job = replace(job, config=with_settings(job.config, scale_rate=job.target not in recipes, say=say, **changes))
         # Of several jobs, those after the interrupted one have nothing to resume yet.
-        go_on = job.target in begun if auto else resume and (job.target in begun or not begun)
+        go_on = IF_STARTED if auto else resume and (job.target in begun or not begun)
         its = how if job.kind == "generator" else {**how, "evaluating": None}
         path = run_job(job, folder, resume=go_on, progress=progress_bar, say=say, **its)
         length = f"{job.config.steps} steps" if job.config.steps else f"{job.config.epochs:g} epochs"

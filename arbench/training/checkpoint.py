@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from arbench.machine.distributed import Processes
+from arbench.machine.distributed import Processes, gathered, tell_all
 from arbench.machine.saving import Saver
 from arbench.machine.sharded import check_files, is_tensor_folder, read_facts, remove_folder, remove_partial_folders
+from arbench.runs.request import IF_STARTED
 
 FOLDER_NAME = "checkpoints"
 EARLIER_NAME = "checkpoint.pt"  # of versions before the folder
+DAMAGED = "damaged-"  # how the name of a checkpoint begins that is not gone on from
 STEP_NAME = re.compile(r"step-(\d+)")
 FACTS: dict[str, type] = {"step": int, "config": dict, "made_of": dict, "parts": int, "num_updates": int}
 
@@ -96,9 +99,64 @@ def read_checkpoint_facts(path: Path) -> dict[str, Any]:
     return facts
 
 
-def check_intact(path: Path, mine: Processes) -> None:
-    """Raise ValueError where a bit of a checkpoint is not what was written."""
-    check_files(path, mine)
+def damage_of(path: Path, mine: Processes) -> str:
+    """What is wrong with a checkpoint, alike on all processes, each of which reads its share of it; nothing where every
+    bit is what was written."""
+    told = ""
+    try:
+        read_checkpoint_facts(path)
+    except ValueError as error:
+        told = str(error)
+    found = [wrong for wrong in gathered(told, mine) if wrong]
+    if found:
+        return str(found[0])
+    try:
+        check_files(path, mine)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def chosen_checkpoint(
+    folder: Path, resume: bool | str, mine: Processes, say: Callable[[str], None] = lambda line: None
+) -> Path | None:
+    """The checkpoint that the training in `folder` goes on from, an intact one, alike on all processes; None where it
+    begins.
+
+    With `resume` true the newest; IF_STARTED: the newest intact one, where there is any. Damaged ones that are newer
+    are put aside, which `say` is told. What is looked at is read once, each process its share. Raises ValueError where
+    checkpoints are there that nobody asked to go on with, where there is none, and where none is intact.
+    """
+    refuse_overwriting(folder, bool(resume))
+    if not resume:
+        return None
+    saved = [Path(path) for path in tell_all(mine, lambda: [str(path) for path in saved_steps(folder).values()])]
+    if resume == IF_STARTED and not saved:
+        return None
+    newest = saved[-1] if saved else find_checkpoint(folder)
+    told = damage_of(newest, mine)
+    if not told:
+        return newest
+    older = saved[-2::-1]
+    if not older:
+        raise ValueError(f"{told}; no older one is kept: choose another --out to begin anew")
+    if resume != IF_STARTED:
+        raise ValueError(f"{told}; {older[0].name} is kept: --resume auto goes on from the newest intact one")
+    intact = next((path for path in older if not damage_of(path, mine)), None)
+    if intact is None:
+        raise ValueError(f"{told}; none of the {len(older)} older ones is intact: choose another --out to begin anew")
+    tell_all(mine, lambda: _put_aside(saved[saved.index(intact) + 1 :]))
+    say(f"{told}; going on from {intact.name}, what is damaged is put aside as {DAMAGED}{newest.name}")
+    return intact
+
+
+def _put_aside(damaged: list[Path]) -> None:
+    """Let nothing that looks for checkpoints find these any more; they are left for whoever wants to look at them."""
+    for path in damaged:
+        aside = path.with_name(f"{DAMAGED}{path.name}")
+        if aside.exists():
+            remove_folder(aside)
+        os.replace(path, aside)
 
 
 def begin_folder(folder: Path) -> None:

@@ -24,7 +24,7 @@ from arbench.report.logs import Logs, log_names, open_logs
 from arbench.runs.choice import RANDOM, find_tokenizer_weights
 from arbench.training.absent import AbsentImages
 from arbench.training.cache import describe_cache
-from arbench.training.checkpoint import begin_folder, find_checkpoint, read_checkpoint_facts, refuse_overwriting
+from arbench.training.checkpoint import begin_folder, chosen_checkpoint, read_checkpoint_facts
 from arbench.training.data import ImageBatches
 from arbench.training.engine import Engine, whole
 from arbench.training.evaluation import Evaluating, Evaluation
@@ -170,7 +170,7 @@ def run_job(
     job: Job,
     out: Path,
     *,
-    resume: bool = False,
+    resume: bool | str = False,
     engine: Engine | None = None,
     keeping: Keeping | None = None,
     evaluating: Evaluating | None = None,
@@ -181,7 +181,7 @@ def run_job(
     say: Callable[[str], None] = no_words,
 ) -> Path:
     """Train and export; returns the weights file. `progress` is asked for the caching of tokens and for the training;
-    with `relist` a folder of images is listed anew, whatever its index says.
+    with `relist` a folder of images is listed anew, whatever its index says; `resume` is as `chosen_checkpoint` has it.
 
     `evaluating` says how often weights are evaluated on the way, `logs` where its numbers go beside log.jsonl. Raises
     ValueError for what a user can have got wrong: unknown names, a tokenizer of the wrong kind, a run that is already
@@ -189,8 +189,8 @@ def run_job(
     """
     mine = processes()
     folder = job.folder(out)
-    refuse_overwriting(folder, resume)
-    facts = read_checkpoint_facts(find_checkpoint(folder)) if resume else None
+    begun = chosen_checkpoint(folder, resume, mine, say)
+    facts = None if begun is None else read_checkpoint_facts(begun)
     device = resolve_device(job.device, mine.local_rank)
     data = open_images(job, out, device, relist=relist, say=say)
     config = fit_micro_batches(job.config.for_images(len(data), say), mine.count, say, begun=facts)
@@ -216,7 +216,7 @@ def run_job(
                 make_task,
                 config,
                 folder,
-                resume=resume,
+                resume=begun or False,
                 watch=(watch or advance) if mine.is_first else None,
                 logs=log,
                 between=evaluation,

@@ -21,10 +21,9 @@ from arbench.training.checkpoint import (
     Keeping,
     begin_checkpoint,
     begin_folder,
-    check_intact,
+    chosen_checkpoint,
     find_checkpoint,
     read_checkpoint_facts,
-    refuse_overwriting,
 )
 from arbench.training.data import batch_examples, batch_indices
 from arbench.training.ema import EMA
@@ -196,10 +195,10 @@ class Trainer:
         }
 
     def load(self, path: Path) -> None:
-        """Take over a saved run in place; raises ValueError where it is damaged, of another model or another recipe."""
+        """Take over a saved run in place, which `chosen_checkpoint` has found intact; raises ValueError where it is of
+        another model or another recipe."""
         facts = read_checkpoint_facts(path)
         check_resumable(self.config, self.made_of, facts)
-        check_intact(path, self.mine)
         stored = stored_tensors(path)
         held = {name[len(OPTIMISER) :] for name in stored if name.startswith(OPTIMISER)}
         prepare_optimiser(self.task.model, self.optimizer, held)
@@ -253,7 +252,7 @@ def train(
     config: TrainConfig,
     folder: Path,
     *,
-    resume: bool = False,
+    resume: bool | str | Path = False,
     watch: Watcher | None = None,
     logs: Logs | None = None,
     between: Between | None = None,
@@ -269,13 +268,13 @@ def train(
     left as it was. Checkpoints are written in the background, one at a time, and are all there when this ends, however
     it ends. Ctrl-C, SIGTERM and SIGUSR1, once or again, finish the step and save a checkpoint first. Process `mine`
     takes its share of every batch in a process group that is there already; the first one writes the log, and `logs`;
-    `between` is done between steps. Raises ValueError where `folder` already holds a run and `resume` is false, or
-    holds none and `resume` is true, or the batch cannot be shared, and OSError where a checkpoint cannot be written.
-    More steps than the checkpoint was to have lengthen the run; `say` is told what that means for the rate.
+    `between` is done between steps. `resume` is as `chosen_checkpoint` has it, or what that has chosen. Raises
+    ValueError where `folder` already holds a run and `resume` is false, or holds none and `resume` is true, or the
+    batch cannot be shared, and OSError where a checkpoint cannot be written. More steps than the checkpoint was to have
+    lengthen the run; `say` is told what that means for the rate.
     """
     mine, parts = mine or Processes(), 0
-    refuse_overwriting(folder, resume)
-    path = find_checkpoint(folder) if resume else None
+    path = resume if isinstance(resume, Path) else chosen_checkpoint(folder, resume, mine, say)
     facts = None if path is None else read_checkpoint_facts(path)
     config = fit_micro_batches(config, mine.count, say, begun=facts)
     if facts is not None:
