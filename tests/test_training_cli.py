@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from arbench.cli.train import register
 from arbench.evaluation.digits_cnn import DigitsCNN
 from arbench.generators.recipe import TrainConfig
+from arbench.machine import sharded
 from arbench.machine.sharded import read_all
 from arbench.papers.experiment import load_experiment
 from arbench.papers.training import training_job
@@ -285,6 +286,22 @@ def test_a_requeued_job_goes_on_by_itself(cli, tmp_path):
     }
     assert [path.name.rpartition("-")[0] for path in (tmp_path / "cache").iterdir()] == ["digits-vq"]
     assert not (tmp_path / "out" / "cache").exists()
+
+
+def test_what_torchrun_restarts_goes_on_by_itself(cli, tmp_path, monkeypatch):
+    """Also where nothing was saved before; without a restart nobody asked for it."""
+    command = ("train", "--config", "digits", "--target", "digits-cnn", *QUICK, "--out", tmp_path)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert cli(*command).count("as with --resume auto") == 1
+    path = find_checkpoint(tmp_path / "digits-cnn")
+    saved, read, of_file = path.stat().st_mtime_ns, [], sharded.file_sha256
+    monkeypatch.setattr(sharded, "file_sha256", lambda file: read.append(file.name) or of_file(file))
+    assert "2 steps done" in cli(*command)
+    assert path.stat().st_mtime_ns == saved
+    assert sorted(read) == sorted(read_checkpoint_facts(path)["files"])  # each file once
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    with pytest.raises(ValueError, match="go on with --resume"):
+        cli(*command)
 
 
 def test_epochs_of_the_data_are_the_length(cli, tmp_path):

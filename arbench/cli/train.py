@@ -278,7 +278,11 @@ def run_jobs(
     from arbench.training.recipes import digits_recipes
 
     recipes = digits_recipes()
-    say = tell if processes().is_first else lambda line: None
+    mine = processes()
+    say = tell if mine.is_first else lambda line: None
+    if mine.restarts and not auto:  # torchrun restarts a group with the command it began with
+        say("restarted by torchrun: going on where there is a checkpoint, as with --resume auto")
+        auto = True
     begun = [job.target for job in jobs if has_checkpoint(job.folder(folder))]
     for job in jobs:
         job = replace(job, config=with_settings(job.config, scale_rate=job.target not in recipes, say=say, **changes))
