@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -247,3 +248,26 @@ def test_what_was_recorded_for_a_batch_that_did_not_fit_is_freed():
     drawing, fitting = draw_fitting(pipeline, range(4), 4, NoTimer)
     assert (drawing.rows, fitting) == (2, 2)
     assert pipeline.decoder is not before
+
+
+def test_whole_shards_are_looked_at_in_a_stream_of_their_own(monkeypatch, tmp_path):
+    inside, decoded, looked = [], [], []
+
+    class Told(Side):
+        @contextmanager
+        def beside(self):
+            inside.append(self)
+            yield
+            inside.pop()
+
+    def look(images):
+        looked.append(inside[-1])
+        return lambda: None
+
+    levels = Decoder._levels
+    monkeypatch.setattr("arbench.runs.pipeline.Side", Told)
+    monkeypatch.setattr("arbench.runs.execute.feature_observer", lambda job, folder: look)
+    monkeypatch.setattr(Decoder, "_levels", lambda self, tokens: decoded.append(inside[-1]) or levels(self, tokens))
+    run(**tiny(), device="cpu", out=tmp_path)
+    assert len(set(decoded)) == len(set(looked)) == 1
+    assert not set(decoded) & set(looked)

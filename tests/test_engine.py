@@ -81,6 +81,16 @@ def test_batch_after_batch_is_what_the_eager_engine_draws(name, head, sampling):
     assert len(replays.replayed) >= 2 * len(replays.called)
 
 
+def test_heads_of_odd_width_are_padded_and_draw_the_same():
+    generator, engine = make("par", width=24, heads=2), Watched()  # 12 channels a head, as the 3B models have 100
+    settings = resolve_settings(generator, {"cfg_scale": 2.0})
+    state = generator.begin(torch.tensor([1, 2]), True, torch.arange(64).expand(2, -1), static=True)
+    assert state.cache._buffer.shape[-1] == 16
+    for ids in ([0, 1], [4, 2]):
+        given = {"settings": settings, "image_ids": ids}
+        assert torch.equal(draw_tokens(generator, ids, engine=engine, **given), draw_tokens(generator, ids, **given))
+
+
 def test_what_a_replay_returned_is_not_read_after_the_next():
     generator = make("par")
 

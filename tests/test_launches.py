@@ -124,12 +124,13 @@ def test_graphs_leave_the_host_a_few_launches(name, sampling, bound):
     assert 0 < count.operations["graph replay"] < count.total <= bound
 
 
-# Two products of a layer are one there, and two writes into the cache: 15 launches a layer, and 25 around them.
-@pytest.mark.parametrize(("name", "tokens", "layers"), [("par-3b-16x", 51, 24), ("ar-l", 256, 24)])
-def test_replays_of_causal_steps_launch_no_more_than_this(name, tokens, layers):
+# Two products of a layer are one there, and two writes into the cache: 15 launches a layer, and 25 around them. Heads
+# of 100 channels are padded by one more, which a compiler fuses with what is before.
+@pytest.mark.parametrize(("name", "tokens", "layers", "each"), [("par-3b-16x", 51, 24, 16), ("ar-l", 256, 24, 15)])
+def test_replays_of_causal_steps_launch_no_more_than_this(name, tokens, layers, each):
     generator = load_generator(name, device="meta")
     count = count_launches(generator, resolve_settings(generator, {}), 1, engine="graph")
-    assert tokens * layers * 14 < count.in_graphs <= tokens * (layers * 15 + 27)
+    assert tokens * layers * (each - 1) < count.in_graphs <= tokens * (layers * each + 27)
 
 
 # Queries, keys and values are one product too: 15 launches a block of the first pass, 14 of the second, 33 around them.

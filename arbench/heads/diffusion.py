@@ -16,6 +16,7 @@ from arbench.heads.solvers import SOLVERS, Row, Solver, run_solver
 from arbench.heads.variational import noise_and_variance_loss
 from arbench.machine.fused import Region
 from arbench.machine.precision import into_stream
+from arbench.machine.transfer import sent
 from arbench.protocols import Noise
 from arbench.settings import DiffusionSampling
 
@@ -196,7 +197,7 @@ class PreparedHead:
         key = (settings.head_sampler, settings.head_steps, settings.temperature)
         if key not in self.plans:
             solver = make_solver(settings)
-            visited = torch.from_numpy(solver.visited).to(self.weight.device)
+            visited = sent(torch.from_numpy(solver.visited), self.weight.device)
             self.plans[key] = DenoisingPlan(solver, self._rows(solver), visited, self.net.time_embed(visited))
         return self.plans[key]
 
@@ -211,10 +212,10 @@ class PreparedHead:
 
     def _rows(self, solver: Solver) -> Sequence[Row]:
         """The solver's coefficients; numbers on the device where that is a GPU: what is compiled serves every step."""
-        if not self.weight.is_cuda:
+        if self.weight.device.type not in ("cuda", "meta"):  # on the latter it is counted what the former does
             return solver.coefficients
         dtype = torch.promote_types(self.weight.dtype, torch.float32)
-        table = torch.tensor(solver.coefficients, dtype=dtype).to(self.weight.device)
+        table = sent(torch.tensor(solver.coefficients, dtype=dtype), self.weight.device)
         return [row.unbind() for row in table]
 
     def draw(

@@ -63,6 +63,11 @@ class Pipeline:
         return Side(self.device)
 
     @cached_property
+    def scoring_side(self) -> Side:
+        """Where images that are there are looked at: behind no decoding, which waits for a drawing itself."""
+        return Side(self.device)
+
+    @cached_property
     def decoder(self) -> Decoder:
         """It is recorded where the sampling is."""
         replays = None if self.engine is None else self.engine.make_replays(self.device)
@@ -259,7 +264,7 @@ class Worker:
         """One pass over the shards: claim, draw in full batches across shards, hand over what is complete."""
 
         def hand_over(index: int, images: np.ndarray) -> None:
-            with self.pipeline.side.beside():
+            with self.pipeline.scoring_side.beside():
                 left = self.observe(images)
             writer.put(index, images, tuple(sorted(self._drawn_in.pop(index), reverse=True)), left)
 

@@ -27,7 +27,7 @@ from arbench.sampling.engine import engine_name
 
 EXCLUDED = "loading, a warm-up draw, padding of batches that are not full, writing images, evaluation"
 OVERLAPS = (
-    "decoding, and features that are extracted on the fly, run in a stream beside the drawing of the next batch: "
+    "decoding, and features that are extracted on the fly, run in streams beside the drawing of the next batch: "
     "seconds_per_image is on the clock, features among it; phases are spans of their streams and add up to more"
 )
 PROTOCOL, OTHERS = "metric_protocol", "other_extractors"

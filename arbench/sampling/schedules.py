@@ -12,6 +12,7 @@ from torch import Tensor
 
 from arbench.generators.methods import get_method
 from arbench.generators.spec import MakeSchedule
+from arbench.machine.transfer import sent
 from arbench.protocols import Generator, Noise, Schedule
 from arbench.registry import unknown_name
 from arbench.sampling.noise import ImageNoise
@@ -68,11 +69,18 @@ def masked_sizes(num_tokens: int, num_iter: int, hidden_share: HiddenShare = cos
     return [*sizes, hidden]
 
 
+def shared_order(generator: Any, device: torch.device) -> Tensor | None:
+    """(N,) the order in which all images are drawn, sent to `device` once; None where each has its own."""
+    if generator.order is None:
+        return None
+    return generator.order_on(device) if hasattr(generator, "order_on") else sent(generator.order, device)
+
+
 def sequential(generator: Any, settings: Guidance, noise: Noise, labels: Tensor) -> Schedule:
     """The generator's own order, or a random one for each image, with groups of `generator.parallel`."""
     total = generator.num_tokens
-    fixed = generator.order
-    order = noise.orders(total).to(labels.device) if fixed is None else fixed.to(labels.device).expand(len(labels), -1)
+    shared = shared_order(generator, labels.device)
+    order = noise.orders(total).to(labels.device) if shared is None else shared.expand(len(labels), -1)
     groups = (total, generator.singles, generator.parallel)
     return Schedule(order=order, sizes=sequential_sizes(*groups), clocks=sequential_clocks(*groups))
 

@@ -16,7 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from arbench.generators.common.joined import JoinedWeights, joined_rotaries
-from arbench.generators.common.layers import CausalBlock, KVCache, RMSNorm, StaticKVCache, rotary_table
+from arbench.generators.common.layers import (
+    CausalBlock,
+    KVCache,
+    RMSNorm,
+    StaticKVCache,
+    padded_head,
+    rotary_table,
+)
 from arbench.generators.common.tokens import put, span, with_unconditional
 from arbench.machine.transfer import constant
 from arbench.protocols import Step
@@ -204,8 +211,9 @@ class CausalBackbone(nn.Module):
 
     def empty_cache(self, rows: int, kind: type[KVCache]) -> KVCache:
         """A cache of that kind for all layers and tokens, in the dtype of the projections."""
-        shape = (len(self.layers), rows, self.heads, self.num_tokens, self.width // self.heads)
-        return kind(*shape, cast("CausalBlock", self.layers[0]).attention.wqkv.weight)
+        attention = cast("CausalBlock", self.layers[0]).attention
+        width = padded_head(attention.head_width) if kind is StaticKVCache else attention.head_width
+        return kind(len(self.layers), rows, self.heads, self.num_tokens, width, attention.wqkv.weight)
 
     def restart(self, state: CausalState, labels: Tensor, order: Tensor) -> None:
         """Fill a static state, all rows of it, with another batch."""

@@ -14,6 +14,7 @@ from arbench.machine.products import FewRowsLinear
 
 ROTARY_BASE = 10_000  # longest wavelength over 2 pi, LlamaGen release
 SINUSOID_PERIOD = 100.0  # tokens, well above the side of a small grid
+HEAD_MULTIPLE = 8  # channels of a head; with others a GPU's fused attention under a mask takes no half precision
 SWIGLU_MULTIPLE = 256  # the hidden width of SwiGLU is rounded up to it, LlamaGen release
 
 
@@ -149,12 +150,17 @@ class StaticKVCache(KVCache):
         self.length.zero_()
 
 
+def padded_head(head_width: int) -> int:
+    """Channels of a head in a static state: `head_width` rounded up to `HEAD_MULTIPLE`."""
+    return -(-head_width // HEAD_MULTIPLE) * HEAD_MULTIPLE
+
+
 class CausalAttention(nn.Module):
     """Multi-head attention with a fused projection, rotary positions and no biases."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.head_width = heads, width // heads
         self.wqkv = FewRowsLinear(width, 3 * width, bias=False)
         self.wo = FewRowsLinear(width, width, bias=False)
 
@@ -170,8 +176,17 @@ class CausalAttention(nn.Module):
         return q, k, qkv[2]
 
     def project_together(self, x: Tensor, rotaries: Tensor) -> Tensor:
-        """As `project`, in one tensor (3, B, H, T, D/H), for `rotaries` (3, B, 1, T, W, 2) that leave values alone."""
-        return rotate(self._split(x), rotaries)
+        """As `project`, in one tensor (3, B, H, T, W'), for `rotaries` (3, B, 1, T, W, 2) that leave values alone.
+
+        W' is `padded_head` of D/H; channels beyond the head's own are 0.
+        """
+        qkv, padding = rotate(self._split(x), rotaries), padded_head(self.head_width) - self.head_width
+        return F.pad(qkv, (0, padding)) if padding else qkv
+
+    def attend_padded(self, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        """Attention over padded heads, as if they were not: (B, H, n, W')."""
+        scale = None if q.shape[-1] == self.head_width else self.head_width**-0.5
+        return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=scale)
 
     def forward(self, x: Tensor, rotary: Tensor, mask: Tensor | None) -> Tensor:
         """A whole sequence (B, T, D); `mask` (T, T) bool, True where attention is allowed, None for causal."""
@@ -180,8 +195,8 @@ class CausalAttention(nn.Module):
         return self.merge(out)
 
     def merge(self, heads: Tensor) -> Tensor:
-        """(B, H, T, D/H) -> (B, T, D)."""
-        return self.wo(heads.transpose(1, 2).flatten(2))
+        """(B, H, T, D/H), or with padded heads -> (B, T, D)."""
+        return self.wo(heads[..., : self.head_width].transpose(1, 2).flatten(2))
 
 
 def swiglu_width(width: int) -> int:
@@ -237,7 +252,7 @@ class CausalBlock(nn.Module):
         """As `step` in fewer kernels: `rotaries` as in `project_together`, `both` as in `SwiGLU`."""
         qkv = self._all_before_attention(x, rotaries)
         keys, values = cache.extend_both(layer, qkv[1:])
-        return self._after_attention(x, F.scaled_dot_product_attention(qkv[0], keys, values, attn_mask=mask), both)
+        return self._after_attention(x, self.attention.attend_padded(qkv[0], keys, values, mask), both)
 
     @Region
     def _before_attention(self, x: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from arbench.generators.common.layers import swiglu_width
+from arbench.generators.common.layers import padded_head, swiglu_width
 from arbench.heads.work import item_size
 from arbench.machine.precision import precision_of
 from arbench.machine.work import PlannedStep, Work
@@ -51,7 +51,8 @@ def causal_memory(generator: Generator) -> int:
     """Bytes an image takes in a GPT: activations, keys and values, logits."""
     config, tokens = generator.config, num_tokens(generator)
     cached = config.depth if config.kv_cache else 0  # layers
-    key_value_cache = ROWS * 2 * cached * tokens * config.width * item_size(generator)
+    channels = config.heads * padded_head(config.width // config.heads)  # as in graphs, which take no less
+    key_value_cache = ROWS * 2 * cached * tokens * channels * item_size(generator)
     return activation_bytes(generator, tokens, config.width) + key_value_cache + logit_bytes(generator)
 
 
