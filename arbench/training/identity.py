@@ -1,4 +1,4 @@
-"""What a token cache is named by: tokenizer and weights, views, and the images, wherever they lie."""
+"""What tells tokens from others: tokenizer and weights, views, and the images, wherever they lie."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from arbench.generators.recipe import Augmentation
 from arbench.tokenizer.load import shift_and_scale
 from arbench.training.views import count_views
+from arbench.weights.provenance import SHOWN_DIGITS
 
 if TYPE_CHECKING:
     from arbench.images.data import ImageData
     from arbench.protocols import Tokenizer
+    from arbench.weights.provenance import TokenizerFacts
 
 DRAWN_AN_IMAGE = "image"  # random views are a function of (seed, view, image); before, of (seed, shard)
 
@@ -89,3 +91,18 @@ def content_of(tokenizer: Tokenizer) -> str:
 def _stored(value: float | Tensor) -> float | list[float]:
     """A number, or numbers a channel, as JSON holds them."""
     return value.flatten().tolist() if isinstance(value, Tensor) else value
+
+
+def trained_on(data: ImageData, tokenizer: TokenizerFacts | None) -> dict[str, str]:
+    """What the checkpoints of a training have to agree on of its images and its tokenizer's weights, as far as known.
+
+    Of images their number, labels, and files' names and bytes; not their pixels, which depend on who decodes them.
+    """
+    told = {}
+    if data.digest is not None:
+        digest = hashlib.sha256(np.ascontiguousarray(data.labels).tobytes())
+        digest.update(data.digest().encode())
+        told["data"] = f"{len(data)} images of {data.num_classes} classes, SHA-256 {digest.hexdigest()[:SHOWN_DIGITS]}"
+    if tokenizer is not None:
+        told["tokenizer_weights"] = f"SHA-256 {tokenizer.content[:SHOWN_DIGITS]}"
+    return told

@@ -50,7 +50,7 @@ class Job:
     @property
     def made_of(self) -> dict[str, Any]:
         """What a checkpoint is of beside its recipe; plain containers, as a file holds them."""
-        names = ("target", "tokenizer", "model_config", "tokenizer_config", "losses")
+        names = ("target", "size", "tokenizer", "model_config", "tokenizer_config", "losses")
         return json.loads(json.dumps({name: getattr(self, name) for name in names}))
 
     def folder(self, out: Path) -> Path:

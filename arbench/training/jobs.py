@@ -30,6 +30,7 @@ from arbench.training.engine import Engine, whole
 from arbench.training.evaluation import Evaluating, Evaluation
 from arbench.training.export import export_release, export_weights, origin_of
 from arbench.training.fit import fitted_config
+from arbench.training.identity import trained_on
 from arbench.training.job import Job, checked_size, write_job
 from arbench.training.loop import check_resumable, train
 from arbench.training.parts import check_micro_batches, fit_micro_batches
@@ -198,13 +199,18 @@ def run_job(
     job = dataclasses.replace(job, config=config, workers=workers)
     tell_plan(job, data, mine, engine or Engine(), device, say)
     tell_all(mine, lambda: require_writable(folder))  # this and what follows before anything is encoded
+    frozen = open_described(job, device, folder) if job.kind == "generator" else None
+    made_of = {**job.made_of, **trained_on(data, frozen[1] if frozen else None)}
     if facts is not None:
-        check_resumable(lengthened(config, facts["config"], facts["step"], no_words), job.made_of, facts)
+        check_resumable(lengthened(config, facts["config"], facts["step"], no_words), made_of, facts)
     with process_group(mine, device):
         shown = progress if mine.is_first else no_progress
         names = log_names(logs)
         evaluation = None if evaluating is None else Evaluation(evaluating, job, folder, mine, say=say)
-        make_task = TASKS[job.kind](job, data, out, device, say, shown)
+        if frozen is None:
+            make_task: Callable[[], Task] = TASKS[job.kind](job, data, device)
+        else:
+            make_task = _generator_task(job, data, *frozen, out, device, say, shown)
         if mine.is_first:
             begin_folder(folder)
             write_job(job, folder)
@@ -223,7 +229,7 @@ def run_job(
                 mine=mine,
                 engine=engine,
                 keeping=keeping,
-                made_of=job.made_of,
+                made_of=made_of,
                 say=say,
             )
         _hand_over(job, trainer, out, data, device)
@@ -313,9 +319,7 @@ def release_of(job: Job) -> Release | None:
     return release if release is not None and release.rename is same_name else None
 
 
-def _classifier_task(
-    job: Job, data: ImageData, out: Path, device: torch.device, say: Callable[[str], None], progress: Progress
-) -> Callable[[], Task]:
+def _classifier_task(job: Job, data: ImageData, device: torch.device) -> Callable[[], Task]:
     if data.num_classes != NUM_CLASSES:
         raise ValueError(f"{job.data} has {data.num_classes} classes; {job.target} reads {NUM_CLASSES}")
     batches = ImageBatches(data, job.config.augmentation, device, job.workers or 0)
@@ -324,10 +328,16 @@ def _classifier_task(
 
 
 def _generator_task(
-    job: Job, data: ImageData, out: Path, device: torch.device, say: Callable[[str], None], progress: Progress
+    job: Job,
+    data: ImageData,
+    tokenizer: Tokenizer,
+    facts: TokenizerFacts,
+    out: Path,
+    device: torch.device,
+    say: Callable[[str], None],
+    progress: Progress,
 ) -> Callable[[], Task]:
     config = job.config
-    tokenizer, facts = open_described(job, device, job.weights_path(out).parent)
     settings = fitted_config(job.target, facts.name, tokenizer, data.side, dict(job.model_config))
     start, classes = None, data.num_classes
     if job.init is not None:  # before anything is encoded: a file that does not fit is told at once
@@ -376,13 +386,7 @@ def open_described(job: Job, device: torch.device, folder: Path) -> tuple[Any, T
     return tokenizer, describe_tokenizer(name, tokenizer, None if found is None else Path(found), job.tokenizer_config)
 
 
-def _tokenizer_task(
-    job: Job, data: ImageData, out: Path, device: torch.device, say: Callable[[str], None], progress: Progress
-) -> Callable[[], Task]:
-    return tokenizer_task(job, data, device)
-
-
-TASKS = {"classifier": _classifier_task, "tokenizer": _tokenizer_task, "generator": _generator_task}
+TASKS = {"classifier": _classifier_task, "tokenizer": tokenizer_task}  # a generator's needs its tokenizer beside that
 
 
 @torch.no_grad()
