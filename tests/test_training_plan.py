@@ -8,9 +8,13 @@ import torch
 from conftest import make_generator
 
 from arbench.generators.methods import get_method
+from arbench.tokenizer.load import find_tokenizer
+from arbench.training.encoding import encoding_of
 from arbench.training.engine import Engine
+from arbench.training.forecast import forecast
 from arbench.training.jobs import method_job, run_job, with_settings
 from arbench.training.plan import GIB, image_flops, plan_training, share_of_peak
+from arbench.weights.load import without_memory
 
 IMAGENET_IMAGES = 1_281_167
 CPU = torch.device("cpu")
@@ -35,6 +39,28 @@ def test_mar_l_is_the_published_run():
         "16 x 2 micro-batches of 64 images a step (DDP), bfloat16; about 35 hours at 4,064 images/s on 16 H100 "
         "(as published for mar-l: MAR's repository, cached latents)"
     )
+
+
+def test_images_that_are_encoded_on_the_way_take_the_time_that_was_published_for_it():
+    job = method_job("mar", "mar-l")
+    encoding = encoding_of(replace(job, config=replace(job.config, cached=False)))
+    assert encoding_of(job) is None
+    assert encoding.flops == pytest.approx(138e9, rel=0.02)
+    config = job.config.for_images(IMAGENET_IMAGES)
+    cached, fresh = (plan_training("mar-l", config, 32, Engine(), {}, what) for what in (None, encoding))
+    assert fresh.hours == pytest.approx(31, rel=0.01)  # 1 day 7 hours on 32 H100
+    assert "4,576 images/s on 32 H100 (as published for mar-l: MAR's repository, images encoded" in fresh.hours_of
+    assert fresh.tokenizer == fresh.num_bytes - cached.num_bytes == encoding.weights
+    with without_memory():
+        assert encoding.weights == 4 * sum(weight.numel() for weight in find_tokenizer("kl16")().parameters())
+    assert f"average 1.8 + tokenizer {encoding.weights / GIB:.1f} + activations" in list(fresh.sentences(None))[2]
+    smaller = plan_training("mar-b", config, 32, Engine(), {}, encoding)
+    further = fresh.hours - cached.hours  # of encoding, whatever the model
+    assert smaller.hours == pytest.approx(plan_training("mar-b", config, 32, Engine(), {}).hours + further)
+    unknown = replace(encoding, flops=None)
+    assert plan_training("mar-l", config, 32, Engine(), {}, unknown).hours is None
+    told = " ".join(" ".join(forecast([job], 32, Engine(), {"cached": False}, data=None)).split())
+    assert "about 31 hours" in told
 
 
 @pytest.mark.parametrize(

@@ -36,12 +36,17 @@ class Published:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSpeed:
-    """How fast a preset was trained: images a second and device, with the place where it stands."""
+    """How fast a preset was trained: images a second and device, with the place where it stands.
+
+    `encoding`: images a second where they were encoded on the way, `encoding_source` of that; None where nobody told.
+    """
 
     preset: str
     images_per_second: float
     device: str
     source: str
+    encoding: float | None = None
+    encoding_source: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from arbench.generators.methods import get_preset
 from arbench.generators.spec import DIGITS
 from arbench.images.data import open_data
 from arbench.images.imagenet import TRAINING_IMAGES
+from arbench.training.encoding import encoding_of
 from arbench.training.engine import Engine
 from arbench.training.job import Job
 from arbench.training.jobs import with_settings
@@ -45,4 +46,5 @@ def forecast(
         if of_images:
             yield from plan_tokenizer(replace(job, config=fitted), gpus, engine).lines(None)
         else:
-            yield from plan_training(job.target, fitted, gpus, engine, job.model_config).lines(None)
+            encoding = encoding_of(replace(job, config=fitted))
+            yield from plan_training(job.target, fitted, gpus, engine, job.model_config, encoding).lines(None)

@@ -26,6 +26,7 @@ from arbench.training.absent import AbsentImages
 from arbench.training.cache import describe_cache
 from arbench.training.checkpoint import begin_folder, chosen_checkpoint, read_checkpoint_facts
 from arbench.training.data import ImageBatches
+from arbench.training.encoding import encoding_of
 from arbench.training.engine import Engine, whole
 from arbench.training.evaluation import Evaluating, Evaluation
 from arbench.training.export import export_release, export_weights, origin_of
@@ -270,7 +271,7 @@ def tell_plan(
     if get_preset(job.target).data == DIGITS:
         return
     given = {**job.model_config, "num_classes": classes}
-    for line in plan_training(job.target, job.config, mine.count, engine, given).lines(device):
+    for line in plan_training(job.target, job.config, mine.count, engine, given, encoding_of(job)).lines(device):
         say(line)
 
 

@@ -16,8 +16,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from arbench.generators.methods import get_method, get_preset, methods
 from arbench.generators.recipe import TrainConfig
+from arbench.generators.spec import TrainingSpeed
 from arbench.machine.peak import GPU_MEMORY, gpu_peak
 from arbench.protocols import Generator
+from arbench.training.encoding import Encoding, count_encoding
 from arbench.training.engine import Engine, to_be_sharded
 from arbench.training.parts import number_of_parts
 from arbench.weights.configure import build_generator
@@ -44,16 +46,17 @@ class TrainingPlan:
     gradients: int
     average: int
     activations: int | None
+    tokenizer: int = 0  # a frozen one, that encodes on the way
     remedies: tuple[str, ...]  # against too little memory: those that help
     hours: float | None
     hours_of: str = ""
 
     @property
     def num_bytes(self) -> int | None:
-        """Weights, gradients, two moments, average and activations; None where the activations are not known."""
+        """Weights, gradients, two moments, average, tokenizer and activations; None where the last are not known."""
         if self.activations is None:
             return None
-        return 3 * self.weights + self.gradients + self.average + self.activations
+        return 3 * self.weights + self.gradients + self.average + self.tokenizer + self.activations
 
     def lines(self, device: torch.device | None) -> Iterator[str]:
         """The plan in lines of a terminal; what fits is said of `device`'s memory, of usual GPUs' where it is None."""
@@ -86,6 +89,7 @@ class TrainingPlan:
             "gradients": self.gradients,
             "moments": 2 * self.weights,
             "average": self.average,
+            **({"tokenizer": self.tokenizer} if self.tokenizer else {}),
             "activations": self.activations,
         }
         return " + ".join(f"{name} {'-' if size is None else f'{size / GIB:.1f}'}" for name, size in told.items())
@@ -124,9 +128,17 @@ def rate(config: TrainConfig) -> str:
 
 
 def plan_training(
-    model: str, config: TrainConfig, processes: int, engine: Engine, given: Mapping[str, Any]
+    model: str,
+    config: TrainConfig,
+    processes: int,
+    engine: Engine,
+    given: Mapping[str, Any],
+    encoding: Encoding | None = None,
 ) -> TrainingPlan:
-    """The plan of training `model`, configured as `given`, with a recipe whose steps are known (`for_images`)."""
+    """The plan of training `model`, configured as `given`, with a recipe whose steps are known (`for_images`).
+
+    `encoding` of images on the way is over before a micro-batch has activations; None where tokens are cached.
+    """
     preset = get_preset(model)
     generator = empty_generator(preset.method, {**preset.config, **given})
     assert isinstance(generator, nn.Module)
@@ -142,7 +154,9 @@ def plan_training(
         remedies.append("--accumulate 1 keeps a share of the gradients rather than all")
     if processes > 1 and not sharded:
         remedies.append("--shard shares weights among processes")
-    hours, hours_of = published_hours(generator, config, processes)
+    hours, hours_of = published_hours(generator, config, processes, encoding)
+    if kept is not None and encoding is not None:
+        kept = max(kept, each * encoding.image_bytes)
     return TrainingPlan(
         model=model,
         parameters=parameters,
@@ -153,6 +167,7 @@ def plan_training(
         weights=weights,
         gradients=gradients,
         average=weights if config.ema_rate else 0,
+        tokenizer=0 if encoding is None else encoding.weights,
         activations=kept,
         remedies=tuple(remedies),
         hours=hours,
@@ -183,10 +198,12 @@ def activation_bytes(generator: Generator, config: TrainConfig, engine: Engine, 
     return None if told is None else images * told(generator, config.dtype == "bfloat16", engine.recompute)
 
 
-def published_hours(generator: Generator, config: TrainConfig, processes: int) -> tuple[float | None, str]:
+def published_hours(
+    generator: Generator, config: TrainConfig, processes: int, encoding: Encoding | None = None
+) -> tuple[float | None, str]:
     """Hours at the speed that was published for a model of the same method, by counted operations where it is another.
 
-    None where nobody has published any.
+    `encoding` on the way is told by its operations too. None where nobody has published any.
     """
     spec = get_method(generator.method)
     told_by = (spec, *methods().values())
@@ -199,9 +216,24 @@ def published_hours(generator: Generator, config: TrainConfig, processes: int) -
         reference = get_method(peer.method).config(**peer.config)
         slower = image_flops(spec.name, generator.config) / image_flops(peer.method, reference)
         of = f"by operations, from {known.preset}'s"
-    speed = known.images_per_second / slower * processes
-    told = f"{speed:,.0f} images/s on {processes} {known.device} ({of}: {known.source})"
+    seconds, source = slower / known.images_per_second, known.source
+    if encoding is not None:
+        further = encoding_seconds(known, encoding)
+        if further is None:
+            return None, ""
+        seconds, source = seconds + further, known.encoding_source
+    speed = processes / seconds
+    told = f"{speed:,.0f} images/s on {processes} {known.device} ({of}: {source})"
     return config.steps * config.batch_size / speed / 3600, told
+
+
+def encoding_seconds(known: TrainingSpeed, encoding: Encoding) -> float | None:
+    """What encoding on the way adds to an image's time, by operations; None where nobody has published any."""
+    peer = get_preset(known.preset)
+    usual = count_encoding(str(peer.tokenizer), peer.image_size)
+    if known.encoding is None or not usual.flops or encoding.flops is None:
+        return None
+    return (1 / known.encoding - 1 / known.images_per_second) * encoding.flops / usual.flops
 
 
 def empty_generator(method: str, config: dict[str, Any]) -> Generator:
