@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from arbench.images.data import is_absent, open_data
 from arbench.training.absent import NOTE_NAME
+from arbench.training.checkpoint import find_checkpoint, read_checkpoint_facts
 from arbench.training.jobs import method_job, run_job, with_settings
 
 
@@ -46,6 +47,11 @@ def lose(tree):
     tree.rename(tree.with_name("moved"))
 
 
+def checkpoint_of(out):
+    """What a training's checkpoint says it is made of."""
+    return read_checkpoint_facts(find_checkpoint(out / "ar-digits"))["made_of"]
+
+
 def weights(path):
     return {name: value.numpy().tobytes() for name, value in load_file(path).items()}
 
@@ -54,9 +60,12 @@ def test_the_cache_alone_trains_the_same_weights_and_resumes(job, tree, tmp_path
     longer, said = replace(job, config=with_settings(job.config, steps=4)), []
     whole = weights(run_job(job, tmp_path / "whole"))
     shutil.copytree(tmp_path / "whole", tmp_path / "begun")
+    made_of = checkpoint_of(tmp_path / "whole")
+    assert "SHA-256" in made_of["data"]
     resumed = weights(run_job(longer, tmp_path / "whole", resume=True))
     lose(tree)
     assert weights(run_job(job, tmp_path / "again", say=said.append)) == whole
+    assert checkpoint_of(tmp_path / "again") == made_of
     (cache,) = (tmp_path / "cache").iterdir()
     assert f"images: {tree} is not there; training needs none, its tokens are in {cache}" in said
     tree.mkdir()  # as where a disk is not mounted
@@ -117,7 +126,8 @@ def test_a_note_gathers_the_places_of_the_images(job, tree, tmp_path):
         run_job(replace(job, data=source), tmp_path / str(number))
     (note,) = (tmp_path / "cache").rglob(NOTE_NAME)
     told = json.loads(note.read_text())
-    assert told == {"places": [str(tree), str(copy)], "class_names": ["cats", "dogs"], "side": 16}
+    known = {"class_names": ["cats", "dogs"], "side": 16, "digest": open_data(tree).digest()}
+    assert told == {"places": [str(tree), str(copy)], **known}
 
 
 def test_what_is_not_there(tree, tmp_path):

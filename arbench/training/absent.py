@@ -1,6 +1,7 @@
 """Training whose images are not there any more, on the token cache that was made of them.
 
-Beside its tokens and labels a cache keeps, in images.json, where its images lay, their classes and their side.
+Beside its tokens and labels a cache keeps, in images.json, where its images lay, what tells them from others
+(`ImageData.digest`), their classes and their side.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ NOTE_NAME = "images.json"
 class AbsentImages(ImageData):
     """Images of which the token cache alone is there: labels, classes and side are known, and none can be read."""
 
-    def __init__(self, name: str, cache: TokenCache, class_names: Sequence[str], side: int) -> None:
-        super().__init__(name, cache.labels.numpy(), class_names, self._refuse)
+    def __init__(self, name: str, cache: TokenCache, class_names: Sequence[str], side: int, digest: str | None) -> None:
+        told = None if digest is None else lambda: digest
+        super().__init__(name, cache.labels.numpy(), class_names, self._refuse, digest=told)
         self.cache, self._side = cache, side
 
     @property
@@ -50,6 +52,7 @@ def note_images(folder: Path, data: ImageData) -> None:
     if whereabouts(data.name) in known:
         return
     told = {"places": [*known, whereabouts(data.name)], "class_names": data.class_names, "side": data.side}
+    told["digest"] = data.digest()
     with contextlib.suppress(OSError):  # others' caches may be read alone
         write_whole(folder / NOTE_NAME, json.dumps(told, indent=1))
 
@@ -60,7 +63,7 @@ def _note(folder: Path) -> dict[str, Any]:
         told = json.loads((folder / NOTE_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    kinds = {"places": list, "class_names": list, "side": int}
+    kinds = {"places": list, "class_names": list, "side": int, "digest": str}
     whole = isinstance(told, dict) and all(isinstance(told.get(name), kind) for name, kind in kinds.items())
     return told if whole else {}
 
@@ -89,9 +92,9 @@ def find_absent(
             f"{source}: no images there, and {many} token caches in {folder} fit ({tokenizer.name}, {views}, {size} "
             "px, of images in that place); expected the images, or --cache with the folder that holds their one cache"
         )
-    cache = TokenCache(found[0])
-    classes = _note(found[0]).get("class_names") or [str(number) for number in range(int(cache.labels.max()) + 1)]
-    return AbsentImages(source, cache, classes, _side(cache.spec, tokenizer))
+    cache, note = TokenCache(found[0]), _note(found[0])
+    classes = note.get("class_names") or [str(number) for number in range(int(cache.labels.max()) + 1)]
+    return AbsentImages(source, cache, classes, _side(cache.spec, tokenizer), note.get("digest"))
 
 
 def _side(spec: CacheSpec, tokenizer: Tokenizer) -> int:
