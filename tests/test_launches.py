@@ -12,7 +12,7 @@ import torch
 from conftest import make_generator
 
 from arbench.bench.baselines import Beside
-from arbench.bench.launches import BFLOAT16, Launches, count_launches, draw_counted, pretend
+from arbench.bench.launches import BFLOAT16, Launches, Once, count_launches, draw_counted, pretend
 from arbench.generators.methods import get_method, presets
 from arbench.machine.precision import Precision
 from arbench.sampling.algorithm import NoTimer, draw_steps
@@ -31,6 +31,7 @@ SMALL = {"width": 72, "depth": 2, "heads": 2}
 FEW = {"num_iter": 3, "head_steps": 3, "cfg_scale": 2.0}  # every preset guides
 CONSTANTS = {"dit-digits": 1, "arpg-digits": 1}  # sinusoids of the places, sent by the first batch alone
 KINDS: dict[Hashable, Any] = {}  # generator and settings
+DISA = {"head_steps": 12, "head_sampler": "disa"}
 CELLS = [("ar-raster", "categorical"), ("ar-random", "diffusion"), ("par", "categorical"), ("mar", "diffusion")]
 
 
@@ -108,6 +109,19 @@ def test_steps_of_one_shape_are_all_alike(name, head):
     for (_, operation), number in whole.ops.items():
         operations[operation] += number
     assert count_launches(generator, settings, 2).operations == operations
+
+
+@pytest.mark.parametrize(
+    ("head", "sampling"), [("diffusion", {"head_steps": 7}), ("diffusion", DISA), ("categorical", {})]
+)
+def test_denoising_steps_in_graphs_are_all_alike(head, sampling, monkeypatch):
+    """As above, where the steps are launched by graphs."""
+    generator = make_generator("mar", head)
+    asked = (generator, resolve_settings(generator, {"cfg_scale": 2.0, "num_iter": 4, **sampling}), 2)
+    found = count_launches(*asked, engine="graph")
+    monkeypatch.setattr(Once, "__call__", lambda self, key, call: call())
+    assert found == count_launches(*asked, engine="graph")
+    assert found.in_graphs > 0
 
 
 GRAPHS = [("par-3b-16x", {}, 800)]

@@ -104,7 +104,7 @@ def bench_generation(
 ) -> dict[str, Any]:
     """Time `parts` at batch 1 and at `batch_size` ("auto": what fits), as a dict that JSON holds.
 
-    `launches` counts them, which takes seconds of a CPU, for MAR's graphs minutes. `compare` adds the ratio to the
+    `launches` counts them, which takes seconds of a CPU. `compare` adds the ratio to the
     plain way of doing the same, measured alternately. Raises ValueError for a batch that does not fit and for `compare`
     where the model has no part with a plain counterpart.
     """

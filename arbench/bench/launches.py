@@ -102,11 +102,11 @@ class Once:
     """Calls of one key count as the first of them did, and return what it returned."""
 
     def __init__(self, count: Launches) -> None:
-        self._count = count
+        self.count = count  # of what runs now
         self._known: dict[Hashable, tuple[Any, Counter[tuple[str, str]], Counter[tuple[str, str]]]] = {}
 
     def __call__(self, key: Hashable, call: Callable[[], Any]) -> Any:
-        count = self._count
+        count = self.count
         if key in self._known:
             out, ops, copies = self._known[key]
             count.ops.update(ops)
@@ -179,6 +179,16 @@ class OnceGenerator(Beside):
         return self._once(key, lambda: self._generator.conditions(state, step, guided))
 
 
+class OnceRecorded(OnceGenerator):
+    """A generator whose steps are recorded: those with a cache are few, tell it how far it is filled, and are counted
+    as they come."""
+
+    def conditions(self, state: object, step: Step, guided: bool) -> tuple[Tensor, Tensor | None]:
+        if self.steps_have_places:  # each is recorded by itself, and has no cache
+            return super().conditions(state, step, guided)
+        return self._generator.conditions(state, step, guided)
+
+
 @dataclass(frozen=True, kw_only=True)
 class LaunchCount:
     """Of one batch: launches by phase, copies inside the loop and before it, and what waited for the device."""
@@ -204,9 +214,9 @@ class LaunchCount:
 class CountedReplays(Replays):
     """What would be a graph is run when it is first met, and is one launch from then on."""
 
-    def __init__(self, device: torch.device, count: Launches) -> None:
+    def __init__(self, device: torch.device, count: Launches, once: Once) -> None:
         super().__init__(device)
-        self._count, self._returned = count, dict[Hashable, Any]()
+        self._count, self._once, self._returned = count, once, dict[Hashable, Any]()
         self._inside: dict[Hashable, int] = {}
 
     def __call__(self, key: Hashable, call: Callable[[], Any]) -> Any:
@@ -215,18 +225,19 @@ class CountedReplays(Replays):
             self._count.in_graphs += self._inside[key]
         else:
             with Launches() as inside:
+                self._once.count = inside
                 self._returned[key] = call()
             self._inside[key] = inside.ops.total()
         return self._returned[key]
 
 
 class CountedEngine(Engine):
-    def __init__(self, count: Launches) -> None:
+    def __init__(self, count: Launches, once: Once) -> None:
         super().__init__()
-        self._count = count
+        self._count, self._once = count, once
 
     def make_replays(self, device: torch.device) -> Replays:
-        return CountedReplays(device, self._count)
+        return CountedReplays(device, self._count, self._once)
 
 
 def draw_counted(engine: str, generator: Generator, labels: Tensor, settings: Guidance, count: Launches) -> None:
@@ -235,7 +246,9 @@ def draw_counted(engine: str, generator: Generator, labels: Tensor, settings: Gu
         with count:
             draw_steps(OnceGenerator(generator, Once(count)), labels, settings, ImageNoise(0, labels), count)
         return
-    graphs = CountedEngine(count)  # the first batch makes the graphs, the second is counted
+    once = Once(count)
+    graphs, generator = CountedEngine(count, once), OnceRecorded(generator, once)
+    # The first batch makes the graphs, the second is counted.
     rounds: list[tuple[Timer, AbstractContextManager[object]]] = [(NoTimer(), nullcontext()), (count, count)]
     for timer, watch in rounds:
         count.ops.clear()
