@@ -69,18 +69,14 @@ def masked_sizes(num_tokens: int, num_iter: int, hidden_share: HiddenShare = cos
     return [*sizes, hidden]
 
 
-def shared_order(generator: Any, device: torch.device) -> Tensor | None:
-    """(N,) the order in which all images are drawn, sent to `device` once; None where each has its own."""
-    if generator.order is None:
-        return None
-    return generator.order_on(device) if hasattr(generator, "order_on") else sent(generator.order, device)
-
-
 def sequential(generator: Any, settings: Guidance, noise: Noise, labels: Tensor) -> Schedule:
     """The generator's own order, or a random one for each image, with groups of `generator.parallel`."""
-    total = generator.num_tokens
-    shared = shared_order(generator, labels.device)
-    order = noise.orders(total).to(labels.device) if shared is None else shared.expand(len(labels), -1)
+    total, device = generator.num_tokens, labels.device
+    if generator.order is None:
+        order = noise.orders(total).to(device)
+    else:  # sent to the device once, where the generator keeps it there
+        shared = generator.order_on(device) if hasattr(generator, "order_on") else sent(generator.order, device)
+        order = shared.expand(len(labels), -1)
     groups = (total, generator.singles, generator.parallel)
     return Schedule(order=order, sizes=sequential_sizes(*groups), clocks=sequential_clocks(*groups))
 

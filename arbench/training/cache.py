@@ -119,8 +119,10 @@ def describe_cache(
 
 def stored_spec(spec: CacheSpec, data: ImageData, folder: Path) -> CacheSpec:
     """`spec`, or, where `folder` holds that complete cache alone, the one of an earlier version, named by the path."""
+    if is_complete(folder, spec) or not any(folder.glob(f"*/{SPEC_NAME}")):
+        return spec  # and no image is read again
     earlier = replace(spec, data=path_hash(data))
-    return earlier if not is_complete(folder, spec) and is_complete(folder, earlier) else spec
+    return earlier if is_complete(folder, earlier) else spec
 
 
 def is_complete(folder: Path, spec: CacheSpec) -> bool:

@@ -93,7 +93,7 @@ def plan_tokenizer(job: Job, processes: int, engine: Engine) -> TokenizerPlan:
 
 
 def costs_of_image(
-    tokenizer: Any, rival: PatchDiscriminator | None, losses: TokenizerLosses, size: int
+    tokenizer: nn.Module, rival: PatchDiscriminator | None, losses: TokenizerLosses, size: int
 ) -> tuple[int | None, float | None]:
     """Bytes kept for the backward pass of an image of `size` pixels a side, and operations of its step.
 
@@ -109,8 +109,9 @@ def costs_of_image(
     weights = {weight.untyped_storage()._cdata for network in networks for weight in network.parameters()}
     kept: dict[int, Tensor] = {}
     with FlopCounterMode(display=False) as counter, saved_tensors_hooks(partial(_note, kept), lambda tensor: tensor):
-        latents = tokenizer.encode_raw(image)[:, : tokenizer.channels]  # of a posterior: its mean
-        reconstruction = tokenizer.decode_raw(latents)
+        trained: Any = tokenizer
+        latents = trained.encode_raw(image)[:, : trained.channels]  # of a posterior: its mean
+        reconstruction = trained.decode_raw(latents)
         for network, shown in ((judge, reconstruction), *((rival, seen) for seen in (reconstruction, image, image))):
             if network is not None:
                 network(shown)
@@ -119,7 +120,7 @@ def costs_of_image(
 
 
 def recomputed_bytes(
-    tokenizer: Any, rival: PatchDiscriminator | None, losses: TokenizerLosses, size: int
+    tokenizer: nn.Module, rival: PatchDiscriminator | None, losses: TokenizerLosses, size: int
 ) -> int | None:
     """The same bytes where blocks are computed again: of each its input, and the largest block while its turn is.
 
