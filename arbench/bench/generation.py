@@ -104,9 +104,9 @@ def bench_generation(
 ) -> dict[str, Any]:
     """Time `parts` at batch 1 and at `batch_size` ("auto": what fits), as a dict that JSON holds.
 
-    `launches` counts them, which takes seconds of a CPU. `compare` adds the ratio to the
-    plain way of doing the same, measured alternately. Raises ValueError for a batch that does not fit and for `compare`
-    where the model has no part with a plain counterpart.
+    `launches` counts them, which takes seconds of a CPU. `compare` adds the ratio to the plain way of doing the same,
+    measured alternately. Raises ValueError for a batch that does not fit and for `compare` where the model has no part
+    with a plain counterpart.
     """
     chosen = engine_name(engine, parts.generator, GRAPH_BATCHES)  # "auto" as in a long run
     batch = choose_batch(parts, batch_size, chosen)

@@ -14,7 +14,7 @@ from arbench.machine.products import FewRowsLinear
 
 ROTARY_BASE = 10_000  # longest wavelength over 2 pi, LlamaGen release
 SINUSOID_PERIOD = 100.0  # tokens, well above the side of a small grid
-HEAD_MULTIPLE = 8  # channels of a head; with others a GPU's fused attention under a mask takes no half precision
+HEAD_MULTIPLE = 8  # channels of a head that fused attention under a mask wants in half precision, by reading
 SWIGLU_MULTIPLE = 256  # the hidden width of SwiGLU is rounded up to it, LlamaGen release
 
 
