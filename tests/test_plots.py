@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from arbench import cli
@@ -303,6 +305,15 @@ def test_the_command_takes_the_short_name_of_a_metric(tmp_path, capsys):
     assert (tmp_path / "is.svg").read_bytes() == (tmp_path / "is_mean.svg").read_bytes()
     assert cli.run_command(["plot", stored, "--y", "iss"]) == 2
     assert "did you mean 'is'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", [0.030003742906400177, 30.0, -2.0])
+def test_a_span_of_rounding_alone_is_no_width_of_an_axis(place, tmp_path):
+    """Two seeds may take the same time but for rounding; a logarithm then makes one number of both ends."""
+    around = (place, place + 3 * math.ulp(place))
+    points = (Point(x=place, y=place, label="8", x_interval=around, y_interval=around),)
+    for log_x in (True, False):
+        assert draw_curves([Curve(name="MAR", points=points)], tmp_path / "one.svg", "s", "FID", log_x=log_x).is_file()
 
 
 def test_a_figure_of_one_point_says_why(tmp_path, monkeypatch, capsys):

@@ -34,6 +34,7 @@ NOTE_GAP = 0.4  # inches between a legend and the notes, and at the edges
 LONG_LEGEND = 4  # curves; a longer legend stands beside the axes
 TITLE_WIDTH, NOTE_WIDTH, LEGEND_WIDTH = 62, 130, 26  # characters a line
 LOG_SPAN = 10.0  # an axis whose values span more than this factor is logarithmic
+NARROWEST, WIDENED = 1e-9, 0.05  # parts of a value: a span below the first is rounding, and is widened by the second
 STYLE: Any = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -135,6 +136,7 @@ def draw_curves(
         behind = _draw_background(axes, background) if background is not None else {}
         handles = [_draw_curve(axes, curve, looks[curve.name]) for curve in curves]
         axes.set(xlabel=x_head, ylabel=y_head, title=textwrap.fill(printable(title), TITLE_WIDTH))
+        _widen(axes)
         _legend(figure, axes, curves, handles, behind, numbers)
         if notes:
             text = "\n".join(textwrap.fill(printable(note), NOTE_WIDTH, subsequent_indent="    ") for note in notes)
@@ -207,6 +209,14 @@ def _scale_axes(axes: Axes, curves: Sequence[Curve], log_x: bool | None) -> None
         axis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_formatter(FuncFormatter(lambda *_: ""))
+
+
+def _widen(axes: Axes) -> None:
+    """Widen an axis on which all lie at one place but for rounding: on a logarithmic one its width would come to 0."""
+    for limits, set_limits in ((axes.get_xlim(), axes.set_xlim), (axes.get_ylim(), axes.set_ylim)):
+        low, high = limits
+        if high - low < NARROWEST * max(abs(low), abs(high)):
+            set_limits(low - abs(low) * WIDENED, high + abs(high) * WIDENED)
 
 
 def _legend(
