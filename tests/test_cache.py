@@ -15,8 +15,9 @@ from arbench.images.data import ImageData
 from arbench.images.pixels import to_float
 from arbench.machine.distributed import Processes
 from arbench.tokenizer.load import scaled, unscaled
-from arbench.training import cache as cache_module
-from arbench.training.cache import TokenCache, build_cache, describe_cache, shard_name
+from arbench.training import cache_build
+from arbench.training.cache import SPEC_NAME, TokenCache, shard_name
+from arbench.training.cache_build import build_cache, describe_cache
 
 
 class Codes:
@@ -96,7 +97,7 @@ def test_every_setting_has_its_own_name(data):
 
 
 def test_interrupted_build_goes_on_to_the_same_content(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(cache_module, "IMAGES_PER_SHARD", 4)
+    monkeypatch.setattr(cache_build, "IMAGES_PER_SHARD", 4)
     settings = {"views": 3, "augmentation": Augmentation(shift=1, rotation=10)}
     whole = build(Codes(), data, tmp_path / "whole", **settings)
     spec = describe_cache(Codes(), data, **settings)
@@ -116,7 +117,7 @@ def test_interrupted_build_goes_on_to_the_same_content(data, tmp_path, monkeypat
 
 def test_runs_that_build_a_cache_at_once_leave_each_other_s_files(data, tmp_path, monkeypatch):
     """What another is writing stays, and a shard that it has finished meanwhile is not written once more."""
-    monkeypatch.setattr(cache_module, "IMAGES_PER_SHARD", 4)
+    monkeypatch.setattr(cache_build, "IMAGES_PER_SHARD", 4)
     other = build(Codes(), data, tmp_path / "other").folder
     target = tmp_path / "shared" / other.name
     target.mkdir(parents=True)
@@ -197,7 +198,7 @@ def test_labels_in_the_place_of_tokens_are_told(data, tmp_path):
 
 def test_processes_deal_the_shards(data, tmp_path, monkeypatch):
     """Each image is read by one process, and what they write together is what one writes."""
-    monkeypatch.setattr(cache_module, "IMAGES_PER_SHARD", 3)
+    monkeypatch.setattr(cache_build, "IMAGES_PER_SHARD", 3)
     alone = build(Moments(), data, tmp_path / "alone")
     spec, read = describe_cache(Moments(), data), []
     seen = ImageData("noise", data.labels, data.class_names, lambda i: (read.append(i), data[i][0])[1])
@@ -209,8 +210,8 @@ def test_processes_deal_the_shards(data, tmp_path, monkeypatch):
             told.append(compute())
         return told[-1] if mine.rank else told.pop(0)
 
-    monkeypatch.setattr(cache_module, "tell_all", tell_all)
-    monkeypatch.setattr(cache_module, "meet", lambda mine: None)
+    monkeypatch.setattr(cache_build, "tell_all", tell_all)
+    monkeypatch.setattr(cache_build, "meet", lambda mine: None)
     with pytest.raises(
         ValueError, match="broken token cache"
     ):  # the first shard is the other's, which it does not wait for here
@@ -227,7 +228,7 @@ def test_random_views_are_functions_of_the_image(data, tmp_path, monkeypatch):
     """Not of the batch, of the shard, or of how many views there are."""
     settings = {"augmentation": Augmentation(shift=1, rotation=10, noise=0.1, flip=True)}
     whole = build(Codes(), data, tmp_path / "whole", views=2, **settings)
-    monkeypatch.setattr(cache_module, "IMAGES_PER_SHARD", 3)
+    monkeypatch.setattr(cache_build, "IMAGES_PER_SHARD", 3)
     cut = build_cache(Codes(), data, describe_cache(Codes(), data, views=1, **settings), tmp_path / "cut", batch_size=2)
     first, second = (
         np.concatenate([np.load(cache.folder / shard_name(shard)) for shard in range(count)])
@@ -240,7 +241,7 @@ def test_random_views_are_functions_of_the_image(data, tmp_path, monkeypatch):
 def test_caches_from_before_are_opened(data, tmp_path):
     """Without a word of shards or of how views were drawn, as they were written."""
     cache = build(Codes(), data, tmp_path)
-    path = cache.folder / cache_module.SPEC_NAME
+    path = cache.folder / SPEC_NAME
     told = json.loads(path.read_text())
     del told["images_per_shard"], told["drawn"]
     path.write_text(json.dumps(told))
@@ -253,11 +254,11 @@ def test_caches_from_before_are_opened(data, tmp_path):
 
 @pytest.mark.parametrize(("images", "size"), [(10, 64), (2000, 64), (10_000, 157), (1_281_167, 4096)])
 def test_shards_are_many_enough_to_share(images, size):
-    assert cache_module.shard_size(images) == size
+    assert cache_build.shard_size(images) == size
 
 
 def test_swapped_shards_and_flipped_bits_are_told_where_they_are_read(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(cache_module, "SMALLEST_SHARD", 3)
+    monkeypatch.setattr(cache_build, "SMALLEST_SHARD", 3)
     cache = build(Codes(), data, tmp_path)
     first, second = (cache.folder / shard_name(number) for number in range(2))
     kept = first.read_bytes(), second.read_bytes()
@@ -330,11 +331,11 @@ def test_processes_have_to_make_the_same_tokens(data, tmp_path, monkeypatch, wei
             self.weight = nn.Parameter(torch.tensor(weight))
 
     specs = [describe_cache(Net(weight), data) for weight in (0.0, weights)]
-    monkeypatch.setattr(cache_module, "gathered", lambda value, mine: [spec.folder_name for spec in specs])
+    monkeypatch.setattr(cache_build, "gathered", lambda value, mine: [spec.folder_name for spec in specs])
     if weights:
         with pytest.raises(
             ValueError, match=r"different tokens \(codes-\w{12}, codes-\w{12}\); expected the same images"
         ):
-            cache_module.require_agreement(specs[0], Processes(count=2))
+            cache_build.require_agreement(specs[0], Processes(count=2))
     else:
-        cache_module.require_agreement(specs[0], Processes(count=2))
+        cache_build.require_agreement(specs[0], Processes(count=2))

@@ -23,7 +23,7 @@ from arbench.images.data import ImageData, open_data
 from arbench.machine.distributed import Processes
 from arbench.tokenizer.load import load_tokenizer
 from arbench.training.augment import augment
-from arbench.training.cache import build_cache, describe_cache
+from arbench.training.cache_build import build_cache, describe_cache
 from arbench.training.data import ImageBatches, batch_examples
 from arbench.training.reading import AtSides, Feed, image_generator, read_batches, usual_workers
 
@@ -210,7 +210,7 @@ def test_workers_that_nobody_asked_for(monkeypatch):
 
 @pytest.mark.parametrize("workers", [1, 4])
 def test_a_cache_is_the_same_for_any_number_of_workers(tree, tmp_path, monkeypatch, workers):
-    monkeypatch.setattr("arbench.training.cache.IMAGES_PER_SHARD", 6)
+    monkeypatch.setattr("arbench.training.cache_build.IMAGES_PER_SHARD", 6)
     first = shards(build(tree, tmp_path / "none"))
     assert len(first) == 4
     assert shards(build(tree, tmp_path / "some", workers)) == first
@@ -232,7 +232,7 @@ TWO_PROCESSES = """
 import sys
 from pathlib import Path
 import arbench.images.pictures as pictures
-import arbench.training.cache as cache
+import arbench.training.cache_build as cache
 from arbench.machine.distributed import processes
 
 cache.IMAGES_PER_SHARD = 3
@@ -254,7 +254,7 @@ main()
 
 def test_two_processes_of_two_workers_share_a_tree(tree, tmp_path, monkeypatch):
     """Equal shares of the shards, the bytes that one process writes, and of each image one reading for its tokens."""
-    monkeypatch.setattr("arbench.training.cache.IMAGES_PER_SHARD", 3)
+    monkeypatch.setattr("arbench.training.cache_build.IMAGES_PER_SHARD", 3)
     (tmp_path / "script.py").write_text(TWO_PROCESSES)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command += [str(tmp_path / "script.py"), str(tree), str(tmp_path)]

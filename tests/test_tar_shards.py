@@ -22,7 +22,7 @@ from arbench.images.listing import image_files
 from arbench.images.tar_shards import list_shards, shards_index_path
 from arbench.machine.distributed import Processes
 from arbench.tokenizer.load import load_tokenizer
-from arbench.training.cache import build_cache, describe_cache
+from arbench.training.cache_build import build_cache, describe_cache
 from arbench.training.reading import AtSides, list_once, read_batches
 
 CPU = torch.device("cpu")
@@ -102,7 +102,7 @@ def test_shards_are_the_folder_they_were_packed_from(tree, shards):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_cache_of_shards_is_that_of_the_folder(tree, shards, tmp_path, monkeypatch, workers):
-    monkeypatch.setattr("arbench.training.cache.IMAGES_PER_SHARD", 3)
+    monkeypatch.setattr("arbench.training.cache_build.IMAGES_PER_SHARD", 3)
     tokenizer = load_tokenizer("digits-vq")
     written = []
     for name, source, readers in (("tree", tree, 0), ("shards", shards, workers)):

@@ -111,7 +111,8 @@ def test_two_caches_that_fit_are_told(job, tree, tmp_path):
 
 
 def test_a_cache_of_an_earlier_version_is_known_by_its_name_and_numbers_its_classes(job, tree, tmp_path, monkeypatch):
-    monkeypatch.setattr("arbench.training.cache.data_hash", lambda data: f"{data.name}-{len(data)}-0123456789abcdef")
+    hashed = f"{tree}-{len(open_data(tree))}-0123456789abcdef"
+    monkeypatch.setattr("arbench.training.cache_build.data_hash", lambda data: hashed)
     monkeypatch.setattr("arbench.training.tokens.note_images", lambda folder, data: None)
     whole = weights(run_job(job, tmp_path / "whole"))
     assert not list((tmp_path / "cache").rglob(NOTE_NAME))

@@ -7,7 +7,7 @@ import torch
 import arbench
 from arbench.generators.recipe import Augmentation, TrainConfig
 from arbench.images.data import ImageData
-from arbench.training.cache import build_cache, describe_cache
+from arbench.training.cache_build import build_cache, describe_cache
 from arbench.training.data import ImageBatches
 from arbench.training.loop import train
 from arbench.training.start import TABLE_DEVIATION, start_positions

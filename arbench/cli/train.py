@@ -319,13 +319,15 @@ def cache(
     from arbench.images.data import open_data
     from arbench.machine.distributed import processes
     from arbench.machine.hardware import device_name, resolve_device
-    from arbench.training.cache import describe_cache, stored_spec
+    from arbench.training.cache import stored_spec
+    from arbench.training.cache_build import describe_cache
     from arbench.training.fit import fitted_config
     from arbench.training.reading import list_once, usual_workers
     from arbench.training.tokens import (
         CACHE_FOLDER,
         describe_cost,
         describe_size,
+        known_tokens,
         no_progress,
         open_cache,
         open_tokenizer,
@@ -350,9 +352,9 @@ def cache(
     if asked["target"] is not None:
         fitted_config(asked["target"], asked["tokenizer"], opened, images.side, {})
     if plan:
-        spec = describe_cache(opened, images, device=place, **seen)
-        say(describe_size(stored_spec(spec, images, folder), folder))
-        say(describe_cost(opened, images, spec, place))
+        spec = stored_spec(describe_cache(opened, images, device=place, **seen), images, folder)
+        say(describe_size(spec, folder))
+        say(describe_cost(opened, images, spec, place, known_tokens(spec, images, folder, say)))
         return
     built = open_cache(
         opened,

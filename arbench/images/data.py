@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from arbench.images.hub_datasets import HUB, HubPictures, open_hub
 from arbench.images.listing import Listing, list_images
 from arbench.images.pictures import CROPS, IMAGE_SUFFIXES, Conversions, Cropped, PictureFiles
-from arbench.images.tar_shards import SHARDS, TarPictures, list_shards, shard_paths
+from arbench.images.tar_shards import SHARDS, TarImages, TarPictures, list_shards, shard_paths
 from arbench.registry import unknown_name
 
 DIGITS = "digits"
@@ -40,7 +40,7 @@ class ImageData:
 
     `read(i)` gives image i as uint8 (H, W, 3); `labels` is (N,) int64 and indexes `class_names`; `conversions` are
     the files whose pixels were converted, as far as they were read. `digest()` tells the images from others wherever
-    they lie; where there is none, `name` does.
+    they lie; where there is none, `name` does. `keys()`, of files alone, is (N,) uint64 and does so for each image.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class ImageData:
         read: Callable[[int], np.ndarray],
         conversions: Conversions | None = None,
         digest: Callable[[], str] | None = None,
+        keys: Callable[[], np.ndarray] | None = None,
     ) -> None:
         self.name = name
         self.labels = np.asarray(labels, dtype=np.int64)
@@ -58,6 +59,7 @@ class ImageData:
         self._read = read
         self.conversions = conversions or Conversions()
         self.digest = digest
+        self.keys = keys
 
     @property
     def num_classes(self) -> int:
@@ -125,10 +127,10 @@ def open_data(
         raise ValueError(f"split {split!r} of the folder {source}: a folder is one split; give that split's own folder")
     if str(source).startswith(SHARDS):
         images = list_shards(str(source).removeprefix(SHARDS), again=again)
-        return _data(str(source), TarPictures(images), images.classes, images.class_names, size, crop, images.digest)
+        return _data(str(source), TarPictures(images), images.classes, images.class_names, size, crop, images)
     if str(source).startswith(HUB):
         pictures, labels, names = open_hub(str(source))
-        return _data(str(source), pictures, labels, names, size, crop, pictures.digest)
+        return _data(str(source), pictures, labels, names, size, crop, pictures)
     listing = list_images(existing_folder(source), again=again)
     return _class_folders(str(source), listing, size=size, crop=crop)
 
@@ -146,7 +148,7 @@ def _class_folders(name: str, listing: Listing, *, size: int | None, crop: str) 
             f"{root / classes[empty[0]]}: a class folder without images ({len(empty)} of {len(classes)} are); expected "
             "images in it, or no such folder"
         )
-    return _data(name, PictureFiles(files), labels, classes, size, crop, files.digest)
+    return _data(name, PictureFiles(files), labels, classes, size, crop, files)
 
 
 def folder_data(
@@ -169,9 +171,14 @@ def _data(
     class_names: Sequence[str],
     size: int | None,
     crop: str,
-    digest: Callable[[], str] | None = None,
+    told: Listing | TarImages | HubPictures | None = None,
 ) -> ImageData:
-    return ImageData(name, labels, class_names, Cropped(pictures, crop, size), pictures.conversions, digest)
+    """The pictures as data, which `told` tells from others."""
+    keys, shown = None, f"{crop} {size}" if size else ""  # how an image is brought to its size is part of what it is
+    if isinstance(told, Listing | TarImages):
+        keys = partial(told.keys, shown)
+    digest = None if told is None else told.digest
+    return ImageData(name, labels, class_names, Cropped(pictures, crop, size), pictures.conversions, digest, keys)
 
 
 def is_absent(source: str) -> bool:

@@ -49,6 +49,15 @@ def files_digest(names: np.ndarray, ends: np.ndarray, sizes: np.ndarray) -> str:
     return digest.hexdigest()
 
 
+def file_keys(names: np.ndarray, starts: np.ndarray, ends: np.ndarray, sizes: np.ndarray, salt: str) -> np.ndarray:
+    """(N,) uint64, one a file: of what it is called, of its bytes, and of `salt`."""
+    held, keys = names.tobytes(), bytearray()
+    for start, end, size in zip(starts.tolist(), ends.tolist(), sizes.tolist(), strict=True):
+        told = b"%s\0%d\0%s" % (salt.encode(), size, held[start:end])
+        keys += hashlib.blake2b(told, digest_size=8).digest()
+    return np.frombuffer(bytes(keys), "<u8").astype(np.uint64)
+
+
 def keep_index(path: Path, arrays: Arrays, told: Mapping[str, str], *, files: int, listed: int, changed: int) -> None:
     """Save an index of so many `files`, where it pays, can be written, and nothing had `changed` just before it was
     `listed` (both in ns)."""

@@ -17,7 +17,7 @@ from typing import overload
 
 import numpy as np
 
-from arbench.images.index import files_digest, index_file, keep_index, read_index
+from arbench.images.index import file_keys, files_digest, index_file, keep_index, read_index
 from arbench.images.pictures import IMAGE_SUFFIXES
 
 ARRAYS = ("names", "ends", "classes", "sizes")
@@ -75,6 +75,10 @@ class Listing(Sequence[Path]):
         np.add.at(among, self.starts, 1)
         np.add.at(among, self.ends, -1)
         return files_digest(self.names[np.cumsum(among[:-1]) > 0], np.cumsum(lengths), self.sizes)
+
+    def keys(self, salt: str) -> np.ndarray:
+        """(N,) uint64 that tell each file from others by its name below `root` and its bytes, as `TarImages.keys`."""
+        return file_keys(self.names, self.starts, self.ends, self.sizes, salt)
 
 
 def image_files(folder: Path) -> list[Path]:

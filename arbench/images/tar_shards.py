@@ -21,7 +21,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from arbench.images.index import files_digest, index_file, keep_index, read_index
+from arbench.images.index import file_keys, files_digest, index_file, keep_index, read_index
 from arbench.images.pictures import IMAGE_SUFFIXES, Conversions, decode_image
 from arbench.machine.files import one_line
 
@@ -64,6 +64,11 @@ class TarImages:
         """What tells these images from others, wherever the shards lie and however they are cut: names, in order, and
         bytes."""
         return files_digest(self.names, self.ends, self.sizes)
+
+    def keys(self, salt: str) -> np.ndarray:
+        """(N,) uint64 that tell each image from others by its member's name and bytes, as `Listing.keys`."""
+        starts = np.concatenate([[0], self.ends[:-1]]).astype(np.int64)
+        return file_keys(self.names, starts, self.ends, self.sizes, salt)
 
     def read(self, index: int) -> bytes:
         """The bytes of image `index`. Raises ValueError where its shard has become shorter."""

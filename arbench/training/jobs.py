@@ -23,7 +23,7 @@ from arbench.machine.hardware import resolve_device
 from arbench.report.logs import Logs, log_names, open_logs
 from arbench.runs.choice import RANDOM, find_tokenizer_weights
 from arbench.training.absent import AbsentImages
-from arbench.training.cache import describe_cache
+from arbench.training.cache_build import describe_cache
 from arbench.training.checkpoint import begin_folder, chosen_checkpoint, read_checkpoint_facts
 from arbench.training.data import ImageBatches
 from arbench.training.encoding import encoding_of

@@ -18,16 +18,10 @@ from arbench.machine.distributed import processes, tell_all
 from arbench.runs.choice import find_tokenizer_weights
 from arbench.tokenizer.load import encode_images, load_tokenizer
 from arbench.training.absent import find_absent, note_images
-from arbench.training.cache import (
-    SPEC_NAME,
-    build_cache,
-    complete_caches,
-    describe_cache,
-    is_complete,
-    require_agreement,
-    stored_spec,
-)
+from arbench.training.cache import SPEC_NAME, complete_caches, is_complete, stored_spec
+from arbench.training.cache_build import build_cache, describe_cache, require_agreement
 from arbench.training.reading import list_once
+from arbench.training.reuse import find_known, note_keys
 
 if TYPE_CHECKING:
     from arbench.generators.recipe import TrainConfig
@@ -36,6 +30,7 @@ if TYPE_CHECKING:
     from arbench.training.cache import CacheSpec, TokenCache
     from arbench.training.job import Job
     from arbench.training.loop import Watcher
+    from arbench.training.reuse import Known
 
 CACHE_FOLDER = "cache"  # below the output folder
 # A bar, or lines, for a title and a number of steps: entered, it gives what is to be called with the steps done.
@@ -86,6 +81,7 @@ def open_cache(
     require_agreement(described, mine)
     spec = replace(described, data=tell_all(mine, lambda: stored_spec(described, data, folder).data))
     say(describe_size(spec, folder))
+    known = known_tokens(spec, data, folder, say)
     with (no_progress if is_complete(folder, spec) else progress)("encode", len(data)) as watch:
         built = build_cache(
             tokenizer,
@@ -96,10 +92,20 @@ def open_cache(
             watch=lambda done: watch(done, {}),
             workers=workers,
             mine=mine,
+            known=known,
         )
     if mine.is_first:
         note_images(built.folder, data)
+        note_keys(built.folder, data)
     return built
+
+
+def known_tokens(spec: CacheSpec, data: ImageData, folder: Path, say: Callable[[str], None]) -> Known | None:
+    """What another cache in `folder` holds of `spec`, and `say` how much; None where it is complete itself."""
+    known = None if is_complete(folder, spec) else find_known(spec, data, folder)
+    if known is not None:
+        say(f"token cache: {known.num_views} of {spec.num_images * spec.views} views are there, {known.cache.folder}")
+    return known
 
 
 def open_images(
@@ -130,12 +136,14 @@ def seen_by(config: TrainConfig) -> dict[str, Any]:
     return {name: getattr(config, name) for name in ("views", "augmentation", "view_set", "seed")}
 
 
-def describe_cost(tokenizer: Tokenizer, data: ImageData, spec: CacheSpec, device: torch.device | str) -> str:
-    """One line: the counted operations of encoding it all, and what they take on GPUs."""
+def describe_cost(
+    tokenizer: Tokenizer, data: ImageData, spec: CacheSpec, device: torch.device | str, known: Known | None = None
+) -> str:
+    """One line: the counted operations of encoding what is not `known`, and what they take on GPUs."""
     image = to_float(data.images(range(1))).to(device)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         encode_images(tokenizer, image)
-    view, views = counter.get_total_flops(), spec.num_images * spec.views
+    view, views = counter.get_total_flops(), spec.num_images * spec.views - (known.num_views if known else 0)
     hours = view * views / ENCODING_SPEED / 3600
     return (
         f"token cache: {views} views to encode, {view / 1e9:.3g} GFLOP each: {hours:.3g} GPU-hours at "

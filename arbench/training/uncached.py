@@ -15,7 +15,8 @@ from arbench.images.pixels import to_float
 from arbench.machine.distributed import processes
 from arbench.tokenizer.load import encode_images, posterior, scaled
 from arbench.training.augment import augment
-from arbench.training.cache import CacheSpec, require_agreement
+from arbench.training.cache import CacheSpec
+from arbench.training.cache_build import require_agreement
 from arbench.training.reading import Examples, Feed, image_generator
 from arbench.training.views import CROPS, crop_sides
 
