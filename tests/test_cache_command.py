@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from arbench.cli.train import register
 from arbench.generators.methods import get_preset
+from arbench.training.asked import method_job
 from arbench.training.job import write_job
-from arbench.training.jobs import method_job
 
 TOYS = """
 from torch.nn import functional as F

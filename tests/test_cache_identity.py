@@ -19,8 +19,7 @@ from arbench.images.tar_shards import list_shards
 from arbench.tokenizer.load import load_tokenizer
 from arbench.training.cache_build import build_cache, describe_cache
 from arbench.training.identity import data_hash, path_hash
-from arbench.training.jobs import no_words
-from arbench.training.tokens import open_cache
+from arbench.training.tokens import no_words, open_cache
 
 SIZE = 8
 

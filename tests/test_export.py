@@ -10,8 +10,9 @@ from arbench.generators.methods import get_method
 from arbench.generators.spec import same_name
 from arbench.training.checkpoint import find_checkpoint
 from arbench.training.export import export_release
-from arbench.training.jobs import no_words, run_job
+from arbench.training.jobs import run_job
 from arbench.training.start import load_start
+from arbench.training.tokens import no_words
 from arbench.weights.load import load_generator
 from arbench.weights.read import read_tensors
 
@@ -74,6 +75,12 @@ def test_a_training_starts_from_what_another_left_of_as_many_classes(trained, ki
         load_start(job.target, str(file), "ema", fitted, 3, no_words)
     with pytest.raises(ValueError, match="its tensors say num_classes 2, not 7"):
         load_start(job.target, str(file), "ema", {**fitted, "num_classes": 7}, 2, no_words)
+
+
+def test_weights_of_another_width_are_told_before_anything_is_encoded(trained):
+    job, averaged = trained
+    with pytest.raises(ValueError, match=r"does not fit; .* of another shape: .*, and \d+ more$"):
+        load_start(job.target, str(averaged), "ema", {"channels": 6, "grid": 8}, 2, no_words)
 
 
 def test_a_bare_file_of_the_digits_models_says_its_classes(tmp_path):

@@ -12,7 +12,7 @@ from arbench.cli.train import register
 from arbench.generators.methods import get_method, get_preset
 from arbench.generators.spec import NO_GUIDANCE, OWN_SETTINGS
 from arbench.images.imagenet import TRAINING_IMAGES
-from arbench.training.jobs import method_job
+from arbench.training.asked import method_job
 from arbench.training.optimiser import make_optimiser
 from arbench.training.speed import speed_config
 

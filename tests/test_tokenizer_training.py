@@ -29,8 +29,9 @@ from arbench.training.discriminator import hinge_discriminator_loss
 from arbench.training.engine import Engine
 from arbench.training.forecast import forecast
 from arbench.training.job import SETTINGS_NAME, read_job
-from arbench.training.jobs import run_job, tokenizer_job
+from arbench.training.jobs import run_job
 from arbench.training.loop import Trainer, train
+from arbench.training.tokenizer_job import tokenizer_job
 from arbench.training.tokenizer_plan import plan_tokenizer
 from arbench.weights.read import read_tensors
 

@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 
 from arbench.images.data import is_absent, open_data
 from arbench.training.absent import NOTE_NAME
+from arbench.training.asked import method_job, with_settings
 from arbench.training.checkpoint import find_checkpoint, read_checkpoint_facts
-from arbench.training.jobs import method_job, run_job, with_settings
+from arbench.training.jobs import run_job
 
 
 @pytest.fixture

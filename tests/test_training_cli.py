@@ -19,9 +19,11 @@ from arbench.machine import sharded
 from arbench.machine.sharded import read_all
 from arbench.papers.experiment import load_experiment
 from arbench.papers.training import training_job
+from arbench.training.asked import digits_job, method_job, plain_recipe, with_settings
 from arbench.training.checkpoint import find_checkpoint, read_checkpoint_facts
 from arbench.training.engine import CPU_SHARDS
-from arbench.training.jobs import Job, digits_job, method_job, plain_recipe, run_job, with_settings
+from arbench.training.job import Job
+from arbench.training.jobs import run_job
 from arbench.training.recipes import digits_recipes
 from arbench.weights.load import load_generator
 
@@ -210,9 +212,12 @@ def test_learning_rate_follows_the_batch_where_the_paper_says_so():
 
 
 def test_given_settings_change_the_recipe_and_keep_the_warm_up_short():
-    config = with_settings(digits_job("mar-digits").config, steps=100, learning_rate=None, seed=3)
+    said = []
+    changed = with_settings(digits_job("mar-digits").config, steps=100, learning_rate=None, seed=3)
+    config = changed.for_images(1438, said.append)
     assert (config.steps, config.seed) == (100, 3)
     assert config.warmup_steps == 10
+    assert said == ["warm-up 100 -> 10 steps: it would be over half of the run's 100, so it is a tenth of them"]
     assert config.learning_rate == digits_recipes()["mar-digits"].config.learning_rate
 
 

@@ -11,9 +11,9 @@ from arbench.generators.recipe import TrainConfig
 from arbench.generators.spec import Evaluated
 from arbench.machine.distributed import Processes
 from arbench.training import evaluation
+from arbench.training.asked import digits_job, method_job
 from arbench.training.evaluated import evaluated_with
 from arbench.training.evaluation import Evaluating
-from arbench.training.jobs import digits_job, method_job
 
 
 @pytest.mark.parametrize(

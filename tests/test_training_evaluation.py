@@ -29,10 +29,11 @@ from arbench.report.protocols import Marks
 from arbench.report.record import load_record
 from arbench.report.values import group_seeds
 from arbench.training import evaluation
+from arbench.training.asked import digits_job, with_settings
 from arbench.training.evaluated import BEST_NAME, best_step, evaluation_name, stored_evaluations
 from arbench.training.evaluation import Evaluating
 from arbench.training.job import Job, write_job
-from arbench.training.jobs import digits_job, run_job, with_settings
+from arbench.training.jobs import run_job
 from arbench.training.log import LOG_NAME
 from arbench.weights.read import read_tensors
 

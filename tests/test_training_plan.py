@@ -9,10 +9,11 @@ from conftest import make_generator
 
 from arbench.generators.methods import get_method
 from arbench.tokenizer.load import find_tokenizer
+from arbench.training.asked import method_job, with_settings
 from arbench.training.encoding import encoding_of
 from arbench.training.engine import Engine
 from arbench.training.forecast import forecast
-from arbench.training.jobs import method_job, run_job, with_settings
+from arbench.training.jobs import run_job
 from arbench.training.plan import GIB, image_flops, plan_training, share_of_peak
 from arbench.weights.load import without_memory
 

@@ -18,9 +18,9 @@ from arbench.generators.methods import get_method
 from arbench.generators.par.config import PARConfig
 from arbench.generators.par.model import PAR
 from arbench.generators.recipe import TrainConfig
+from arbench.training.asked import method_job, with_settings
 from arbench.training.engine import Engine
 from arbench.training.forecast import forecast
-from arbench.training.jobs import method_job, with_settings
 from arbench.training.loop import Trainer
 from arbench.training.start import set_dropout, zero_output
 from arbench.training.views import count_views, crop_sides, views_of

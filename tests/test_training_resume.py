@@ -11,8 +11,9 @@ from tiny_trainings import pictures, tiny_training
 
 from arbench.machine.sharded import FACTS, sealed
 from arbench.runs.choice import find_tokenizer_weights
+from arbench.training.asked import with_settings
 from arbench.training.checkpoint import find_checkpoint, read_checkpoint_facts
-from arbench.training.jobs import run_job, with_settings
+from arbench.training.jobs import run_job
 
 STEPS = 2
 

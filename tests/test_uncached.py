@@ -11,8 +11,9 @@ from test_cache import Codes, Moments
 
 from arbench.generators.recipe import Augmentation
 from arbench.images.data import open_data
+from arbench.training.asked import digits_job, with_settings
 from arbench.training.cache_build import build_cache, describe_cache
-from arbench.training.jobs import digits_job, run_job, with_settings
+from arbench.training.jobs import run_job
 from arbench.training.uncached import FreshTokens
 
 CPU = torch.device("cpu")

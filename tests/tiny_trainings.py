@@ -12,8 +12,8 @@ from test_training_fit import GREYS, PLANE
 from tiny_runs import TINY, TINY_GPT
 
 from arbench.generators.methods import get_preset
+from arbench.training.asked import method_job
 from arbench.training.job import Job
-from arbench.training.jobs import method_job
 
 SMALL: dict[str, dict[str, Any]] = {
     "ar-b": {"tokenizer": GREYS, "model_config": TINY_GPT},

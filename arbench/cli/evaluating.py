@@ -9,7 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from arbench.training.evaluation import Evaluating
-    from arbench.training.jobs import Job
+    from arbench.training.job import Job
 
 Every = Annotated[Optional[float], typer.Option("--eval-every", help="Epochs between evaluations of the average.")]
 Steps = Annotated[Optional[int], typer.Option("--eval-steps", help="Steps between them, in place of epochs.")]

@@ -11,7 +11,7 @@ from arbench.cli import learning
 from arbench.registry import TOKENIZERS, unknown_name
 
 if TYPE_CHECKING:
-    from arbench.training.jobs import Job
+    from arbench.training.job import Job
 
 ANY_LENGTH: dict[str, Any] = {"steps": 1, "batch_size": 1, "learning_rate": 1.0}  # where views alone are asked
 
@@ -76,7 +76,7 @@ def plan_jobs(
     """
     from arbench.generators.methods import get_preset
     from arbench.runs.choice import choose_model
-    from arbench.training.jobs import digits_job, method_job
+    from arbench.training.asked import digits_job, method_job
     from arbench.training.recipes import CONFIGS, digits_recipes
 
     recipes = digits_recipes()
@@ -102,7 +102,7 @@ def plan_jobs(
 
 def _fresh_tokenizer(name: str, shared: dict[str, Any], out: Path) -> dict[str, Any]:
     """Settings of one target of `all`: generators are trained on the tokenizer that was trained just before."""
-    from arbench.training.jobs import digits_job
+    from arbench.training.asked import digits_job
     from arbench.training.recipes import get_recipe
 
     tokenizer = get_recipe(name).tokenizer
@@ -120,8 +120,8 @@ def asked_cache(
     `given` are views, flip, seed and view_set. Raises ValueError where they contradict each other.
     """
     from arbench.generators.recipe import VIEW_SETS, Augmentation, TrainConfig
+    from arbench.training.asked import with_settings
     from arbench.training.job import checked_size
-    from arbench.training.jobs import with_settings
     from arbench.training.tokens import seen_by
 
     view_set, views = given["view_set"], given["views"]

@@ -17,7 +17,7 @@ from arbench.machine.progress import progress_bar
 from arbench.registry import unknown_name
 
 if TYPE_CHECKING:
-    from arbench.training.jobs import Job
+    from arbench.training.job import Job
 
 TRAIN_EXAMPLES = """Examples:
 
@@ -273,8 +273,9 @@ def run_jobs(
 
     from arbench.machine.distributed import processes
     from arbench.runs.request import IF_STARTED
+    from arbench.training.asked import with_settings
     from arbench.training.checkpoint import has_checkpoint
-    from arbench.training.jobs import run_job, with_settings
+    from arbench.training.jobs import run_job
     from arbench.training.recipes import digits_recipes
 
     recipes = digits_recipes()

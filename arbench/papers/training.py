@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,15 @@ from arbench.machine.log import read_lines
 from arbench.papers.experiment import SHIPPED, UNRELEASED, Row
 from arbench.papers.plan import weights_file
 from arbench.registry import unknown_name
-from arbench.training.checkpoint import has_checkpoint, saved_steps
-from arbench.training.jobs import Job, digits_job, method_job, run_job, with_settings
+from arbench.runs.request import IF_STARTED
+from arbench.training.asked import digits_job, method_job, with_settings
+from arbench.training.checkpoint import saved_steps
+from arbench.training.job import Job
+from arbench.training.jobs import run_job
 from arbench.training.log import LOG_NAME
 from arbench.training.recipes import digits_recipes
 from arbench.training.speed import recipe_step_seconds
-from arbench.training.tokens import Progress, no_progress
+from arbench.training.tokens import Progress, no_progress, no_words
 from arbench.validation import check, hints_of
 
 
@@ -71,13 +75,16 @@ def _tokenizer_file(row: Row) -> str | None:
     return str(file)
 
 
-def trained_weights(row: Row, seed: int, out: Path, progress: Progress = no_progress) -> Path:
-    """The weights of `row` for one seed, trained now unless they lie under `out`; an interrupted training goes on."""
+def trained_weights(
+    row: Row, seed: int, out: Path, progress: Progress = no_progress, say: Callable[[str], None] = no_words
+) -> Path:
+    """The weights of `row` for one seed, trained now unless they lie under `out`; an interrupted training goes on from
+    its newest intact checkpoint."""
     job = training_job(row, seed)
     folder = _folder(row, seed, out)
     if job.weights_path(folder).is_file():
         return job.weights_path(folder)
-    return run_job(job, folder, resume=has_checkpoint(job.folder(folder)), progress=progress)
+    return run_job(job, folder, resume=IF_STARTED, progress=progress, say=say)
 
 
 def training_facts(row: Row, seed: int, out: Path) -> dict[str, float]:

@@ -10,10 +10,10 @@ from arbench.generators.methods import get_preset
 from arbench.generators.spec import DIGITS
 from arbench.images.data import open_data
 from arbench.images.imagenet import TRAINING_IMAGES
+from arbench.training.asked import with_settings
 from arbench.training.encoding import encoding_of
 from arbench.training.engine import Engine
 from arbench.training.job import Job
-from arbench.training.jobs import with_settings
 from arbench.training.parts import fit_micro_batches
 from arbench.training.plan import plan_training
 from arbench.training.recipes import TOKENIZERS

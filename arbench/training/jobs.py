@@ -13,9 +13,8 @@ import torch
 
 from arbench.evaluation.digits_cnn import NUM_CLASSES, DigitsCNN
 from arbench.generators.methods import get_method, get_preset
-from arbench.generators.recipe import TrainConfig, lengthened
+from arbench.generators.recipe import lengthened
 from arbench.generators.spec import DIGITS, same_name
-from arbench.images.data import DIGITS_SIZE
 from arbench.images.pixels import to_float
 from arbench.machine.distributed import by_first, process_group, processes, tell_all
 from arbench.machine.files import require_writable
@@ -32,21 +31,22 @@ from arbench.training.evaluation import Evaluating, Evaluation
 from arbench.training.export import export_release, export_weights, origin_of
 from arbench.training.fit import fitted_config
 from arbench.training.identity import trained_on
-from arbench.training.job import Job, checked_size, write_job
+from arbench.training.job import Job, write_job
 from arbench.training.loop import check_resumable, train
-from arbench.training.parts import check_micro_batches, fit_micro_batches
+from arbench.training.parts import fit_micro_batches
 from arbench.training.plan import plan_training
 from arbench.training.reading import usual_workers
-from arbench.training.recipes import TOKENIZERS, get_recipe
+from arbench.training.recipes import TOKENIZERS
 from arbench.training.start import load_start, started
 from arbench.training.tasks import ClassifierTask, GeneratorTask
-from arbench.training.tokenizer_job import check_sides, tokenizer_job, tokenizer_task
+from arbench.training.tokenizer_job import check_sides, tokenizer_task
 from arbench.training.tokenizer_plan import plan_tokenizer
 from arbench.training.tokenizer_task import TokenizerTask
 from arbench.training.tokens import (
     Progress,
     cache_folder,
     no_progress,
+    no_words,
     open_cache,
     open_images,
     open_tokenizer,
@@ -68,104 +68,6 @@ if TYPE_CHECKING:
     from arbench.weights.provenance import TokenizerFacts
 
 SCALE_IMAGES = 2000  # images that the deviation of a new tokenizer's latents is measured on, at most
-
-
-def no_words(line: str) -> None:
-    """Nothing is said."""
-
-
-def digits_job(target: str, *, size: int | None = None, tokenizer: str | None = None, **options: Any) -> Job:
-    """The job of a digits recipe, also on other data; ValueError where there is no such target."""
-    recipe = get_recipe(target)
-    if recipe.kind == "tokenizer":
-        return tokenizer_job(target, size=size, tokenizer=tokenizer, **options)
-    _refuse_losses(target, options.pop("losses", None))
-    options.setdefault("config", recipe.config)
-    tokenizer = tokenizer or recipe.tokenizer
-    return Job(target=target, kind=recipe.kind, size=checked_size(size) or DIGITS_SIZE, tokenizer=tokenizer, **options)
-
-
-def _refuse_losses(target: str, losses: Mapping[str, Any] | None) -> None:
-    """Raise ValueError where terms of a tokenizer's loss are given for something else."""
-    if losses:
-        named = ", ".join(f"--{name.replace('_', '-')}" for name in losses)
-        raise ValueError(f"{named} is for tokenizers; {target!r} is none")
-
-
-def method_job(
-    method: str,
-    model: str,
-    *,
-    size: int | None = None,
-    tokenizer: str | None = None,
-    given: Mapping[str, Any] | None = None,
-    **options: Any,
-) -> Job:
-    """A generator on one's own data with its paper's recipe, where it has one.
-
-    `given` are settings that take the place of a recipe. Raises ValueError where method and model disagree, and where
-    neither the method nor `given` says how to train.
-    """
-    _refuse_losses(model, options.pop("losses", None))
-    check_method(method, model)
-    preset, spec = get_preset(model), get_method(method)
-    options.setdefault("config", spec.trained_by(preset) or plain_recipe(method, given or {}))
-    tokenizer = tokenizer or preset.tokenizer
-    return Job(
-        target=model, kind="generator", size=checked_size(size) or preset.image_size, tokenizer=tokenizer, **options
-    )
-
-
-def plain_recipe(method: str, given: Mapping[str, Any]) -> TrainConfig:
-    """How a method without a recipe is trained: by what every training needs. ValueError where `given` lacks any."""
-    length = "epochs" if given.get("epochs") and not given.get("steps") else "steps"
-    needed = {name: given.get(name) for name in (length, "batch_size", "learning_rate")}
-    lacking = [name for name, value in needed.items() if value is None]
-    if lacking:
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in lacking)
-        raise ValueError(f"method {method!r} has no training recipe; expected {options} with it")
-    return TrainConfig(**needed)  # type: ignore[arg-type]
-
-
-def check_method(method: str, model: str) -> None:
-    """Raise ValueError where there is no such method or model, or the model is of another method."""
-    get_method(method)
-    found = get_preset(model).method
-    if found != method:
-        raise ValueError(f"model {model!r} is of method {found!r}, not {method!r}; expected --method {found}")
-
-
-def with_settings(
-    config: TrainConfig, *, scale_rate: bool = False, say: Callable[[str], None] = no_words, **settings: Any
-) -> TrainConfig:
-    """`config` with those settings that are not None; a warm-up of over half the run shrinks to a tenth of it.
-
-    Raises ValueError where `steps` and `epochs` are both given, or `micro_batches` that the batch cannot be cut into.
-
-    With `scale_rate` the learning rate, where it is not given, follows the batch size in proportion: the papers state
-    theirs as 1e-4 a batch of 256; `say` is told.
-    """
-    if scale_rate and settings.get("batch_size") and settings.get("learning_rate") is None:
-        settings["learning_rate"] = config.learning_rate * settings["batch_size"] / config.batch_size
-        if settings["batch_size"] != config.batch_size:
-            say(
-                f"batch_size {config.batch_size} -> {settings['batch_size']}: the learning rate follows, "
-                f"{config.learning_rate:.4g} -> {settings['learning_rate']:.4g}, and epochs stay epochs"
-            )
-    given = {name: value for name, value in settings.items() if value is not None}
-    if given.get("steps") and given.get("epochs"):
-        raise ValueError(f"--steps {given['steps']} and --epochs {given['epochs']:g}: expected one of them")
-    if given.get("steps"):
-        given.setdefault("epochs", 0.0)
-    elif given.get("epochs"):
-        given["steps"] = 0
-    if given.get("views"):
-        given.setdefault("view_set", "random")
-    changed = dataclasses.replace(config, **given)
-    if changed.steps and not changed.warmup_epochs and 2 * changed.warmup_steps > changed.steps:
-        changed = dataclasses.replace(changed, warmup_steps=changed.steps // 10)
-    check_micro_batches(changed.batch_size, given.get("micro_batches"))
-    return changed
 
 
 def run_job(

@@ -57,8 +57,8 @@ def load_start(
 ) -> tuple[dict[str, Tensor], int]:
     """The tensors of `file` to go on from, on data of so many `classes`, and how many classes they know.
 
-    Their number is what the file says, whatever the preset has. Raises ValueError where they know fewer, OSError and
-    ValueError as `load_generator` does.
+    Their number is what the file says, whatever the preset has. Raises ValueError where they know fewer, and for
+    tensors of other shapes than those of the model that is trained, OSError and ValueError as `load_generator` does.
     """
     model = load_generator(target, weights=file, which=which, **{**told_classes(file, which), **settings})
     known = model.num_classes
@@ -66,6 +66,8 @@ def load_start(
         raise ValueError(f"{file} knows {known} classes, the data has {classes}; expected no more than it knows")
     if known > classes:
         say(f"the data's {classes} classes take the places of the first {classes} of the {known} that {file} knows")
+    trained = load_generator(target, weights="random", device="meta", **{CLASSES: known, **settings})
+    require_same(_shapes(model.state_dict()), _shapes(trained.state_dict()), file)
     return model.state_dict(), known
 
 
@@ -84,7 +86,10 @@ def told_classes(file: str, which: str) -> dict[str, int]:
 def started(model: Model, start: Mapping[str, Tensor] | None, where: str | None) -> Model:
     """`model` with the tensors of `start`, where there are any. Raises ValueError where they are of another model."""
     if start is not None:
-        shapes = [{name: tuple(value.shape) for name, value in held.items()} for held in (start, model.state_dict())]
-        require_same(shapes[0], shapes[1], str(where))
+        require_same(_shapes(start), _shapes(model.state_dict()), str(where))
         model.load_state_dict(start)
     return model
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in tensors.items()}

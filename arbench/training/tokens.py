@@ -38,6 +38,10 @@ Progress = Callable[[str, int], "AbstractContextManager[Watcher]"]
 ENCODING_SPEED = 100e12  # operations a second of a large GPU at convolutions in bfloat16, a fraction of its peak
 
 
+def no_words(line: str) -> None:
+    """Nothing is said."""
+
+
 def no_progress(title: str, total: int) -> AbstractContextManager[Watcher]:
     """Nothing is shown."""
     return nullcontext(lambda done, logged: None)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -31,12 +30,10 @@ SINUSOID_STD = 0.1  # deviation of the places' sinusoids, beside embeddings that
 UNUSED_ROWS = 1  # of the embedding table, in the released files
 
 
-@lru_cache(maxsize=16)
-def scaled_sinusoids(grid: tuple[int, int], width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """`ARPG.sinusoids`, made once: a step that is recorded must copy nothing from the host."""
-    with torch.inference_mode(False):
-        waves = grid_sinusoids(grid, width).to(device, dtype)
-        return functional.pad(waves * (SINUSOID_STD / waves.std()), (0, 0, 1, 0))
+def scaled_sinusoids(grid: tuple[int, int], width: int) -> Tensor:
+    """`ARPG.sinusoids` of a grid."""
+    waves = grid_sinusoids(grid, width)
+    return functional.pad(waves * (SINUSOID_STD / waves.std()), (0, 0, 1, 0))
 
 
 @dataclass
@@ -100,7 +97,8 @@ class ARPG(nn.Module):
 
     def sinusoids(self) -> Tensor:
         """Fixed sinusoids (1 + N, D) of the places: none at place 0, the class token's."""
-        return scaled_sinusoids(self.grid, self.config.width, self.norm.weight.device, self.norm.weight.dtype)
+        weight = self.norm.weight
+        return constant(scaled_sinusoids, self.grid, self.config.width, device=weight.device, dtype=weight.dtype)
 
     def embed(self, rows: Tensor, places: Tensor) -> Tensor:
         """Rows of the one table, (B, n), at their places (B, n) -> (B, n, D)."""
