@@ -4,8 +4,7 @@ import json
 import sys
 
 import pytest
-import typer
-from typer.testing import CliRunner
+from commands import commands_of
 
 from arbench.cli.bench import register
 
@@ -14,16 +13,7 @@ QUICK = ["--repeats", "1", "--device", "cpu"]
 
 @pytest.fixture
 def cli():
-    app = typer.Typer()
-    register(app)
-
-    def run(*arguments):
-        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result.stdout
-
-    return run
+    return commands_of(register, stream="stdout")
 
 
 def test_the_last_line_is_one_json_object(cli):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
-import typer
-from PIL import Image
-from typer.testing import CliRunner
+from commands import commands_of
+from tiny_trainings import pictures
 
 from arbench.cli.train import register
 from arbench.generators.methods import get_preset
@@ -48,16 +46,7 @@ TINY = {
 
 @pytest.fixture
 def cli():
-    app = typer.Typer()
-    register(app)
-
-    def run(*arguments):
-        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result.output
-
-    return run
+    return commands_of(register)
 
 
 @pytest.fixture
@@ -65,13 +54,8 @@ def source(tmp_path, monkeypatch):
     """Options of eight images of two classes; the tokenizers of `TOYS` can be imported."""
     (tmp_path / "cache_toys.py").write_text(TOYS)
     monkeypatch.syspath_prepend(tmp_path)
-    random = np.random.default_rng(0)
-    for name in ("cats", "dogs"):
-        (tmp_path / "data" / name).mkdir(parents=True)
-        for index in range(4):
-            pixels = random.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "data" / name / f"{index}.png")
-    return ("--data", tmp_path / "data", "--size", 16, "--device", "cpu")
+    data = pictures(tmp_path / "data", classes=("cats", "dogs"), side=16)
+    return ("--data", data, "--size", 16, "--device", "cpu")
 
 
 @pytest.mark.parametrize(("model", "tokenizer", "views"), [("ar-b", "Greys", 20), ("mar-b", "Plane", 2)])

@@ -7,13 +7,13 @@ import io
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from installed_plugins import install_plugin
 from tiny_runs import only_run, tiny
 
 import arbench
@@ -40,13 +40,8 @@ def block(language: str, start: str) -> str:
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The plug-in as pip installs it, its module as the README has it."""
-    source = tmp_path_factory.mktemp("source") / "moments"
-    shutil.copytree(PLUGIN, source)
-    (source / "moments.py").write_text(block("python", "# moments.py"))
-    target = tmp_path_factory.mktemp("site")
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
-    subprocess.run([*pip, "--target", str(target), str(source)], check=True, capture_output=True, text=True)
-    return target
+    files = {"moments.py": block("python", "# moments.py")}
+    return install_plugin("moments", tmp_path_factory.mktemp("plugin"), files)
 
 
 @pytest.fixture(autouse=True)

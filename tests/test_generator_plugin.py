@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from installed_plugins import install_plugin
 
 from arbench.cli import run_command
 from arbench.generators import methods
 from arbench.generators.methods import get_method
 
-PLUGIN = Path(__file__).parent / "plugins" / "unigram"
 MODEL, STEPS = "unigram-digits", "3"
 TABLE = """
 title: Independent tokens
@@ -46,13 +43,7 @@ METHOD = replace(METHOD, name=NAME, model=build, presets=(), tiny={"vocab_size":
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """The plug-in as pip installs it, in a folder that only these tests see."""
-    source = tmp_path_factory.mktemp("source") / "unigram"
-    shutil.copytree(PLUGIN, source)
-    target = tmp_path_factory.mktemp("site")
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
-    subprocess.run([*pip, "--target", str(target), str(source)], check=True, capture_output=True, text=True)
-    return target
+    return install_plugin("unigram", tmp_path_factory.mktemp("plugin"))
 
 
 @pytest.fixture

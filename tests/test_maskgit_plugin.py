@@ -8,13 +8,13 @@ import json
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from installed_plugins import install_plugin
 from PIL import Image
 from test_readme import parse
 
@@ -51,12 +51,7 @@ rows:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The plug-in as pip installs it, in a folder that only these tests see."""
-    source = tmp_path_factory.mktemp("source") / "maskgit"
-    shutil.copytree(PLUGIN, source)
-    target = tmp_path_factory.mktemp("site")
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
-    subprocess.run([*pip, "--target", str(target), str(source)], check=True, capture_output=True, text=True)
-    return target
+    return install_plugin("maskgit", tmp_path_factory.mktemp("plugin"))
 
 
 @pytest.fixture(scope="module")

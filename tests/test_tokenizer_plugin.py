@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from installed_plugins import install_plugin
 
 from arbench.cli import run_command
 
-PLUGIN = Path(__file__).parent / "plugins" / "quadrants"
 RANDOM_MAR = ("run", "--method", "mar", "--weights", "random", "--num-iter", "2", "--head-steps", "2")
 SHORT_RUN = (*RANDOM_MAR, "--device", "cpu", "--tokenizer")
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """The plug-in as pip installs it, in a folder that only these tests see."""
-    source = tmp_path_factory.mktemp("source") / "quadrants"
-    shutil.copytree(PLUGIN, source)
-    target = tmp_path_factory.mktemp("site")
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
-    subprocess.run([*pip, "--target", str(target), str(source)], check=True, capture_output=True, text=True)
-    return target
+    return install_plugin("quadrants", tmp_path_factory.mktemp("plugin"))
 
 
 @pytest.fixture

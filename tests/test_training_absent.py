@@ -7,10 +7,9 @@ import shutil
 import tarfile
 from dataclasses import replace
 
-import numpy as np
 import pytest
-from PIL import Image
 from safetensors.torch import load_file
+from tiny_trainings import pictures
 
 from arbench.images.data import is_absent, open_data
 from arbench.training.absent import NOTE_NAME
@@ -21,13 +20,7 @@ from arbench.training.jobs import run_job
 
 @pytest.fixture
 def tree(tmp_path):
-    random = np.random.default_rng(0)
-    for name in ("cats", "dogs"):
-        (tmp_path / "data" / name).mkdir(parents=True)
-        for index in range(4):
-            pixels = random.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "data" / name / f"{index}.png")
-    return tmp_path / "data"
+    return pictures(tmp_path / "data", classes=("cats", "dogs"), side=16)
 
 
 @pytest.fixture

@@ -4,13 +4,11 @@ import os
 import signal
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
-import typer
-from PIL import Image
+from commands import commands_of
 from safetensors.torch import load_file
-from typer.testing import CliRunner
+from tiny_trainings import pictures
 
 from arbench.cli.train import register
 from arbench.evaluation.digits_cnn import DigitsCNN
@@ -32,28 +30,13 @@ QUICK = ["--steps", "2", "--batch-size", "4", "--device", "cpu"]
 
 @pytest.fixture
 def cli():
-    app = typer.Typer()
-    register(app)
-
-    def run(*arguments):
-        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result.output
-
-    return run
+    return commands_of(register)
 
 
 @pytest.fixture
 def folder(tmp_path):
     """An ImageFolder of two classes with four 40x36 images each."""
-    random = np.random.default_rng(0)
-    for name in ("cats", "dogs"):
-        (tmp_path / "data" / name).mkdir(parents=True)
-        for index in range(4):
-            pixels = random.integers(0, 256, (36, 40, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "data" / name / f"{index}.png")
-    return tmp_path / "data"
+    return pictures(tmp_path / "data", classes=("cats", "dogs"), side=36, width=40)
 
 
 def test_classifier_trains_writes_weights_and_resumes_only_what_is_there(cli, tmp_path):

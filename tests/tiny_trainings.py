@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,16 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-def pictures(folder: Path, *, classes: int = 2, each: int = 4, side: int = 32) -> Path:
-    """A folder of classes with `each` pictures of noise."""
+def pictures(
+    folder: Path, *, classes: Sequence[str] = ("class-0", "class-1"), each: int = 4, side: int = 32, width: int = 0
+) -> Path:
+    """A folder of `classes` with `each` pictures of noise, of `side` pixels or `width` across."""
     random = np.random.default_rng(0)
-    for label in range(classes):
-        (folder / f"class-{label}").mkdir(parents=True)
+    for label in classes:
+        (folder / label).mkdir(parents=True)
         for number in range(each):
-            pixels = random.integers(0, 256, (side, side, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / f"class-{label}" / f"{number}.png")
+            pixels = random.integers(0, 256, (side, width or side, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / label / f"{number}.png")
     return folder
 
 
