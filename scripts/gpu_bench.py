@@ -45,7 +45,7 @@ from gpu_rows import (
 from arbench.bench.generation import bench_batch, compare_rivals, describe, find_bounds
 from arbench.bench.table import comparisons
 from arbench.machine.files import write_whole
-from arbench.machine.fused import EngineWarning
+from arbench.machine.fused import EngineWarning, forget_compiled
 from arbench.machine.hardware import describe_hardware, resolve_device, resolve_dtype, versions
 from arbench.machine.precision import Precision
 from arbench.registry import unknown_name
@@ -211,11 +211,12 @@ def measure_row(
         described[cell.part] = found
         record["protocol"]["engines"] = [name for name in ENGINES if name in record["engines"]]
         yield cell
+        if "error" in found:  # what could not be compiled for one cell is tried again for the next
+            forget_compiled()
         if device.type == "cuda":
             gc.collect()
             torch.cuda.empty_cache()
-    if device.type == "cuda":
-        torch._dynamo.reset()  # compilations of a layer are counted over all models that have it
+    forget_compiled()
 
 
 def table(records: Sequence[Mapping[str, Any]]) -> str:

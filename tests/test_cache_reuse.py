@@ -1,7 +1,9 @@
 """A cache takes what another one holds of its images, and is byte for byte the one that takes nothing."""
 
 import dataclasses
+import os
 import shutil
+import tarfile
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from arbench.generators.recipe import Augmentation
 from arbench.images.data import ImageData, open_data
 from arbench.training.cache import shard_name
 from arbench.training.cache_build import build_cache, describe_cache
+from arbench.training.identity import path_hash
 from arbench.training.reuse import KEYS_NAME, find_known, note_keys
 from arbench.training.tokens import open_cache
 
@@ -31,12 +34,12 @@ class Counted(Codes):
         return super().encode(images, rng=rng)
 
 
-def write_images(root, names, size=8):
+def write_images(root, names, size=8, salt=0, suffix="png"):
     for name in names:
-        path = root / f"{name}.png"
+        path = root / f"{name}.{suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        seed = np.random.default_rng([*name.encode()])
-        Image.fromarray(seed.integers(0, 256, (size, size, 3), dtype=np.uint8)).save(path)
+        random = np.random.default_rng([salt, *name.encode()])
+        Image.fromarray(random.integers(0, 256, (size, size, 3), dtype=np.uint8)).save(path)
 
 
 @pytest.fixture
@@ -80,8 +83,8 @@ def test_images_that_were_there_are_not_read_again(tree, tmp_path, kind, setting
     whole = data._read
     data._read = lambda index: (read.append(index), whole(index))[1]
     grown = opened(kind(), data, tmp_path / "one", **settings)
-    new = {0, 2, 5, 6}  # of a/1, b/1, b/2, b/3, b/5, c/9, d/0, d/1, d/3
-    assert set(read) == {*new, 8}  # the first and last are part of what a data set is known by
+    new = {0, 2, 5, 6, 8}  # of a/1, b/1, b/2, b/3, b/5, c/9, d/0, d/1, d/3; the last is read anyway
+    assert set(read) == new
     assert shards(grown) == fresh(data, tmp_path / "other", kind(), **settings)
     assert torch.equal(grown.labels, torch.from_numpy(data.labels))
 
@@ -92,12 +95,12 @@ def test_drawn_views_are_those_of_an_image_s_number(tree, tmp_path):
     write_images(tree, ["d/2"])
     data, tokenizer = open_data(tree), Counted()
     grown = opened(tokenizer, data, tmp_path / "one", views=2, **DRAWN)
-    assert tokenizer.encoded == 1 + 2 * 3
+    assert tokenizer.encoded == 1 + 2 * 4  # two that have moved, the new one, and the first, which is read anyway
     assert shards(grown) == fresh(data, tmp_path / "other", views=2, **DRAWN)
 
 
 def test_images_of_another_size_or_cut_otherwise_are_others(tmp_path):
-    write_images(tmp_path / "tree", ["a/1", "a/2"], size=16)
+    write_images(tmp_path / "tree", ["a/1", "a/2", "a/3", "a/4"], size=16)
     data = open_data(tmp_path / "tree", size=8)
     opened(Counted(), data, tmp_path / "one")
     other = open_data(tmp_path / "tree", size=8, crop="resize")
@@ -111,10 +114,10 @@ def test_files_that_are_called_alike_are_not_told_apart(tree, tmp_path):
     data = open_data(tree)
     folder = opened(Counted(), data, tmp_path / "one").folder
     keys = np.load(folder / KEYS_NAME)
-    keys[1] = keys[0]
+    keys[2] = keys[1]
     np.save(folder / KEYS_NAME, keys)
     spec = dataclasses.replace(describe_cache(Counted(), data), data="grown")
-    assert find_known(spec, data, tmp_path / "one").rows.tolist() == [-1, -1, 2, 3, 4, 5]
+    assert find_known(spec, data, tmp_path / "one").rows.tolist() == [-1, -1, -1, 3, 4, -1]
 
 
 @pytest.mark.parametrize("content", [b"", b"half", np.arange(5).tobytes()])
@@ -127,7 +130,7 @@ def test_keys_that_are_damaged_or_not_there_are_none(tree, tmp_path, content):
     (folder / KEYS_NAME).unlink()
     assert find_known(spec, data, tmp_path / "one") is None
     note_keys(folder, data)
-    assert find_known(spec, data, tmp_path / "one").num_views == 6
+    assert find_known(spec, data, tmp_path / "one").num_views == 4
 
 
 def test_a_damaged_cache_gives_nothing(tree, tmp_path):
@@ -182,3 +185,85 @@ def test_the_command_says_what_is_there_and_plans_the_rest(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "1438 of 4314 views are there" in shown
     assert "2876 views to encode" in shown
+
+
+def test_a_last_shard_of_one_image_is_taken_like_others(tree, tmp_path, monkeypatch):
+    monkeypatch.setattr("arbench.training.cache_build.SMALLEST_SHARD", 3)
+    opened(Counted(), open_data(tree), tmp_path / "one")
+    write_images(tree, ["c/1"])
+    data, tokenizer = open_data(tree), Counted()
+    assert len(data) % 3 == 1
+    grown = opened(tokenizer, data, tmp_path / "one")
+    assert tokenizer.encoded == 1 + 1 + 2
+    assert shards(grown) == fresh(data, tmp_path / "other")
+
+
+def test_images_that_others_have_replaced_are_encoded(tree, tmp_path):
+    """Of as many bytes and the same name, at either end and in the middle."""
+    opened(Counted(), open_data(tree), tmp_path / "one")
+    files = sorted(tree.rglob("*.png"))
+    for number, file in enumerate((files[0], files[2], files[-1])):
+        size = file.stat().st_size
+        write_images(tree, [f"{file.parent.name}/{file.stem}"], salt=number + 1)
+        assert file.stat().st_size == size
+    write_images(tree, ["e/1"])
+    data = open_data(tree)
+    assert shards(opened(Counted(), data, tmp_path / "one")) == fresh(data, tmp_path / "other")
+
+
+def test_files_that_were_renumbered_are_not_those_of_their_new_names(tmp_path):
+    write_images(tmp_path / "tree", [f"a/{number}" for number in range(6)], suffix="bmp")
+    opened(Counted(), open_data(tmp_path / "tree"), tmp_path / "one")
+    for number in range(5):
+        (tmp_path / "tree" / "a" / f"{number + 1}.bmp").replace(tmp_path / "tree" / "a" / f"{number}.bmp")
+    data = open_data(tmp_path / "tree")
+    assert shards(opened(Counted(), data, tmp_path / "one")) == fresh(data, tmp_path / "other")
+
+
+def test_members_of_one_name_in_two_shards_are_not_told_apart(tmp_path):
+    def write_tar(name, salt):
+        write_images(tmp_path / name, ["a/1", "a/2", "a/3"], salt=salt, suffix="bmp")
+        with tarfile.open(tmp_path / f"{name}.tar", "w") as tar:
+            for file in sorted((tmp_path / name).rglob("*.bmp")):
+                os.utime(file, (1, 1))
+                tar.add(file, file.relative_to(tmp_path / name))
+
+    write_tar("0", 0)
+    opened(Counted(), open_data(f"shards:{tmp_path}/*.tar"), tmp_path / "one")
+    write_tar("1", 1)
+    data = open_data(f"shards:{tmp_path}/*.tar")
+    assert shards(opened(Counted(), data, tmp_path / "one")) == fresh(data, tmp_path / "other")
+
+
+def test_a_folder_s_files_are_known_in_shards_too(tree, tmp_path):
+    for number, file in enumerate(sorted(tree.rglob("*.png"))):
+        os.utime(file, (1000 + number, 1000 + number))  # a tar keeps whole seconds
+    opened(Counted(), open_data(tree), tmp_path / "one")
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for file in sorted(tree.rglob("*.png"), reverse=True):
+            tar.add(file, file.relative_to(tree))
+    tokenizer = Counted()
+    opened(tokenizer, open_data(f"shards:{tmp_path}/0.tar"), tmp_path / "one")
+    assert tokenizer.encoded == 1 + 2  # the first and the last
+
+
+def test_what_is_no_cache_of_ours_is_passed(tree, tmp_path):
+    opened(Counted(), open_data(tree), tmp_path / "one", views=1, **DRAWN)
+    (tmp_path / "one" / "strange" / "cache.json").mkdir(parents=True)
+    tokenizer = Counted()
+    opened(tokenizer, open_data(tree), tmp_path / "one", views=2, **DRAWN)
+    assert tokenizer.encoded == 1 + 6
+
+
+def test_a_cache_named_by_the_path_gives_views_and_no_keys(tree, tmp_path, monkeypatch):
+    """As earlier versions named them: whether its files have changed since is not known."""
+    data = open_data(tree)
+    with monkeypatch.context() as patch:
+        patch.setattr("arbench.training.cache_build.data_hash", path_hash)
+        earlier = opened(Counted(), data, tmp_path / "one", views=1, **DRAWN).folder
+    (earlier / KEYS_NAME).unlink()
+    assert opened(Counted(), data, tmp_path / "one", views=1, **DRAWN).folder == earlier
+    assert not (earlier / KEYS_NAME).exists()
+    tokenizer = Counted()
+    opened(tokenizer, data, tmp_path / "one", views=2, **DRAWN)
+    assert tokenizer.encoded == 1 + 6

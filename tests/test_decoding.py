@@ -220,6 +220,24 @@ class NoValues(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+def looked_at_by_nobody(ids):
+    return False
+
+
+@pytest.mark.parametrize("name", ["digits-vq", "vq16", "llamagen-vq"])
+def test_decoding_codes_waits_for_nothing_where_ids_cannot_be_looked_at(name, monkeypatch):
+    weights = {} if name == "digits-vq" else {"weights": "random"}
+    tokenizer = load_tokenizer(name, **weights)
+    ids = torch.arange(8).view(2, 2, 2)
+    expected = tokenizer.decode(ids)
+    monkeypatch.setattr("arbench_tokenizers.quantize.can_be_looked_at", looked_at_by_nobody)
+    with NoValues():
+        assert torch.equal(tokenizer.decode(ids), expected)
+        outside = tokenizer.decode(torch.full((1, 2, 2), tokenizer.vocab_size))
+    assert outside.isnan().any()
+    assert tokenizer.lookup(torch.tensor([[[0, -1, 1]]])).isnan().any(1).tolist() == [[[False, True, False]]]
+
+
 def test_decoding_latents_waits_for_nothing_once_the_scale_was_read():
     tokenizer = load_tokenizer("digits-kl")
     latents = torch.randn(2, tokenizer.channels, 8, 8)

@@ -5,7 +5,14 @@ import pytest
 import torch
 from scipy import stats
 
-from arbench.machine.fused import MOST_COMPILATIONS, EngineWarning, Fused, compiled_regions, limited_compilations
+from arbench.machine.fused import (
+    MOST_COMPILATIONS,
+    EngineWarning,
+    Fused,
+    compiled_regions,
+    forget_compiled,
+    limited_compilations,
+)
 from arbench.sampling import noise as drawing
 from arbench.sampling.noise import FixedNoise, ImageNoise, UniformsAhead, check_seed, normals, philox
 
@@ -169,10 +176,36 @@ def test_normals_compile_into_one_function_for_every_shape_and_seed(backend: str
 
 
 def test_past_the_limit_of_compilations_a_function_is_called_as_it_is_written() -> None:
-    fused = Fused(lambda x, word: x + len(word), "sums", backend="eager", dynamic=None)
-    with limited_compilations(2), pytest.warns(EngineWarning, match="sums in many") as told:
+    fused = Fused(lambda x, word: x + len(word), "sums", backend="eager", dynamic=None, most=2)
+    with pytest.warns(EngineWarning, match="sums in many") as told:
         assert [float(fused(torch.zeros(()), "a" * length)) for length in range(5)] == [0, 1, 2, 3, 4]
     assert len(told) == 1
+
+
+def test_a_function_is_compiled_more_often_than_is_usual() -> None:
+    """A process that draws with one model after another meets many sizes."""
+    fused = Fused(lambda x, word: x + len(word), "sums", backend="eager", dynamic=None)
+    usual = torch._dynamo.config.cache_size_limit
+    assert [float(fused(torch.zeros(()), "a" * length)) for length in range(usual + 3)] == list(range(usual + 3))
+
+
+def test_what_could_not_be_compiled_is_tried_again_once_that_is_asked_for() -> None:
+    calls = []
+
+    def fails_at_first(graph, inputs):
+        calls.append(graph)
+        if len(calls) == 1:
+            raise RuntimeError("no room")
+        return graph.forward
+
+    fused = Fused(lambda x: x + 1, "sums", backend=fails_at_first)
+    with pytest.warns(EngineWarning, match="sums in many"):
+        fused(torch.zeros(3))
+    fused(torch.zeros(3))
+    assert len(calls) == 1
+    forget_compiled()
+    assert fused(torch.zeros(3)).tolist() == [1, 1, 1]
+    assert len(calls) == 2
 
 
 class OlderLimits:

@@ -95,13 +95,19 @@ def test_a_cache_that_does_not_fit_is_no_cache(job, tree, tmp_path):
         run_job(replace(job, config=replace(job.config, cached=False)), tmp_path / "uncached")
 
 
-def test_two_caches_that_fit_are_told(job, tree, tmp_path):
+def test_of_two_caches_that_fit_a_training_goes_on_with_its_own(job, tree, tmp_path):
+    longer = replace(job, config=with_settings(job.config, steps=4))
     run_job(job, tmp_path / "first")
-    (tree / "cats" / "0.png").unlink()
+    shutil.copytree(tmp_path / "first", tmp_path / "copy")
+    (tree / "cats" / "0.png").rename(tmp_path / "0.png")
     run_job(job, tmp_path / "second")
     lose(tree)
     with pytest.raises(ValueError, match=r"no images there, and 2 of the 2 token caches in .* fit \(digits-vq, 2 v"):
         run_job(job, tmp_path / "third")
+    without = weights(run_job(longer, tmp_path / "first", resume=True))
+    tree.with_name("moved").rename(tree)
+    (tmp_path / "0.png").rename(tree / "cats" / "0.png")
+    assert weights(run_job(longer, tmp_path / "copy", resume=True)) == without
 
 
 def test_a_cache_of_an_earlier_version_is_known_by_its_name_and_numbers_its_classes(job, tree, tmp_path, monkeypatch):

@@ -319,7 +319,7 @@ def cache(
     from arbench.cli.jobs import asked_cache
     from arbench.images.data import open_data
     from arbench.machine.distributed import processes
-    from arbench.machine.hardware import device_name, resolve_device
+    from arbench.machine.hardware import device_name, resolve_device, use_device
     from arbench.training.cache import stored_spec
     from arbench.training.cache_build import describe_cache
     from arbench.training.fit import fitted_config
@@ -346,7 +346,7 @@ def cache(
     asked, seen = asked_cache(model, shared, {"views": views, "flip": flip, "seed": seed, "view_set": view_set})
     mine, folder = processes(), Path(cache) if cache else out or DEFAULT_OUT / CACHE_FOLDER
     say = typer.echo if mine.is_first else lambda line: None
-    place = resolve_device(device, mine.local_rank, TRAINED_ON)
+    place = use_device(resolve_device(device, mine.local_rank, TRAINED_ON))
     list_once(asked["data"], mine, again=relist, say=say)
     images = open_data(asked["data"], size=asked["size"])
     opened = open_tokenizer(asked["tokenizer"], tokenizer_weights, place)

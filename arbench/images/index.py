@@ -18,7 +18,7 @@ HOME_VARIABLE = "ARBENCH_INDEXES"
 DEFAULT_HOME = Path("~/.cache/arbench/indexes")
 SAVED_FROM = 10_000  # files; fewer are listed in the time in which an index is read
 SETTLED = 2_000_000_000  # ns: what changed so short before it was listed may have changed again unseen
-VERSION = "1"  # of the file; others are not read
+VERSION = "2"  # of the file; others are not read
 
 Arrays = dict[str, np.ndarray]
 
@@ -49,12 +49,14 @@ def files_digest(names: np.ndarray, ends: np.ndarray, sizes: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def file_keys(names: np.ndarray, starts: np.ndarray, ends: np.ndarray, sizes: np.ndarray, salt: str) -> np.ndarray:
-    """(N,) uint64, one a file: of what it is called, of its bytes, and of `salt`."""
-    held, keys = names.tobytes(), bytearray()
-    for start, end, size in zip(starts.tolist(), ends.tolist(), sizes.tolist(), strict=True):
-        told = b"%s\0%d\0%s" % (salt.encode(), size, held[start:end])
-        keys += hashlib.blake2b(told, digest_size=8).digest()
+def file_keys(
+    names: np.ndarray, starts: np.ndarray, ends: np.ndarray, numbers: Sequence[np.ndarray], salt: str
+) -> np.ndarray:
+    """(N,) uint64, one a file: of what it is called, of its `numbers` (N,) each, and of `salt`."""
+    held, keys, first = names.tobytes(), bytearray(), salt.encode()
+    told = zip(*(part.tolist() for part in numbers), strict=True)
+    for start, end, values in zip(starts.tolist(), ends.tolist(), told, strict=True):
+        keys += hashlib.blake2b(b"%s\0%r\0%s" % (first, values, held[start:end]), digest_size=8).digest()
     return np.frombuffer(bytes(keys), "<u8").astype(np.uint64)
 
 

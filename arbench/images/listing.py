@@ -20,7 +20,7 @@ import numpy as np
 from arbench.images.index import file_keys, files_digest, index_file, keep_index, read_index
 from arbench.images.pictures import IMAGE_SUFFIXES
 
-ARRAYS = ("names", "ends", "classes", "sizes")
+ARRAYS = ("names", "ends", "classes", "sizes", "times")
 NOT_IN_A_FOLDER = -1  # the class of a file right under the listed folder
 
 
@@ -29,8 +29,8 @@ class Listing(Sequence[Path]):
     """The image files below `root`, sorted by path; names lie in one array, which no process copies.
 
     `starts` and `ends` (N,) int64 are where each name lies in `names`; `classes` (N,) int32 number the folders right
-    under `root`, sorted by name; `sizes` (N,) int64 are bytes. `changed` is when each folder was, in ns, by its path
-    below `root`.
+    under `root`, sorted by name; `sizes` (N,) int64 are bytes, `times` (N,) int64 when each was changed, in ns.
+    `changed` is when each folder was, in ns, by its path below `root`.
     """
 
     root: Path
@@ -39,6 +39,7 @@ class Listing(Sequence[Path]):
     ends: np.ndarray
     classes: np.ndarray
     sizes: np.ndarray
+    times: np.ndarray
     changed: Mapping[str, int]
 
     def __len__(self) -> int:
@@ -62,7 +63,7 @@ class Listing(Sequence[Path]):
     def inside_classes(self) -> Listing:
         """The same without the files right under `root`."""
         kept = self.classes != NOT_IN_A_FOLDER
-        arrays = {name: getattr(self, name)[kept] for name in ("starts", "ends", "classes", "sizes")}
+        arrays = {name: getattr(self, name)[kept] for name in ("starts", "ends", "classes", "sizes", "times")}
         return self if kept.all() else replace(self, **arrays)
 
     def digest(self) -> str:
@@ -77,8 +78,11 @@ class Listing(Sequence[Path]):
         return files_digest(self.names[np.cumsum(among[:-1]) > 0], np.cumsum(lengths), self.sizes)
 
     def keys(self, salt: str) -> np.ndarray:
-        """(N,) uint64 that tell each file from others by its name below `root` and its bytes, as `TarImages.keys`."""
-        return file_keys(self.names, self.starts, self.ends, self.sizes, salt)
+        """(N,) uint64 that tell each file from others: by its name below `root`, its bytes and when it was changed.
+
+        Those that `TarImages.keys` has of the same files.
+        """
+        return file_keys(self.names, self.starts, self.ends, (self.sizes, self.times), salt)
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -111,13 +115,14 @@ def _walk(folder: Path) -> Listing:
     """Ask the disk. Links to folders are followed right under `folder` alone, so that no circle is walked."""
     changed = {"": folder.stat().st_mtime_ns}
     files = sorted(_below(folder, "", changed), key=lambda file: file[0].split("/"))
-    names, sizes = [name for name, _ in files], np.array([size for _, size in files], np.int64)
+    names = [name for name, _, _ in files]
+    sizes, times = (np.array([file[part] for file in files], np.int64) for part in (1, 2))
     numbers = {name: number for number, name in enumerate(_class_names(changed))}
     encoded = [os.fsencode(name) for name in names]
     ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
     classes = [numbers[top] if below else NOT_IN_A_FOLDER for top, below, _ in (name.partition("/") for name in names)]
     joined = np.frombuffer(b"".join(encoded), np.uint8)
-    return _listing(folder, joined, ends, np.array(classes, np.int32), sizes, changed)
+    return _listing(folder, joined, ends, np.array(classes, np.int32), sizes, times, changed)
 
 
 def _listing(
@@ -126,21 +131,24 @@ def _listing(
     ends: np.ndarray,
     classes: np.ndarray,
     sizes: np.ndarray,
+    times: np.ndarray,
     changed: Mapping[str, int],
 ) -> Listing:
     """A listing whose names follow each other."""
-    return Listing(folder, names, np.concatenate([[0], ends[:-1]]).astype(np.int64), ends, classes, sizes, changed)
+    starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
+    return Listing(folder, names, starts, ends, classes, sizes, times, changed)
 
 
-def _below(folder: Path, prefix: str, changed: dict[str, int]) -> Iterator[tuple[str, int]]:
-    """Paths and bytes of the image files below a folder; `changed` takes the folders."""
+def _below(folder: Path, prefix: str, changed: dict[str, int]) -> Iterator[tuple[str, int, int]]:
+    """Path, bytes and time of the last change in ns of the image files below a folder; `changed` takes the folders."""
     inner = []
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=not prefix):
                 inner.append((entry.name, entry.stat().st_mtime_ns))
             elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES and entry.is_file():
-                yield prefix + entry.name, entry.stat().st_size
+                state = entry.stat()
+                yield prefix + entry.name, state.st_size, state.st_mtime_ns
     for name, when in inner:
         changed[prefix + name] = when
         yield from _below(folder / name, f"{prefix}{name}/", changed)
@@ -155,7 +163,7 @@ def _indexed(path: Path, folder: Path) -> Listing | None:
     stored = read_index(path, ARRAYS)
     if stored is None:
         return None
-    (names, ends, classes, sizes), told = stored[0].values(), stored[1]
+    (names, ends, classes, sizes, times), told = stored[0].values(), stored[1]
     try:
         changed = json.loads(told["changed"])
         if told["root"] != str(folder.resolve()):
@@ -164,6 +172,7 @@ def _indexed(path: Path, folder: Path) -> Listing | None:
             return None
     except (OSError, KeyError, ValueError):
         return None
-    if not len(ends) == len(classes) == len(sizes) > 0 or ends[-1] != len(names) or (np.diff(ends) < 1).any():
+    counts = {len(part) for part in (ends, classes, sizes, times)}
+    if len(counts) > 1 or not len(ends) or ends[-1] != len(names) or (np.diff(ends) < 1).any():
         return None
-    return _listing(folder, names, ends, classes, sizes, changed)
+    return _listing(folder, names, ends, classes, sizes, times, changed)

@@ -29,7 +29,8 @@ SHARDS = "shards:"  # what such a source of images begins with
 CLASS_SUFFIX = ".cls"
 LONGEST_NUMBER = 20  # bytes of a KEY.cls
 MOST_CLASSES = 1_000_000
-ARRAYS = ("names", "ends", "shard", "offsets", "sizes", "classes")
+LATEST = 2**33  # s: within 64 bits of ns
+ARRAYS = ("names", "ends", "shard", "offsets", "sizes", "times", "classes")
 
 Stamps = tuple[tuple[str, int, int], ...]  # path, bytes and time of the last change in ns of each shard
 
@@ -39,7 +40,7 @@ class TarImages:
     """The images of the shards that a pattern names, shard after shard, each as its members follow each other.
 
     Arrays of one entry an image: its name ends at `ends` in `names`, it is `sizes` bytes from `offsets` on in
-    `stamps[shard]`, and of class `classes` among `class_names`.
+    `stamps[shard]`, was changed at `times`, in ns, and is of class `classes` among `class_names`.
     """
 
     stamps: Stamps
@@ -49,6 +50,7 @@ class TarImages:
     shard: np.ndarray
     offsets: np.ndarray
     sizes: np.ndarray
+    times: np.ndarray
     classes: np.ndarray
 
     def __len__(self) -> int:
@@ -66,9 +68,9 @@ class TarImages:
         return files_digest(self.names, self.ends, self.sizes)
 
     def keys(self, salt: str) -> np.ndarray:
-        """(N,) uint64 that tell each image from others by its member's name and bytes, as `Listing.keys`."""
+        """(N,) uint64 that tell each image from others, as `Listing.keys` has them: by name, bytes and time."""
         starts = np.concatenate([[0], self.ends[:-1]]).astype(np.int64)
-        return file_keys(self.names, starts, self.ends, self.sizes, salt)
+        return file_keys(self.names, starts, self.ends, (self.sizes, self.times), salt)
 
     def read(self, index: int) -> bytes:
         """The bytes of image `index`. Raises ValueError where its shard has become shorter."""
@@ -97,6 +99,7 @@ class _Member:
     name: str
     offset: int
     size: int
+    time: int
 
 
 def list_shards(pattern: str, *, again: bool = False) -> TarImages:
@@ -149,7 +152,8 @@ def _index(stamps: Stamps) -> TarImages:
                 key, suffix = os.path.splitext(name)
                 if suffix.lower() in IMAGE_SUFFIXES and not info.isdir():
                     _check_plain(path, info)
-                    members[name] = _Member(shard=shard, name=name, offset=info.offset_data, size=info.size)
+                    told = {"offset": info.offset_data, "size": info.size, "time": _time(info)}
+                    members[name] = _Member(shard=shard, name=name, **told)
                 elif suffix == CLASS_SUFFIX and info.isreg():
                     numbers[shard, key] = _class_number(path, info, stream)
         images += members.values()
@@ -166,6 +170,7 @@ def _index(stamps: Stamps) -> TarImages:
         shard=np.array([image.shard for image in images], np.int32),
         offsets=np.array([image.offset for image in images], np.int64),
         sizes=np.array([image.size for image in images], np.int64),
+        times=np.array([image.time for image in images], np.int64),
         classes=np.array(classes, np.int32),
     )
 
@@ -184,6 +189,11 @@ def _infos(path: str, stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
     except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
         told = f"truncated or damaged behind {name} ({one_line(error)})"
         raise ValueError(f"{path}: {told}; expected a whole tar that is not compressed") from error
+
+
+def _time(info: tarfile.TarInfo) -> int:
+    """When a member was changed, in ns; 0 for a time that cannot be."""
+    return round(info.mtime * 10**9) if 0 <= info.mtime < LATEST else 0
 
 
 def _check_plain(path: str, info: tarfile.TarInfo) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -34,16 +35,30 @@ def limited_compilations(of_one: int, of_all: int | None = None) -> AbstractCont
     return config.patch(limits)
 
 
+_all_fused: weakref.WeakSet[Fused] = weakref.WeakSet()
+
+
 class Fused:
     """`function` through `torch.compile`; as it is, with one warning, where that fails."""
 
     def __init__(
-        self, function: Callable[..., Any], what: str, *, backend: str = "inductor", dynamic: bool | None = True
+        self,
+        function: Callable[..., Any],
+        what: str,
+        *,
+        backend: str = "inductor",
+        dynamic: bool | None = True,
+        most: int = MOST_COMPILATIONS,
     ) -> None:
-        """`what` is made, in words; `backend` is the compiler's; `dynamic` shapes may change (None: once they do)."""
+        """`what` is made, in words; `backend` is the compiler's; `dynamic` shapes may change (None: once they do).
+
+        It is compiled `most` times at most; inside `compiled_regions` these decide that.
+        """
         self._function, self._what, self._backend, self._dynamic = function, what, backend, dynamic
+        self._most = most
         self._compiled: Callable[..., Any] | None = None
         self._is_broken = False
+        _all_fused.add(self)
 
     def pays(self, like: Tensor) -> bool:
         """Whether it is worth compiling for tensors such as `like`: real ones on a CUDA device."""
@@ -56,7 +71,8 @@ class Fused:
         if self._compiled is None:
             self._compiled = torch.compile(self._function, dynamic=self._dynamic, fullgraph=True, backend=self._backend)
         try:
-            return self._compiled(*given)
+            with limited_compilations(self._most) if _backend is None else nullcontext():
+                return self._compiled(*given)
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, ImportError, OSError, AssertionError, _too_many_compilations()) as error:
@@ -64,6 +80,13 @@ class Fused:
             reason = str(error).strip().partition("\n")[0]
             warnings.warn(f"{self._what} in many kernels, for one could not be compiled: {reason}", EngineWarning, 2)
         return self._function(*given)
+
+
+def forget_compiled() -> None:
+    """Let all be compiled anew, also what could not be: compilations are counted over all models of a process."""
+    torch._dynamo.reset()
+    for fused in _all_fused:
+        fused._compiled, fused._is_broken = None, False
 
 
 _backend: str | None = None  # that of the regions; None: they are called as they are written

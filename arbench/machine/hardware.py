@@ -45,6 +45,14 @@ def resolve_device(name: str = "auto", local_rank: int = 0, automatic: Sequence[
     return torch.device("cuda", number)
 
 
+def use_device(device: torch.device) -> torch.device:
+    """`device`, which becomes PyTorch's current one: what names none, as a stream that is left does, would else open
+    GPU 0 in every process."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
 def device_name(name: str = "auto", automatic: Sequence[str] = DEVICES) -> str:
     """What `resolve_device` finds, by name; without a GPU's number where none is given, as each process has its own.
 

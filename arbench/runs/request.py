@@ -18,7 +18,7 @@ from arbench.evaluation.table import CLASSES, METRICS
 from arbench.generators.methods import all_settings
 from arbench.generators.spec import DIGITS, Preset
 from arbench.machine.distributed import Processes, processes
-from arbench.machine.hardware import resolve_device
+from arbench.machine.hardware import resolve_device, use_device
 from arbench.machine.precision import FLOAT32
 from arbench.report.logs import log_names
 from arbench.runs.labels import make_labels
@@ -117,7 +117,7 @@ def prepare(request: RunRequest) -> PreparedRun:
         weights=request.weights,
         tokenizer_weights=request.tokenizer_weights,
         which=request.which,
-        device=resolve_device(request.device, mine.local_rank),
+        device=use_device(resolve_device(request.device, mine.local_rank)),
         dtype=request.dtype,
         decode_dtype=request.decode_dtype,
         config=request.config,

@@ -17,7 +17,7 @@ import numpy as np
 from arbench.images.data import ImageData, whereabouts
 from arbench.machine.files import write_whole
 from arbench.training.cache import CacheSpec, TokenCache, complete_caches
-from arbench.training.identity import tokenizer_fields, view_fields
+from arbench.training.identity import tokenizer_fields, trained_on, view_fields
 
 if TYPE_CHECKING:
     from arbench.protocols import Tokenizer
@@ -69,10 +69,10 @@ def _note(folder: Path) -> dict[str, Any]:
 
 
 def find_absent(
-    source: str, folder: Path, tokenizer: Tokenizer, *, size: int | None, seen: dict[str, Any]
+    source: str, folder: Path, tokenizer: Tokenizer, *, size: int | None, seen: dict[str, Any], of: str | None = None
 ) -> AbsentImages:
     """What is known of the images of `source`, of `size` pixels, by the one cache in `folder` that a tokenizer made of
-    them; `seen` are the arguments of `view_fields`.
+    them; `seen` are the arguments of `view_fields`, `of` which images a training was begun on (`trained_on`).
 
     Raises ValueError where no cache fits, or several do, and for a broken one.
     """
@@ -85,6 +85,8 @@ def find_absent(
         and size in (None, _side(spec, tokenizer))
         and _is_of(source, path, spec)
     ]
+    if len(found) > 1 and of is not None:  # the place held fewer images, or others, at another time
+        found = [path for path in found if trained_on(_absent(source, path, tokenizer), None).get("data") == of]
     if len(found) != 1:
         many = f"{len(found)} of the {len(caches)}" if found else f"none of the {len(caches)}"
         views = f"{wanted['views']} views ({wanted['view_set']})"
@@ -92,7 +94,11 @@ def find_absent(
             f"{source}: no images there, and {many} token caches in {folder} fit ({tokenizer.name}, {views}, {size} "
             "px, of images in that place); expected the images, or --cache with the folder that holds their one cache"
         )
-    cache, note = TokenCache(found[0]), _note(found[0])
+    return _absent(source, found[0], tokenizer)
+
+
+def _absent(source: str, path: Path, tokenizer: Tokenizer) -> AbsentImages:
+    cache, note = TokenCache(path), _note(path)
     classes = note.get("class_names") or [str(number) for number in range(int(cache.labels.max()) + 1)]
     return AbsentImages(source, cache, classes, _side(cache.spec, tokenizer), note.get("digest"))
 

@@ -175,7 +175,7 @@ def complete_caches(folder: Path) -> dict[Path, CacheSpec]:
     """What the complete caches in `folder` say of themselves; those that are damaged are left out."""
     found = {}
     for path in sorted(folder.glob(f"*/{SPEC_NAME}")):
-        with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
+        with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError, OSError):
             found[path.parent] = _spec_of(json.loads(path.read_text(encoding="utf-8")))
     return found
 

@@ -32,13 +32,13 @@ from arbench.training.cache import (
 )
 from arbench.training.identity import content_of, data_hash, tokenizer_fields, view_fields
 from arbench.training.reading import AtSides, image_generator, read_batches
+from arbench.training.reuse import ABSENT, Known
 from arbench.training.views import crop_sides, views_of
 
 if TYPE_CHECKING:
     from arbench.generators.recipe import Augmentation
     from arbench.images.data import ImageData
     from arbench.protocols import Tokenizer
-    from arbench.training.reuse import Known
 
 IMAGES_PER_SHARD = 4096  # at most
 MANY_SHARDS = 64  # a small data set is cut into about so many, so that processes get equal shares
@@ -199,7 +199,7 @@ def _left_of(indices: Tensor, spec: CacheSpec, known: Known | None, batch_size: 
     """The batches of a shard that are to be encoded, each with the number of its first view that is."""
     if known is None:
         return [(part, 0) for part in indices.split(batch_size)]
-    held = torch.from_numpy(known.rows[indices] >= 0)
+    held = torch.from_numpy(known.rows[indices.numpy()] != ABSENT)
     groups = [(indices[~held], 0), (indices[held], known.views)]
     unfinished = [(group, first) for group, first in groups if len(group) and first < spec.views]
     return [(part, first) for group, first in unfinished for part in group.split(batch_size)]

@@ -18,7 +18,7 @@ from arbench.generators.spec import DIGITS, same_name
 from arbench.images.pixels import to_float
 from arbench.machine.distributed import by_first, process_group, processes, tell_all
 from arbench.machine.files import require_writable
-from arbench.machine.hardware import resolve_device
+from arbench.machine.hardware import resolve_device, use_device
 from arbench.report.logs import Logs, log_names, open_logs
 from arbench.runs.choice import RANDOM, find_tokenizer_weights
 from arbench.training.absent import AbsentImages
@@ -95,8 +95,8 @@ def run_job(
     folder = job.folder(out)
     begun = chosen_checkpoint(folder, resume, mine, say)
     facts = None if begun is None else read_checkpoint_facts(begun)
-    device = resolve_device(job.device, mine.local_rank)
-    data = open_images(job, out, device, relist=relist, say=say)
+    device = use_device(resolve_device(job.device, mine.local_rank))
+    data = open_images(job, out, device, relist=relist, say=say, begun=facts)
     config = fit_micro_batches(job.config.for_images(len(data), say), mine.count, say, begun=facts)
     workers = usual_workers(job.data, device, mine) if job.workers is None else job.workers
     job = dataclasses.replace(job, config=config, workers=workers)

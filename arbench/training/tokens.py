@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -100,7 +100,8 @@ def open_cache(
         )
     if mine.is_first:
         note_images(built.folder, data)
-        note_keys(built.folder, data)
+        if spec.data == described.data:  # not one of an earlier version, whose files may have changed since
+            note_keys(built.folder, data)
     return built
 
 
@@ -113,9 +114,17 @@ def known_tokens(spec: CacheSpec, data: ImageData, folder: Path, say: Callable[[
 
 
 def open_images(
-    job: Job, out: Path, device: torch.device | str, *, relist: bool, say: Callable[[str], None]
+    job: Job,
+    out: Path,
+    device: torch.device | str,
+    *,
+    relist: bool,
+    say: Callable[[str], None],
+    begun: Mapping[str, Any] | None = None,
 ) -> ImageData:
     """The images of a training; where they are not there, what the complete cache of them says of them.
+
+    A training that goes on from a checkpoint, whose facts are `begun`, takes the cache that it was begun on.
 
     Raises ValueError or OSError where there are neither. A folder of caches that is empty is none.
     """
@@ -123,7 +132,8 @@ def open_images(
     may_do_without = job.kind == "generator" and config.cached
     if may_do_without and tell_all(mine, lambda: is_absent(job.data) and bool(complete_caches(folder))):
         tokenizer = open_tokenizer(job.tokenizer, job.tokenizer_weights, device, **job.tokenizer_config)
-        found = find_absent(job.data, folder, tokenizer, size=job.size, seen=seen_by(config))
+        of = begun["made_of"].get("data") if begun else None
+        found = find_absent(job.data, folder, tokenizer, size=job.size, seen=seen_by(config), of=of)
         say(f"images: {job.data} is not there; training needs none, its tokens are in {found.cache.folder}")
         return found
     list_once(job.data, mine, again=relist, say=say)

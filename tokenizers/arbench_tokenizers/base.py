@@ -236,7 +236,7 @@ class VQTokenizer(ConvTokenizer):
 
     @torch.no_grad()
     def lookup(self, ids: Tensor) -> Tensor:
-        """Ids (B, h, w) -> codes (B, D, h, w). Raises ValueError for an id outside the codebook."""
+        """Ids (B, h, w) -> codes (B, D, h, w), as `VectorQuantizer.lookup`."""
         return self.quantize.lookup(ids.to(self.post_quant_conv.weight.device))
 
     @torch.no_grad()

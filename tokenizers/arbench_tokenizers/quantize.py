@@ -47,15 +47,27 @@ class VectorQuantizer(nn.Module):
         return nearest_code(vectors.reshape(-1, dim), self.codebook()).view(vectors.shape[:3])
 
     def lookup(self, ids: Tensor) -> Tensor:
-        """Ids (B, h, w) -> codes (B, D, h, w). Raises ValueError for an id outside the codebook."""
+        """Ids (B, h, w) -> codes (B, D, h, w). Raises ValueError for an id outside the codebook; on a GPU, where nobody
+        waits for values, its code is NaN, and so are the pixels around."""
         vocab_size = self.embedding.num_embeddings
         if ids.is_floating_point() or ids.ndim != 3:
             raise ValueError(f"ids are {ids.dtype} of shape {tuple(ids.shape)}; expected integers (B, h, w)")
-        # What is recorded into a CUDA graph may not wait for values: there the first, unrecorded call has looked.
-        is_recorded = ids.is_cuda and torch.cuda.is_current_stream_capturing()
-        if ids.numel() and not is_recorded and (int(ids.min()) < 0 or int(ids.max()) >= vocab_size):
+        if not can_be_looked_at(ids):
+            return codes_or_nan(ids, self.codebook()).permute(0, 3, 1, 2)
+        if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= vocab_size):
             raise ValueError(f"ids reach from {int(ids.min())} to {int(ids.max())}; expected 0 to {vocab_size - 1}")
         return F.embedding(ids, self.codebook()).permute(0, 3, 1, 2)
+
+
+def can_be_looked_at(ids: Tensor) -> bool:
+    """Whether nothing is waited for where their values are asked for."""
+    return not ids.is_cuda
+
+
+def codes_or_nan(ids: Tensor, codebook: Tensor) -> Tensor:
+    """Codes (.., D) of ids (..), NaN where the codebook (V, D) has none; no value is asked for."""
+    is_there = (ids >= 0) & (ids < len(codebook))
+    return F.embedding(ids * is_there, codebook).masked_fill(~is_there.unsqueeze(-1), torch.nan)
 
 
 def nearest_code(vectors: Tensor, codebook: Tensor) -> Tensor:
