@@ -110,7 +110,7 @@ def test_between_micro_batches_sharded_gradients_are_whole_as_the_plan_says():
         task.loss = lambda indices, rng: (task.model.loss(tokens, labels, rng=rng), {})
         module = distribute(task, config, Processes(rank=0, count=2), how)
         with reducing(module, False), torch.autocast("cpu", torch.bfloat16):
-            module(labels, torch.Generator())[0].backward()
+            module(labels.numpy(), torch.Generator())[0].backward()
         sharded = [part for part in module.modules() if isinstance(part, FSDPModule)]
         weights = [weight for part in sharded for weight in part._get_fsdp_state()._fsdp_param_group.fsdp_params]
         kept = [weight.unsharded_accumulated_grad for weight in weights]

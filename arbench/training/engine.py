@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -47,15 +48,18 @@ class Engine:
 
 
 class LossModule(nn.Module):
-    """The loss of a batch as a module's forward, which is what DDP and FSDP2 know."""
+    """The loss of a batch as a module's forward, which is what DDP and FSDP2 know.
+
+    The examples `indices` (B,) int64 are an array: FSDP2 moves tensors to its GPU, and they belong on the host.
+    """
 
     def __init__(self, task: Task) -> None:
         super().__init__()
         self.model: nn.Module = task.model
         self._loss = task.loss
 
-    def forward(self, indices: Tensor, rng: torch.Generator) -> tuple[Tensor, Mapping[str, float | Tensor]]:
-        return self._loss(indices, rng)
+    def forward(self, indices: np.ndarray, rng: torch.Generator) -> tuple[Tensor, Mapping[str, float | Tensor]]:
+        return self._loss(torch.from_numpy(indices), rng)
 
 
 def distribute(task: Task, config: TrainConfig, mine: Processes, engine: Engine) -> nn.Module:

@@ -141,7 +141,7 @@ class Trainer:
         mixed = torch.autocast(self.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16")
         with part.drawing(), reducing(self.module, last):
             with mixed:
-                loss, logged = self.module(indices, part.rng)
+                loss, logged = self.module(indices.numpy(), part.rng)
             (loss / len(self.parts)).backward()
         return {"loss": loss.detach(), **logged}
 
