@@ -113,7 +113,8 @@ def test_between_micro_batches_sharded_gradients_are_whole_as_the_plan_says():
             module(labels.numpy(), torch.Generator())[0].backward()
         sharded = [part for part in module.modules() if isinstance(part, FSDPModule)]
         weights = [weight for part in sharded for weight in part._get_fsdp_state()._fsdp_param_group.fsdp_params]
-        kept = [weight.unsharded_accumulated_grad for weight in weights]
+        apart = [weight.unsharded_accumulated_grad for weight in weights]  # None where they are in float32 as it is
+        kept = [weight.unsharded_param.grad if it is None else it for weight, it in zip(weights, apart, strict=True)]
         assert {gradient.dtype for gradient in kept} == {torch.float32}
         assert plan.gradients == held(kept) == 4 * plan.parameters > 1.9 * plan.weights
     finally:

@@ -86,21 +86,21 @@ def to_be_sharded(model: nn.Module, engine: Engine) -> bool:
 
 
 def shard(module: LossModule, config: TrainConfig, mine: Processes) -> LossModule:
-    """FSDP2: every block for itself, the rest last. With bfloat16 gradients are still reduced in float32.
+    """FSDP2: every block for itself, the rest last.
 
-    Raises ValueError where this PyTorch has no FSDP2 for the module's device.
+    With bfloat16 a block's weights are put together in it; what goes into a block, its sums, its norms and what stands
+    outside of blocks are computed as autocast does without sharding, and gradients reduced in float32. Raises
+    ValueError where this PyTorch has no FSDP2 for the module's device.
     """
-    mixed = config.dtype == "bfloat16"
-    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if mixed else None
     device = next(module.parameters()).device.type
     if device == "cpu" and not CPU_SHARDS:
         raise ValueError(f"FSDP2 of PyTorch {torch.__version__} needs a GPU; expected a later one, or --no-shard")
-    settings: dict[str, Any] = {"mesh": init_device_mesh(device, (mine.count,))}
-    if policy is not None:
-        settings["mp_policy"] = policy
+    mesh, policy = init_device_mesh(device, (mine.count,)), MixedPrecisionPolicy()
+    if config.dtype == "bfloat16":
+        policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     for block in blocks_of(module.model):
-        fully_shard(block, **settings)
-    fully_shard(module, **settings)
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(module, mesh=mesh)
     return module
 
 

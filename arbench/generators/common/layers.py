@@ -18,6 +18,18 @@ HEAD_MULTIPLE = 8  # channels of a head that fused attention under a mask wants 
 SWIGLU_MULTIPLE = 256  # the hidden width of SwiGLU is rounded up to it, LlamaGen release
 
 
+def as_wide(weight: Tensor, x: Tensor) -> Tensor:
+    """A norm's `weight`, in the dtype of `x` where that is wider: FSDP2 puts weights together in half precision."""
+    return weight.to(torch.promote_types(weight.dtype, x.dtype))
+
+
+class LayerNorm(nn.LayerNorm):
+    """PyTorch's with weight and bias, which may be in half precision where what it normalises is not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.normalized_shape, as_wide(self.weight, x), as_wide(self.bias, x), self.eps)
+
+
 class RMSNorm(nn.Module):
     """Root-mean-square normalisation computed in at least float32 (epsilon 1e-5, LlamaGen release)."""
 
@@ -27,7 +39,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+        return F.rms_norm(x, (x.shape[-1],), as_wide(self.weight, x), self.eps)
 
 
 def rotary_table(grid: tuple[int, int], head_width: int) -> Tensor:
@@ -316,9 +328,9 @@ class ViTBlock(nn.Module):
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.norm1 = LayerNorm(width, eps=1e-6)
         self.attn = BidirectionalAttention(width, heads, dropout)
-        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.norm2 = LayerNorm(width, eps=1e-6)
         self.mlp = Mlp(width, 4 * width, dropout)
         self.dropout = nn.Dropout(dropout)
 
