@@ -3,11 +3,15 @@ nobody, arguments that are moved as a GPU's would be, compilers that only count.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from conftest import make_generator
 from torch import distributed, nn
+from torch._dynamo.testing import CompileCounter
 from torch.distributed.utils import _to_kwargs
 from training_cases import needs_cpu_shards
 
@@ -15,9 +19,12 @@ from arbench.generators.arpg import layers as arpg_layers
 from arbench.generators.common import layers
 from arbench.generators.recipe import TrainConfig
 from arbench.machine.distributed import Processes
-from arbench.training.engine import LossModule, blocks_of, shard, whole
-from arbench.training.loop import Trainer
-from arbench.training.speed import random_cache
+from arbench.training import engine as engine_room
+from arbench.training import jobs
+from arbench.training.engine import Engine, LossModule, blocks_of, shard, whole
+from arbench.training.loop import Trainer, train
+from arbench.training.parts import undisturbed
+from arbench.training.speed import random_cache, recipe_step_seconds, speed_config
 from arbench.training.tasks import GeneratorTask
 from arbench.weights.load import load_generator
 
@@ -65,6 +72,69 @@ def test_what_fsdp_moves_to_its_gpu_holds_nothing_of_the_host(tmp_path, name):
             )
         losses.append([float(trainer.one_step()["loss"]) for _ in range(2)])
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "mar")) for name in KINDS])
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # of torch.compile's own looking
+def test_recomputed_blocks_are_compiled_as_others_are(tmp_path, monkeypatch, name):
+    """As many graphs of as many operations, equal losses, gradients and weights, the same names; with dropout."""
+    found, plain = [], torch.compile
+    for recompute in (False, True):
+        torch._dynamo.reset()
+        counter = CompileCounter()
+        monkeypatch.setattr(torch, "compile", partial(plain, backend=counter))
+        dropout = {} if name == "dit-digits" else {"dropout": 0.1}
+        trainer = Trainer(*task_of(tmp_path, name, **dropout), engine=Engine(compile=True, recompute=recompute))
+        torch.manual_seed(0)
+        losses = [float(trainer.one_step()["loss"]) for _ in range(2)]
+        found.append((losses, counter.frame_count, counter.op_count, trainer.task.model))
+    (losses, graphs, operations, model), (again, *counted, recomputed) = found
+    assert losses == again
+    assert graphs > 0
+    assert counted == [graphs, operations]
+    assert list(model.state_dict()) == list(recomputed.state_dict())
+    for one, other in zip(model.parameters(), recomputed.parameters(), strict=True):
+        assert torch.equal(one, other)
+        assert torch.equal(one.grad, other.grad)
+
+
+def test_at_the_end_only_the_first_process_holds_whole_weights(monkeypatch, tmp_path):
+    """On the host, apart from the model's; all processes take part in putting each together."""
+    asked, written = [], []
+    monkeypatch.setattr(engine_room, "whole", lambda value: asked.append(value) or value)
+    monkeypatch.setattr(jobs, "by_first", lambda mine, compute: compute())
+    monkeypatch.setattr(jobs, "_export", lambda job, task, states, *of: written.append(states))
+    trainer = Trainer(*task_of(tmp_path, "ar-raster", ema_rate=0.9))
+    number = len(trainer.task.model.state_dict())
+    for rank in (0, 1):
+        trainer.mine = Processes(rank=rank, count=2)
+        jobs._hand_over(None, trainer, tmp_path, None, trainer.device)
+    assert len(asked) == 2 * 2 * number
+    assert written[1] == {"raw": {}, "ema": {}}
+    for name, value in trainer.task.model.state_dict().items():
+        held = written[0]["raw"][name]
+        assert torch.equal(held, value)
+        assert held.device.type == "cpu"
+        assert held.data_ptr() != value.data_ptr()
+
+
+def test_beside_several_gpus_a_training_on_the_host_leaves_them_alone(monkeypatch, tmp_path):
+    """PyTorch warns where the random numbers of several are put back, and this one cannot read them."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    task, config = task_of(tmp_path, "ar-raster", steps=1, batch_size=2, micro_batches=2)
+    trainer = train(lambda: task, config, tmp_path / "run")
+    assert len(trainer.parts) == 2
+    recipe = speed_config("ar-digits", 2, 1, None)
+    assert recipe_step_seconds("ar-digits", recipe, {}, torch.device("cpu"), 1) > 0
+
+
+def test_on_a_gpu_its_random_numbers_alone_are_put_back(monkeypatch):
+    given = []
+    monkeypatch.setattr(torch.random, "fork_rng", lambda devices: given.append(devices) or nullcontext())
+    for name in ("cuda:1", "cpu"):
+        with undisturbed(torch.device(name)):
+            pass
+    assert given == [[torch.device("cuda:1")], []]
 
 
 def loss_and_gradients(task, config, dtypes, *, sharded):

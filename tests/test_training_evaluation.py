@@ -35,6 +35,7 @@ from arbench.training.evaluation import Evaluating
 from arbench.training.job import Job, write_job
 from arbench.training.jobs import run_job
 from arbench.training.log import LOG_NAME
+from arbench.training.parts import undisturbed
 from arbench.weights.read import read_tensors
 
 STEPS, EVERY, IMAGES = 6, 3, 20
@@ -383,6 +384,6 @@ def test_a_training_on_a_gpu_is_evaluated_there(cache, tmp_path):
     peak = gpu_peak(torch.cuda.get_device_properties(device).name, torch.float32)
     assert ("mfu" in told) == (peak is not None)
     before = torch.cuda.get_rng_state(device)
-    with evaluation.undisturbed(torch.device("cuda", 0)):
+    with undisturbed(torch.device("cuda", 0)):
         torch.randn(3, device=device)
     assert torch.equal(torch.cuda.get_rng_state(device), before)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -67,10 +67,10 @@ def distribute(task: Task, config: TrainConfig, mine: Processes, engine: Engine)
 
     Shards the task's model in place where that is asked for, so the optimiser has to be made afterwards.
     """
+    if engine.compiles(config, next(task.model.parameters()).device):
+        compile_blocks(task.model, recomputed=engine.recompute)
     if engine.recompute:
         recompute_blocks(task.model)
-    if engine.compiles(config, next(task.model.parameters()).device):
-        compile_blocks(task.model)
     module = LossModule(task)
     if mine.count == 1:
         return module
@@ -120,15 +120,25 @@ def listed(model: nn.Module) -> list[nn.Module]:
     return [block for module in model.modules() if isinstance(module, nn.ModuleList) for block in module]
 
 
-def compile_blocks(model: nn.Module) -> None:
+def compile_blocks(model: nn.Module, *, recomputed: bool = False) -> None:
     """Let torch.compile make one kernel of many, block by block and in place, so that no name of a tensor changes.
 
     Blocks of one kind share what was compiled. A masked generator hides another number of tokens at every step, so its
-    blocks are compiled for any length at once.
+    blocks are compiled for any length at once. Blocks that are to be `recomputed` are compiled within that, for nothing
+    would be made of them from outside.
     """
     any_length = True if isinstance(model, MaskedBackbone) else None
-    for block in (*blocks_of(model), *head_blocks(model)):
+    inside = blocks_of(model) if recomputed else []
+    compiled = torch.compile(own_forward, dynamic=any_length) if inside else own_forward
+    for block in inside:
+        block.forward = partial(compiled, block)
+    for block in head_blocks(model) if recomputed else (*blocks_of(model), *head_blocks(model)):
         block.compile(dynamic=any_length)
+
+
+def own_forward(block: nn.Module, *given: Any, **named: Any) -> Any:
+    """The forward of `block` as its class has it."""
+    return type(block).forward(block, *given, **named)
 
 
 def recompute_blocks(model: nn.Module) -> None:
@@ -156,3 +166,13 @@ def reducing(module: nn.Module, last: bool) -> Iterator[None]:
 def whole(tensor: Tensor) -> Tensor:
     """A tensor that is sharded, put together; all processes call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def whole_on_first(tensors: Mapping[str, Tensor], mine: Processes) -> dict[str, Tensor]:
+    """Copies of tensors, sharded ones put together, on the first process's host; {} on others. All of them call it."""
+    found = {}
+    for name, value in tensors.items():
+        together = whole(value)
+        if mine.is_first:
+            found[name] = together.detach().to("cpu", copy=True)
+    return found

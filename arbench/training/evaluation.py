@@ -20,7 +20,6 @@ from threading import Event
 from typing import TypeVar
 
 import torch
-from torch import Tensor
 
 from arbench.evaluation.stored_run import GRID, SHARDS
 from arbench.generators.methods import get_preset
@@ -35,7 +34,7 @@ from arbench.runs.choice import RANDOM
 from arbench.runs.execute import finish, open_folder, sample
 from arbench.runs.request import DEFAULT_IMAGES, IF_STARTED, RunRequest, check_evaluation, evaluation_settings, prepare
 from arbench.settings import CFG_SCALE
-from arbench.training.engine import whole
+from arbench.training.engine import whole_on_first
 from arbench.training.evaluated import (
     BEST_NAME,
     FOLDER_NAME,
@@ -49,6 +48,7 @@ from arbench.training.evaluated import (
 from arbench.training.export import export_weights, origin_of
 from arbench.training.job import Job
 from arbench.training.loop import Trainer
+from arbench.training.parts import undisturbed
 from arbench.training.stopping import interruptible
 
 PUBLISHED_IMAGES = 50_000  # of the papers' FID
@@ -146,7 +146,7 @@ class Evaluation:
         Raises ValueError or OSError on all processes where writing the weights fails.
         """
         mine, step = self._mine, trainer.step
-        weights = averaged_weights(trainer)
+        weights = whole_on_first({name: trainer.ema.weights[name] for name in trainer.task.weights()}, mine)
 
         def write() -> None:
             if mine.is_first:
@@ -264,16 +264,6 @@ def check_asked(asked: Evaluating, job: Job, request: RunRequest) -> None:
     check_evaluation(evaluation_settings(request, get_preset(job.target)), request.num_images)
 
 
-def averaged_weights(trainer: Trainer) -> dict[str, Tensor]:
-    """The averaged weights of now, whole, on the first process's host; {} on others. All of them call it."""
-    found = {}
-    for name in trainer.task.weights():
-        value = whole(trainer.ema.weights[name])
-        if trainer.mine.is_first:
-            found[name] = value.detach().cpu()
-    return found
-
-
 def together(mine: Processes, do: Callable[[], T]) -> T:
     """`do()` on every process; a ValueError on all of them where it failed on any."""
     result, told = None, ""
@@ -285,11 +275,3 @@ def together(mine: Processes, do: Callable[[], T]) -> T:
     if failed:
         raise ValueError(failed[0])
     return result  # type: ignore[return-value]
-
-
-@contextmanager
-def undisturbed(device: torch.device) -> Iterator[None]:
-    """Within it the training's random numbers are not used up."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        yield

@@ -26,7 +26,7 @@ from arbench.training.cache_build import describe_cache
 from arbench.training.checkpoint import begin_folder, chosen_checkpoint, read_checkpoint_facts
 from arbench.training.data import ImageBatches
 from arbench.training.encoding import encoding_of
-from arbench.training.engine import Engine, whole
+from arbench.training.engine import Engine, whole_on_first
 from arbench.training.evaluation import Evaluating, Evaluation
 from arbench.training.export import export_release, export_weights, origin_of
 from arbench.training.fit import fitted_config
@@ -133,6 +133,7 @@ def run_job(
                 engine=engine,
                 keeping=keeping,
                 made_of=made_of,
+                device=device,
                 say=say,
             )
         _hand_over(job, trainer, out, data, device)
@@ -181,9 +182,7 @@ def _hand_over(job: Job, trainer: Trainer, out: Path, data: ImageData, device: t
     """Write the weights of a finished training, raw and averaged; all processes put sharded ones together."""
     raw, average = trainer.task.model.state_dict(), trainer.ema.weights
     states = {"raw": raw, "ema": average} if trainer.ema.rate else {"ema": raw}
-    put_together = {
-        which: {name: whole(value).detach().clone() for name, value in state.items()} for which, state in states.items()
-    }
+    put_together = {which: whole_on_first(state, trainer.mine) for which, state in states.items()}
     by_first(trainer.mine, lambda: _export(job, trainer.task, put_together, out, data, device))
 
 

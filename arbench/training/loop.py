@@ -30,7 +30,7 @@ from arbench.training.ema import EMA
 from arbench.training.engine import Engine, distribute, reducing, whole
 from arbench.training.log import Reporter, Watcher, check_finite
 from arbench.training.optimiser import make_optimiser, optimiser_tensors, prepare_optimiser
-from arbench.training.parts import PART_SEEDS, Part, fit_micro_batches, number_of_parts
+from arbench.training.parts import PART_SEEDS, Part, fit_micro_batches, number_of_parts, undisturbed
 from arbench.training.plan import share_of_peak
 from arbench.training.reading import Examples, ReadsAhead
 from arbench.training.stopping import deferred_signals
@@ -260,18 +260,20 @@ def train(
     engine: Engine | None = None,
     keeping: Keeping | None = None,
     made_of: Mapping[str, Any] | None = None,
+    device: torch.device | str = "cpu",
     say: Callable[[str], None] = lambda line: None,
 ) -> Trainer:
     """Train to `config.steps`, with checkpoints and a log in `folder`; returns the trainer at its end.
 
-    `make_task` is called under the run's seed, which decides the weights' start. The caller's global random state is
-    left as it was. Checkpoints are written in the background, one at a time, and are all there when this ends, however
-    it ends. Ctrl-C, SIGTERM and SIGUSR1, once or again, finish the step and save a checkpoint first. Process `mine`
-    takes its share of every batch in a process group that is there already; the first one writes the log, and `logs`;
-    `between` is done between steps. `resume` is as `chosen_checkpoint` has it, or what that has chosen. Raises
-    ValueError where `folder` already holds a run and `resume` is false, or holds none and `resume` is true, or the
-    batch cannot be shared, and OSError where a checkpoint cannot be written. More steps than the checkpoint was to have
-    lengthen the run; `say` is told what that means for the rate.
+    `make_task` is called under the run's seed, which decides the weights' start, and puts its model on `device`. The
+    caller's global random state, the host's and that device's, is left as it was. Checkpoints are written in the
+    background, one at a time, and are all there when this ends, however it ends. Ctrl-C, SIGTERM and SIGUSR1, once or
+    again, finish the step and save a checkpoint first. Process `mine` takes its share of every batch in a process group
+    that is there already; the first one writes the log, and `logs`; `between` is done between steps. `resume` is as
+    `chosen_checkpoint` has it, or what that has chosen. Raises ValueError where `folder` already holds a run and
+    `resume` is false, or holds none and `resume` is true, or the batch cannot be shared, and OSError where a checkpoint
+    cannot be written. More steps than the checkpoint was to have lengthen the run; `say` is told what that means for
+    the rate.
     """
     mine, parts = mine or Processes(), 0
     path = resume if isinstance(resume, Path) else chosen_checkpoint(folder, resume, mine, say)
@@ -282,7 +284,7 @@ def train(
         config = lengthened(config, facts["config"], facts["step"], say)
     if mine.is_first:
         begin_folder(folder)
-    with torch.random.fork_rng():
+    with undisturbed(torch.device(device)):
         torch.manual_seed(config.seed)
         trainer = Trainer(make_task(), config, mine=mine, made_of=made_of, engine=engine, parts=parts)
         if path is not None:

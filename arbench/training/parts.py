@@ -76,7 +76,7 @@ class Part:
         self.states: dict[str, Tensor] = self._seeded(seed + PART_SEEDS * number) if number else {}
 
     def _seeded(self, seed: int) -> dict[str, Tensor]:
-        with torch.random.fork_rng():
+        with undisturbed(self.device):
             torch.manual_seed(seed)
             return global_rng_state(self.device)
 
@@ -115,3 +115,10 @@ def set_global_rng_state(device: torch.device, state: Mapping[str, Tensor]) -> N
     torch.set_rng_state(state["global"])
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)
+
+
+@contextmanager
+def undisturbed(device: torch.device) -> Iterator[None]:
+    """Within it random numbers of PyTorch's own generators, the host's and that of `device`, are not used up."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield

@@ -24,6 +24,7 @@ from arbench.protocols import Generator
 from arbench.training.cache import LABELS_NAME, SPEC_NAME, CacheSpec, TokenCache, shard_name
 from arbench.training.engine import Engine
 from arbench.training.loop import Trainer
+from arbench.training.parts import undisturbed
 from arbench.training.plan import image_flops
 from arbench.training.tasks import GeneratorTask
 from arbench.weights.load import RANDOM, load_generator
@@ -102,7 +103,7 @@ def recipe_step_seconds(
 
     Weights and tokens are random; the caller's random state is left as it was.
     """
-    with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
+    with undisturbed(device), tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(config.seed)
         generator = load_generator(model, weights=RANDOM, device=device, **given)
         task = GeneratorTask(generator, random_cache(generator, Path(folder)), config.for_images(IMAGES))
