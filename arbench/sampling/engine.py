@@ -178,6 +178,8 @@ class ReplayedHead:
         first, second = rows[0], rows[1] if len(rows) == 2 else None
         places = self._buffers.fill((*key, "places"), positions)
         head, fixed, own = self._head, self._scale, self._noise
+        if hasattr(head, "plan"):  # made here where it is met first, not inside what is recorded or compiled
+            head.plan(settings)
         return self._replays(key, lambda: head.draw(first, second, fixed, settings, own, places))
 
 
