@@ -15,8 +15,8 @@ from training_cases import needs_cpu_shards
 
 from arbench.generators.methods import get_method, get_preset
 from arbench.generators.recipe import TrainConfig
-from arbench.machine.distributed import Processes
 from arbench.machine import transfer
+from arbench.machine.distributed import Processes
 from arbench.training import engine
 from arbench.training.ema import EMA, local
 from arbench.training.engine import Engine, distribute, recompute_blocks, reducing
