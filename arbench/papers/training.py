@@ -98,7 +98,7 @@ def training_facts(row: Row, seed: int, out: Path) -> dict[str, float]:
         return {"steps": job.config.steps}
     last, suffix = lines[-1], "_per_step"
     times = {name.removesuffix(suffix): last["step"] * last[name] for name in last if name.endswith(suffix)}
-    return {"steps": last["step"], **{name: round(value, 1) for name, value in times.items()}}
+    return {"steps": last["step"], **{name: round(value, 3) for name, value in times.items()}}
 
 
 def _folder(row: Row, seed: int, out: Path) -> Path:
