@@ -12,6 +12,7 @@ from arbench_tokenizers.release import ldm_names, llamagen_names
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
+from tiny_trainings import pictures
 from torch import nn
 from training_cases import ADVERSARIAL, tiny_tokenizer
 
@@ -302,6 +303,8 @@ def test_images_that_do_not_fit_are_refused(tmp_path):
 @pytest.mark.slow
 def test_llamagens_tokenizer_takes_two_steps_as_it_is(tmp_path):
     losses = {"perceptual_weight": 0, "discriminator_start": 2}
-    job = tokenizer_job("llamagen-vq", size=64, losses=losses, config=config_of(steps=2, batch_size=2, crop_share=0.8))
+    config = config_of(steps=2, batch_size=2, crop_share=0.8)
+    data = str(pictures(tmp_path / "data", each=2, side=80))
+    job = tokenizer_job("llamagen-vq", size=64, data=data, losses=losses, config=config)
     path = run_job(job, tmp_path)
     assert arbench.load_tokenizer("llamagen-vq", weights=path).encode(torch.zeros(1, 3, 64, 64)).shape == (1, 4, 4)
