@@ -148,9 +148,10 @@ def run_row(
     """Run one row with one seed in its own folder, for the `again`-th repeat, going on where an earlier run stopped."""
     folder = out / experiment.name / row.name / (f"again-{again}" if again else "") / f"seed-{seed}"
     trained = row.weights == TRAINED
-    weights = weights_file(row.weights or SHIPPED) if not trained else None
     if trained:
-        weights = trained_weights(row, seed, out / TRAININGS, progress, say)
+        weights: Path | str | None = trained_weights(row, seed, out / TRAININGS, progress, say)
+    else:
+        weights = weights_file(row.weights or SHIPPED)
     settings = {
         **row.settings,
         "weights": weights,

@@ -42,7 +42,7 @@ class Known:
     @property
     def num_views(self) -> int:
         """Views of all images together."""
-        return count_views(self.rows, self.views)
+        return total_views(self.rows, self.views)
 
     def fill(self, stored: np.ndarray, indices: Tensor) -> None:
         """Write what is known of images `indices` into `stored` (n, views, *shape). Raises ValueError where the cache
@@ -54,7 +54,7 @@ class Known:
             stored[part, : self.views] = self.cache.stored(rows[part].tolist(), [slice(self.views)] * len(part))
 
 
-def count_views(rows: np.ndarray, views: int) -> int:
+def total_views(rows: np.ndarray, views: int) -> int:
     return int((rows != ABSENT).sum()) * views
 
 
@@ -71,7 +71,7 @@ def find_known(spec: CacheSpec, data: ImageData, folder: Path) -> Known | None:
         rows = whole if other.data in names else _rows(keys, _keys(path, other.num_images), spec.num_images)
         if spec.drawn:  # views are functions of an image's number
             rows = np.where(rows == whole, rows, ABSENT)
-        found.append((count_views(rows, min(spec.views, other.views)), path, rows, min(spec.views, other.views)))
+        found.append((total_views(rows, min(spec.views, other.views)), path, rows, min(spec.views, other.views)))
     for count, path, rows, views in sorted(found, key=lambda one: one[0], reverse=True):
         with contextlib.suppress(ValueError):  # a damaged one
             return Known(TokenCache(path), rows, views) if count else None
